@@ -1,0 +1,247 @@
+"""The run's configuration: every number that shapes an experiment, by its name in the field.
+
+A preset (`deploy/presets/*.toml`) or a flag (`--learning-rate`) sets a field; `config.toml` in the
+run directory shows all of them as they were in force. Impossible values are refused here, with the
+key, the value and what is allowed.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from common.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+_NONE = "none"  # TOML has no null.
+
+
+def _none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() == _NONE else value
+
+
+class Config(BaseModel):
+    """Defaults are the Ape-X paper's (Horgan et al. 2018, appendix C and D) where it gives a number
+    that a small machine can use, and common practice for vector observations elsewhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    # ------------------------------------------------------------------------------ environment
+
+    env: str = "CartPole-v1"
+    """Gymnasium id, or module:EnvId for an environment of your own."""
+    env_kwargs: dict[str, Any] = {}
+    """Keyword arguments for the environment, as a JSON object."""
+    vectorization: Literal["sync", "async", "vector_entry_point"] = "sync"
+    """How an actor steps its environments: in turn, in a process each, or by the environment's own
+    vector class."""
+    autoreset: Literal["next_step", "same_step"] = "next_step"
+    """When a finished environment starts over: with the step after, or within the same one. Both
+    give the same transitions."""
+    reward_clip: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
+    """Clip rewards to ± this before learning (1 for Atari); returns are recorded unclipped."""
+
+    # ------------------------------------------------------------------------------ budget, goal
+
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    """Seeds environments, exploration, sampling and the network."""
+    total_env_steps: PositiveInt = 1_000_000
+    """Budget: the run ends after this many environment steps of all actors together."""
+    target_return: Annotated[float | None, BeforeValidator(_none)] = None
+    """The run ends when the greedy score reaches this return."""
+    eval_period: PositiveInt = 1_000
+    """Learner updates between two greedy evaluations."""
+    eval_episodes: PositiveInt = 20
+    """Greedy episodes of an evaluation; their mean return is the score."""
+    confirm_episodes: Annotated[int, Field(ge=0)] = 100
+    """Once a score reaches the target, this many more episodes must reach it too before the run
+    counts as solved; 0 takes the first score at its word."""
+
+    # ------------------------------------------------------------------------------ actors
+
+    actors: PositiveInt = 1
+    """Actor processes that the launcher starts."""
+    envs_per_actor: PositiveInt = 16
+    """Environments in each actor."""
+    epsilon_base: Fraction = 0.4
+    """ε of exploration: environment i of M acts at random with probability
+    base^(1 + alpha·i/(M−1))."""
+    epsilon_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 7.0
+    """The exponent's range over the environments."""
+    block_length: PositiveInt = 64
+    """Transitions in a block: what an actor sends at once for each environment."""
+    insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Inserts an actor may have unacknowledged before it stops stepping."""
+
+    # ------------------------------------------------------------------------------ network
+
+    network: str = "mlp"
+    """mlp, or module:function called with (obs_shape, num_actions) for a torch module of your own."""
+    hidden_sizes: tuple[PositiveInt, ...] = (128, 128)
+    """Units in each hidden layer of the mlp."""
+    dueling: bool = True
+    """Separate state-value and advantage heads (Wang et al. 2016)."""
+
+    # ------------------------------------------------------------------------------ learning
+
+    discount: Fraction = 0.99
+    """γ per environment step."""
+    n_step: Annotated[int, Field(ge=1, le=255)] = 3
+    """Steps of reward before bootstrapping."""
+    double: bool = True
+    """Choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
+    batch_size: PositiveInt = 512
+    """Transitions in an update."""
+    learning_rate: PositiveFloat = 1e-3
+    """Step size of the optimiser."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """adam, or the paper's centred RMSProp."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """Adam's ε, added to the root of the second moment."""
+    rmsprop_decay: Fraction = 0.95
+    """RMSProp's decay of its moving averages."""
+    rmsprop_epsilon: PositiveFloat = 1.5e-7
+    """RMSProp's ε in the paper's form, inside the root; translated for PyTorch, which adds it
+    outside."""
+    loss: Literal["huber", "squared"] = "huber"
+    """Of the temporal-difference error δ: Huber with knee 1, or ½δ²."""
+    max_grad_norm: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 40.0
+    """Gradients of a larger global L2 norm are scaled down to it; none: never."""
+    target_update_period: PositiveInt = 2_500
+    """Learner updates between two copies of the online network to the target network."""
+
+    # ------------------------------------------------------------------------------ replay
+
+    replay_capacity: PositiveInt = 1_000_000
+    """Transitions kept, rounded up to whole blocks."""
+    min_size_to_sample: PositiveInt = 1_000
+    """Transitions inserted before the first update."""
+    samples_per_insert: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 32.0
+    """How often a transition is sampled on average before both sides have had their share; none:
+    actors and learner run freely, as in the paper."""
+    samples_per_insert_tolerance: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
+    """Half the width of the band that inserts × samples_per_insert − samples must stay in, in
+    samples; none: 16 batches, or twice what one insert brings if that is more."""
+    prioritized: bool = True
+    """Sample in proportion to priority; false: uniformly."""
+    priority_exponent: Fraction = 0.6
+    """α: 0 is uniform, 1 fully in proportion to |δ|."""
+    priority_epsilon: PositiveFloat = 1e-6
+    """Added to |δ|, so that every transition can be drawn."""
+    importance_sampling_exponent: Fraction = 0.4
+    """β: how far the bias of prioritised sampling is corrected, 1 fully."""
+
+    # ------------------------------------------------------------------------------ learner
+
+    device: str = "auto"
+    """Where the learner's network lives: auto, cpu, cuda, cuda:1, mps."""
+    learner_threads: PositiveInt = 1
+    """Threads PyTorch uses for one operation on the CPU."""
+    prefetch_batches: Annotated[int, Field(ge=1, le=64)] = 4
+    """Batches kept ready on the device."""
+    publish_period: PositiveInt = 25
+    """Learner updates between two broadcasts of the weights."""
+    publish_dtype: Literal["float32", "float16"] = "float32"
+    """Precision of broadcast weights."""
+    checkpoint_period: PositiveInt = 10_000
+    """Learner updates between two checkpoints; one is always written at the end."""
+    keep_checkpoints: PositiveInt = 3
+    """Newest checkpoints kept, beside the best one."""
+
+    @model_validator(mode="after")
+    def _values_fit_together(self) -> Self:
+        for smaller, larger in (
+            ("batch_size", "replay_capacity"),
+            ("min_size_to_sample", "replay_capacity"),
+        ):
+            low, high = getattr(self, smaller), getattr(self, larger)
+            if low > high:
+                raise ValueError(f"{smaller} = {low} must not exceed {larger} = {high}")
+        insert = self.envs_per_actor * self.block_length
+        if insert > self.replay_capacity:
+            raise ValueError(
+                f"replay_capacity = {self.replay_capacity} must hold one insert of an actor: "
+                f"envs_per_actor × block_length = {insert}"
+            )
+        tolerance = self.samples_per_insert_tolerance
+        if self.samples_per_insert is not None and tolerance is not None:
+            if 2 * tolerance < self.batch_size:
+                raise ValueError(
+                    f"samples_per_insert_tolerance = {tolerance:g} must be at least half of "
+                    f"batch_size = {self.batch_size}: actors and learner would wait for each other"
+                )
+        return self
+
+    @property
+    def replay_slots(self) -> int:
+        """Blocks that the replay holds."""
+        return -(-self.replay_capacity // self.block_length)
+
+    @property
+    def limiter_tolerance(self) -> float:
+        """Half the width of the rate limiter's band, in samples."""
+        if self.samples_per_insert_tolerance is not None:
+            return self.samples_per_insert_tolerance
+        insert = self.envs_per_actor * self.block_length * (self.samples_per_insert or 0.0)
+        return max(16.0 * self.batch_size, 2.0 * insert)
+
+    @property
+    def expected_envs(self) -> int:
+        """Environments that the launcher's actors have together: the ε ladder's length at start."""
+        return self.actors * self.envs_per_actor
+
+
+def config_from_mapping(values: dict[str, Any], source: str, base: Config | None = None) -> Config:
+    """A configuration from plain values over `base` (the defaults if None).
+
+    Raises ConfigError naming the key, the value, what is allowed and, for an unknown key, the
+    nearest valid one. `source` says where the values came from.
+    """
+    for key in values:
+        if key not in Config.model_fields:
+            near = difflib.get_close_matches(key, Config.model_fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{source}: unknown key {key!r}{hint}")
+    merged = {**(base.model_dump() if base else {}), **values}
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first of pydantic's findings in one line: key, value, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    what = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return what
+    key = str(first["loc"][0])
+    return f"{key} = {first['input']!r}: {what[0].lower()}{what[1:]}"
+
+
+def read_toml(path: Path, source: str) -> dict[str, Any]:
+    """Raises ConfigError when the file cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: cannot read {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: {path} is not TOML: {error}") from error
+
+
+def write_toml(config: Config, path: Path) -> None:
+    """Every value in force, readable by `config_from_mapping`."""
+    values = {k: _NONE if v is None else v for k, v in config.model_dump(mode="json").items()}
+    path.write_text(tomli_w.dumps(values))

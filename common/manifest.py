@@ -1,0 +1,37 @@
+"""Everything a process must know to take part in a run; the head hands it out on joining."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.blocks import BlockLayout
+from common.config import Config, config_from_mapping
+from common.errors import MalformedMessage
+from common.spec import EnvSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One run."""
+
+    run_id: str
+    config: Config
+    spec: EnvSpec
+
+    @property
+    def layout(self) -> BlockLayout:
+        return BlockLayout(self.config.block_length, self.config.n_step)
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "config": self.config.model_dump(mode="json"),
+            "spec": self.spec.to_plain(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Manifest":
+        """Raises MalformedMessage or ConfigError when `plain` is not what `to_plain` gives."""
+        run_id, config, spec = (plain.get(key) for key in ("run_id", "config", "spec"))
+        if not (isinstance(run_id, str) and isinstance(config, dict) and isinstance(spec, dict)):
+            raise MalformedMessage("the manifest needs run_id, config and spec")
+        return cls(run_id, config_from_mapping(config, "manifest"), EnvSpec.from_plain(spec))

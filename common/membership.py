@@ -1,0 +1,208 @@
+"""A process's place in a run: joining the head, heartbeats, and what the head wants.
+
+Nothing here runs in the background: the owner calls `poll` from its loop, so that a heartbeat says
+that the loop is alive, not that a thread beside it is.
+"""
+
+import logging
+import os
+import socket as host_names
+import threading
+from typing import Any
+
+import numpy as np
+import zmq
+
+from common import transport
+from common.errors import HeadUnreachable, JoinRefused, WireError
+from common.manifest import Manifest
+from common.messages import (
+    Directive,
+    Heartbeat,
+    Join,
+    Leave,
+    Message,
+    Refused,
+    Welcome,
+)
+
+HEARTBEAT_PERIOD_S = 0.5
+JOIN_TIMEOUT_S = 60.0
+HEAD_SILENCE_WARNING_S = 10.0
+HEAD_SILENCE_LIMIT_S = 600.0
+"""A process that has not heard from the head for so long ends."""
+
+log = logging.getLogger(__name__)
+
+
+class Membership:
+    """One process's connection to the head.
+
+    Args:
+        address: the head's control address.
+        role: actor, evaluator or replay_server.
+        num_envs: environments on the ε ladder; 0: as many as the configuration says.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        role: str,
+        *,
+        num_envs: int = 0,
+        preferred_number: int = -1,
+    ) -> None:
+        self._address = address
+        self._role = role
+        self._num_envs = num_envs
+        self._number = preferred_number
+        self._socket = transport.connect(context, zmq.DEALER, address)
+        self._watch = transport.ReconnectWatch(self._socket, address)
+        self._next_heartbeat_s = 0.0
+        self._last_heard_s = 0.0
+        self._warned = False
+        self._joining = False
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self.welcome: Welcome
+        """The head's newest answer to a join."""
+        self.manifest: Manifest
+        self.ladder_size = 1
+        self.replay_endpoints: list[str] = []
+        self.joins = 0
+        """Times the head took this process in; more than 1 after the head was restarted."""
+        self.stop_requested = False
+
+    def join(
+        self, now_s: Any, stop: threading.Event, timeout_s: float = JOIN_TIMEOUT_S
+    ) -> Manifest | None:
+        """Wait until the head takes this process in. Returns None when `stop` was set first.
+
+        Args:
+            now_s: the monotonic clock.
+
+        Raises:
+            HeadUnreachable: nobody answered in `timeout_s` seconds.
+            JoinRefused: the head said no, and why.
+        """
+        self._send_join()
+        deadline_s = now_s() + timeout_s
+        while not self.joins:
+            if stop.is_set():
+                return None
+            if now_s() > deadline_s:
+                raise HeadUnreachable(
+                    f"no answer from a head at {self._address} in {timeout_s:.0f} s: "
+                    "is the learner running, and is this its address?"
+                )
+            if self._watch.reconnected():
+                self._send_join()
+            self._socket.poll(50)
+            self._receive(now_s())
+        return self.manifest
+
+    def poll(self, now_s: float, counters: dict[str, float]) -> None:
+        """Hear what the head wants; send a heartbeat if one is due.
+
+        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no.
+        """
+        self._receive(now_s)
+        if now_s < self._next_heartbeat_s:
+            return
+        self._next_heartbeat_s = now_s + HEARTBEAT_PERIOD_S
+        self._check_silence(now_s)
+        if self._watch.reconnected():
+            self._joining = False
+        if not self._joining:
+            sent = self._send(
+                Heartbeat(
+                    self.welcome.session,
+                    counters,
+                    np.array(self._returns, np.float32),
+                    np.array(self._lengths, np.int32),
+                )
+            )
+            if sent:
+                self._returns.clear()
+                self._lengths.clear()
+
+    def record_episodes(self, returns: list[float], lengths: list[int]) -> None:
+        """Raw returns and lengths of finished episodes, for the next heartbeat."""
+        self._returns += returns
+        self._lengths += lengths
+        # A head that is away for long must not make this grow.
+        del self._returns[:-10_000], self._lengths[:-10_000]
+
+    def send(self, message: Message) -> bool:
+        """Any other message to the head; false if it had to be dropped."""
+        return self._send(message)
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye and close."""
+        if self.joins:
+            self._send(Leave(self.welcome.session, reason))
+        self._watch.close()
+        self._socket.close()
+
+    def _send(self, message: Message) -> bool:
+        return transport.send(self._socket, message)
+
+    def _send_join(self) -> None:
+        self._joining = True
+        host = host_names.gethostname()
+        self._send(Join(self._role, host, os.getpid(), self._num_envs, self._number))
+
+    def _check_silence(self, now_s: float) -> None:
+        silence_s = now_s - self._last_heard_s
+        if silence_s > HEAD_SILENCE_LIMIT_S:
+            raise HeadUnreachable(
+                f"the head at {self._address} has been silent for {silence_s:.0f} s: giving up"
+            )
+        if silence_s > HEAD_SILENCE_WARNING_S and not self._warned:
+            self._warned = True
+            log.warning("no word from the head at %s for %.0f s", self._address, silence_s)
+
+    def _receive(self, now_s: float) -> None:
+        while True:
+            try:
+                message = transport.receive(self._socket)
+            except WireError as error:
+                log.warning("the head sent what cannot be read: %s", error)
+                continue
+            if message is None:
+                return
+            self._last_heard_s, self._warned = now_s, False
+            if isinstance(message, Welcome):
+                self._take_welcome(message)
+            elif isinstance(message, Refused):
+                raise JoinRefused(f"the head at {self._address} refused: {message.reason}")
+            elif isinstance(message, Directive) and self.joins:
+                self._take_directive(message)
+
+    def _take_welcome(self, welcome: Welcome) -> None:
+        self.welcome = welcome
+        self.manifest = Manifest.from_plain(welcome.manifest)
+        self._number = welcome.number
+        self._joining = False
+        self.ladder_size = welcome.ladder_size
+        self._take_endpoints(welcome.replay_endpoints)
+        self.joins += 1
+        log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
+
+    def _take_directive(self, directive: Directive) -> None:
+        if directive.run_state == "rejoin":
+            if not self._joining:
+                log.info("the head does not know this process: joining again")
+                self._send_join()
+        elif directive.session == self.welcome.session:
+            self.stop_requested = directive.run_state == "stop"
+            self.ladder_size = directive.ladder_size
+            self._take_endpoints(directive.replay_endpoints)
+
+    def _take_endpoints(self, endpoints: list[str]) -> None:
+        self.replay_endpoints = [transport.reachable(e, self._address) for e in endpoints]
+
+    @property
+    def weights_endpoint(self) -> str:
+        return transport.reachable(self.welcome.weights_endpoint, self._address)

@@ -1,0 +1,275 @@
+"""Every message of the wire, declared once.
+
+A message is a frozen dataclass; its `kind` names it in the header frame. Scalars travel in the
+header, each array as one raw little-endian frame after it, in the order of declaration
+(`common/codec.py`). Bytes are pinned by golden files in `tests/contract/`: a change here that
+alters them raises `SCHEMA_VERSION`, and peers of another version are refused when they join.
+
+Axes: B blocks in a message, R rows of a block, L rows of a block that may start a transition
+(`common/blocks.py`), N transitions of a batch, K transitions whose priorities are updated.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What an array frame must look like: its dtype (None: any number) and how many axes it has
+    (None: any)."""
+
+    dtype: str | None
+    ndim: int | None
+
+
+Float32Vector = Annotated[npt.NDArray[np.float32], ArraySpec("<f4", 1)]
+Float32Matrix = Annotated[npt.NDArray[np.float32], ArraySpec("<f4", 2)]
+Int32Vector = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 1)]
+Int32Matrix = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 2)]
+Int64Vector = Annotated[npt.NDArray[np.int64], ArraySpec("<i8", 1)]
+UInt8Matrix = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 2)]
+Observations = Annotated[npt.NDArray[Any], ArraySpec(None, None)]
+NamedTensors = dict[str, npt.NDArray[Any]]
+
+
+def _empty_f4() -> npt.NDArray[np.float32]:
+    return np.empty(0, np.float32)
+
+
+def _empty_i4() -> npt.NDArray[np.int32]:
+    return np.empty(0, np.int32)
+
+
+def _empty_i8() -> npt.NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
+class Message:
+    """Base of all messages; `kind` is the name in the header."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+
+
+# ------------------------------------------------------------------ control: a process and the head
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Message):
+    """A process asks the head to become part of the run. Answered by Welcome or Refused."""
+
+    kind: ClassVar[str] = "join"
+    role: str
+    """actor, evaluator or replay_server."""
+    host: str
+    pid: int
+    num_envs: int
+    """Sub-environments of an actor; 0 asks for as many as the run's configuration says."""
+    preferred_number: int
+    """Rejoin under this number if it is free; −1: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """The head takes a process into the run and tells it everything it must know."""
+
+    kind: ClassVar[str] = "welcome"
+    session: int
+    """Names this membership; never reused within a run."""
+    number: int
+    """Of this process among its role, from 0."""
+    first_env_index: int
+    """Where this actor's sub-environments stand on the ε ladder."""
+    ladder_size: int
+    """Environments on the ε ladder, M."""
+    manifest: dict[str, Any]
+    """`common.manifest.Manifest` as plain data."""
+    weights_endpoint: str
+    replay_endpoints: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Message):
+    """The head or a replay server will not talk to this peer, and why."""
+
+    kind: ClassVar[str] = "refused"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving(Message):
+    """A replay server tells the head where it listens."""
+
+    kind: ClassVar[str] = "serving"
+    session: int
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat(Message):
+    """A member is alive; its telemetry rides along. At most a few a second for each process."""
+
+    kind: ClassVar[str] = "heartbeat"
+    session: int
+    counters: dict[str, float]
+    """Cumulative counters and current gauges by name."""
+    episode_return: Float32Vector = field(default_factory=_empty_f4)
+    """Raw returns (before any reward change) of the episodes that ended since the last one."""
+    episode_length: Int32Vector = field(default_factory=_empty_i4)
+    """Their lengths in environment steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directive(Message):
+    """What the head wants of a member: the answer to each heartbeat, and sent on every change."""
+
+    kind: ClassVar[str] = "directive"
+    session: int
+    run_state: str
+    """run, stop, or rejoin (the head does not know this session)."""
+    ladder_size: int
+    replay_endpoints: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Message):
+    """A member goes, and why."""
+
+    kind: ClassVar[str] = "leave"
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult(Message):
+    """Greedy episodes of one weights version."""
+
+    kind: ClassVar[str] = "eval_result"
+    session: int
+    epoch: int
+    version: int
+    wall_s: float
+    """Time the evaluation took, in seconds."""
+    episode_return: Float32Vector
+    episode_length: Int32Vector
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest(Message):
+    """Anyone asks the head how the run goes. Answered by Status."""
+
+    kind: ClassVar[str] = "status_request"
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Message):
+    """`learner.status.RunStatus` as plain data."""
+
+    kind: ClassVar[str] = "status"
+    status: dict[str, Any]
+
+
+# ------------------------------------------------------------------- weights: the head to everybody
+
+
+@dataclass(frozen=True, slots=True)
+class Weights(Message):
+    """One version of the Q-network. Newest (epoch, version) wins."""
+
+    kind: ClassVar[str] = "weights"
+    epoch: int
+    """Counts the learner's starts within a run."""
+    version: int
+    """Learner updates when these weights were taken; monotonic within an epoch."""
+    tensors: NamedTensors
+    """float32 or float16, by the network's own parameter names."""
+
+
+# ----------------------------------------------------- experience: actors, replay server and learner
+
+
+@dataclass(frozen=True, slots=True)
+class Insert(Message):
+    """Blocks of experience from one actor. Answered by Ack once stored and counted."""
+
+    kind: ClassVar[str] = "insert"
+    session: int
+    sequence: int
+    """Counts this session's inserts from 0; a number seen before is acknowledged, not stored."""
+    weights_version: int
+    """The version that acted in the newest row."""
+    obs: Observations
+    """[B, R, *obs_shape] in the manifest's dtype."""
+    action: Int32Matrix
+    """[B, R], taken at each row."""
+    reward: Float32Matrix
+    """[B, R], what followed that action."""
+    row_kind: UInt8Matrix
+    """[B, R], `common.blocks.RowKind` flags."""
+    priority: Float32Matrix
+    """[B, L], |δ| of each row that may start a transition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Message):
+    """An insert is stored. Also the actor's credit for another."""
+
+    kind: ClassVar[str] = "ack"
+    session: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected(Message):
+    """A message was not accepted; nothing of it is stored."""
+
+    kind: ClassVar[str] = "rejected"
+    session: int
+    sequence: int
+    """Of the insert that is rejected; −1 for other messages."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest(Message):
+    """The learner asks for `batches` more, and returns priorities of earlier ones on the way."""
+
+    kind: ClassVar[str] = "sample_request"
+    batches: int
+    key: Int64Vector = field(default_factory=_empty_i8)
+    """[K], as received in a Batch."""
+    priority: Float32Vector = field(default_factory=_empty_f4)
+    """[K], |δ|, raw: the exponent α is applied by the sampler alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Message):
+    """N sampled n-step transitions."""
+
+    kind: ClassVar[str] = "batch"
+    table_size: int
+    """Transitions that could have been sampled."""
+    inserted: int
+    """Transitions inserted since the run began."""
+    sampled: int
+    """Transitions sampled since the run began, this batch included."""
+    mean_version: float
+    """Mean weights version that acted in these transitions (the policy lag's other end)."""
+    obs: Observations
+    """[N, *obs_shape]"""
+    action: Int32Vector
+    n_step_return: Float32Vector
+    """Σ_k γ^k r_{t+k} up to the bootstrap."""
+    discount: Float32Vector
+    """γ^m at the bootstrap, 0 where the episode terminated before."""
+    next_obs: Observations
+    """[N, *obs_shape], the observation to bootstrap from."""
+    probability: Float32Vector
+    """With which each transition was drawn."""
+    key: Int64Vector
+    """Block sequence number × L + row."""

@@ -1,0 +1,188 @@
+"""ZeroMQ sockets by address: `tcp://HOST:PORT`, `ipc://PATH` or, within one process, `inproc://NAME`.
+
+All roles send and receive through here, so that limits on queues and message sizes, heartbeats of
+half-open connections and the errors of a busy port are the same everywhere.
+"""
+
+import errno
+import ipaddress
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import zmq
+import zmq.utils.monitor
+
+from common.codec import Frame, decode, encode
+from common.errors import AddressInUse, ConfigError
+from common.messages import Message
+
+QUEUE_MESSAGES = 1_000
+"""Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
+MAX_MESSAGE_BYTES = 1 << 30
+"""A larger frame from a peer closes its connection."""
+LINGER_MS = 500
+"""How long a closing socket goes on sending what is queued."""
+
+_DEFAULT_PORTS_ARE_FREE = (":*", ":0")
+
+
+def _make(context: zmq.Context[zmq.Socket[bytes]], socket_type: int) -> zmq.Socket[bytes]:
+    socket = context.socket(socket_type)
+    socket.linger = LINGER_MS
+    socket.sndhwm = socket.rcvhwm = QUEUE_MESSAGES
+    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.ipv6 = True
+    # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.
+    socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
+    socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000
+    return socket
+
+
+def bind(
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    *,
+    insecure: bool = False,
+) -> tuple[zmq.Socket[bytes], str]:
+    """A bound socket and the endpoint it really has (`:0` and `:*` take a free port).
+
+    Raises:
+        AddressInUse: another process listens there.
+        ConfigError: no such address here, or it is open to the network and `insecure` is false.
+    """
+    if not insecure and not is_local(address):
+        raise ConfigError(
+            f"refusing to listen on {address}: anyone who can reach it could write experience and "
+            "read weights. Use tcp://127.0.0.1:PORT, or add --insecure on a network you trust"
+        )
+    if address.endswith(_DEFAULT_PORTS_ARE_FREE):
+        address = address[: address.rindex(":")] + ":*"
+    socket = _make(context, socket_type)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(
+                f"{address} is in use by another process: stop it or choose another port "
+                "(port 0 takes a free one)"
+            ) from error
+        raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+    return socket, socket.last_endpoint.rstrip(b"\0").decode()
+
+
+def connect(
+    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str
+) -> zmq.Socket[bytes]:
+    """A socket that connects to `address`, now or whenever somebody listens there.
+
+    Raises ConfigError when the address is not one.
+    """
+    socket = _make(context, socket_type)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigError(
+            f"{address!r} is no address: expected tcp://HOST:PORT or ipc://PATH ({error.strerror})"
+        ) from error
+    return socket
+
+
+def is_local(address: str) -> bool:
+    """Whether only this host can reach the address."""
+    if not address.startswith("tcp://"):
+        return True
+    host = urlsplit(address).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def reachable(endpoint: str, via: str) -> str:
+    """The endpoint of a peer that listens on all interfaces, as seen from where `via` leads.
+
+    A head bound to tcp://0.0.0.0 cannot know the name others reach it by; they do.
+    """
+    if not endpoint.startswith("tcp://") or not via.startswith("tcp://"):
+        return endpoint
+    parts = urlsplit(endpoint)
+    if parts.hostname not in ("0.0.0.0", "::"):
+        return endpoint
+    host = urlsplit(via).hostname or "127.0.0.1"
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{parts.port}"
+
+
+def send(
+    socket: zmq.Socket[bytes],
+    message: Message,
+    *,
+    prefix: Sequence[bytes] = (),
+    block: bool = False,
+) -> bool:
+    """Send a message behind `prefix` frames (a ROUTER's peer, a PUB's topic).
+
+    Returns False when the queue is full or the peer is gone and `block` is false: the message is
+    dropped, whole. Large frames are not copied: arrays must stay unchanged.
+    """
+    frames: list[Frame] = [*prefix, *encode(message)]
+    try:
+        socket.send_multipart(frames, flags=0 if block else zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as error:
+        if error.errno == errno.EHOSTUNREACH:
+            return False
+        raise
+    return True
+
+
+def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
+    """The next message's frames without waiting, or None."""
+    try:
+        frames = socket.recv_multipart(flags=zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    return [frame.buffer for frame in frames]
+
+
+def receive(socket: zmq.Socket[bytes]) -> Message | None:
+    """The next message without waiting, or None. Raises WireError when it is not acceptable."""
+    frames = receive_frames(socket)
+    return None if frames is None else decode(frames)
+
+
+class ReconnectWatch:
+    """Tells when a connecting socket got a new connection, after which what was under way on the
+    old one is lost and must be asked for or sent again.
+
+    Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
+    `inproc` peers never reconnect and are not watched.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
+        self._socket = socket
+        self._monitor = (
+            None
+            if address.startswith("inproc://")
+            else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        )
+        self._connections = 0
+
+    def reconnected(self) -> bool:
+        """Whether a connection other than the first was made since the last call."""
+        again = False
+        while self._monitor is not None and self._monitor.poll(0):
+            zmq.utils.monitor.recv_monitor_message(self._monitor)
+            self._connections += 1
+            again = again or self._connections > 1
+        return again
+
+    def close(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor = None

@@ -1,0 +1,92 @@
+"""Keeps learning and acting in proportion.
+
+    error = inserts × samples_per_insert − samples
+
+The error at the first allowed sample is samples_per_insert × min_size_to_sample; around that centre
+lies a band of ± `tolerance` samples. Above the band actors wait, below it the learner waits. The
+arithmetic is Reverb's SampleToInsertRatio (Cassirer et al. 2021, section 3.4), with one change: an
+insert is allowed while the error is not above the band, so that one insert may step over the upper
+edge by its own size. The band then need not know how much an actor inserts at once, and one of the
+two sides can always go on.
+"""
+
+from dataclasses import dataclass, field
+
+from common.errors import ConfigError
+
+
+@dataclass(slots=True)
+class RateLimiter:
+    """Counts in transitions. `samples_per_insert` None lets both sides run freely once
+    `min_size_to_sample` transitions were inserted.
+
+    Raises ConfigError for settings under which both sides would wait for ever.
+    """
+
+    samples_per_insert: float | None
+    min_size_to_sample: int
+    tolerance: float
+    """Half the width of the band, in samples."""
+    batch_size: int
+    """Samples taken at once."""
+    inserts: int = field(default=0, init=False)
+    samples: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.min_size_to_sample < 1:
+            raise ConfigError(
+                f"min_size_to_sample = {self.min_size_to_sample} must be at least 1: "
+                "nothing can be sampled from an empty table"
+            )
+        if self.samples_per_insert is None:
+            return
+        if not 0.0 < self.samples_per_insert < float("inf"):
+            raise ConfigError(
+                f"samples_per_insert = {self.samples_per_insert} must be positive: "
+                "otherwise the learner would wait for ever (none: no limit)"
+            )
+        # With the actors waiting (error > centre + tolerance) a batch must still be allowed
+        # (error − batch_size ≥ centre − tolerance).
+        if 2 * self.tolerance < self.batch_size:
+            raise ConfigError(
+                f"samples_per_insert_tolerance = {self.tolerance:g} must be at least half of "
+                f"batch_size = {self.batch_size}: in a narrower band actors and learner would wait "
+                "for each other for ever"
+            )
+
+    @property
+    def error(self) -> float:
+        """inserts × samples_per_insert − samples, as a distance from the centre of the band."""
+        if self.samples_per_insert is None:
+            return 0.0
+        return (self.inserts - self.min_size_to_sample) * self.samples_per_insert - self.samples
+
+    def can_insert(self) -> bool:
+        return (
+            self.samples_per_insert is None
+            or self.inserts < self.min_size_to_sample
+            or self.error <= self.tolerance
+        )
+
+    def can_sample(self) -> bool:
+        """Whether a batch may be taken."""
+        return self.inserts >= self.min_size_to_sample and (
+            self.samples_per_insert is None or self.error - self.batch_size >= -self.tolerance
+        )
+
+    def count_insert(self, transitions: int) -> None:
+        self.inserts += transitions
+
+    def count_sample(self, transitions: int) -> None:
+        self.samples += transitions
+
+    def resume(self, inserts: int, samples: int) -> None:
+        """Continue the counters of an earlier run.
+
+        When the settings changed meanwhile, the old error can lie far outside the new band and one
+        side would wait for hours; the centre moves so that the error is zero instead.
+        """
+        self.inserts, self.samples = inserts, samples
+        spi = self.samples_per_insert
+        if spi is not None and inserts >= self.min_size_to_sample and abs(self.error) > self.tolerance:
+            self.samples = round((inserts - self.min_size_to_sample) * spi)

@@ -1,0 +1,106 @@
+"""How transitions are chosen: in proportion to priority, or uniformly.
+
+Items are numbered 0 … capacity−1 (slot × L + row). Samplers know nothing of what an item is.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from replay_server.sum_tree import SumTree
+
+Int64Vector = npt.NDArray[np.int64]
+Float64Vector = npt.NDArray[np.float64]
+
+
+class Sampler(Protocol):
+    """Chooses among items. `size` items can be drawn."""
+
+    size: int
+
+    def write(
+        self, items: Int64Vector, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
+    ) -> None:
+        """What the distinct items [K] held before is gone; from now on those that are `drawable`
+        [K] can be drawn, with the raw `priority` |δ| [K]."""
+
+    def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
+        """New |δ| [K] of items that can be drawn; for an item that comes twice the last counts."""
+
+    def sample(self, n: int) -> tuple[Int64Vector, Float64Vector]:
+        """n items (with replacement) and the probability with which each was drawn. Needs
+        size > 0."""
+
+
+class PrioritizedSampler:
+    """P(i) = p_i^α / Σ_k p_k^α with p_i = |δ_i| + ε (Schaul et al. 2016, eq. 1, proportional).
+
+    The exponent α is applied here and nowhere else. ε > 0: a transition without error can still be
+    drawn.
+    """
+
+    def __init__(
+        self, capacity: int, exponent: float, epsilon: float, rng: np.random.Generator
+    ) -> None:
+        self._tree = SumTree(capacity)
+        self._exponent = exponent
+        self._epsilon = epsilon
+        self._rng = rng
+        self.size = 0
+
+    def write(
+        self, items: Int64Vector, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
+    ) -> None:
+        before = int(np.count_nonzero(self._tree.get(items)))
+        self._tree.set(items, np.where(drawable, self._mass(priority), 0.0))
+        self.size += int(np.count_nonzero(drawable)) - before
+
+    def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
+        self._tree.set(items, self._mass(priority))
+
+    def sample(self, n: int) -> tuple[Int64Vector, Float64Vector]:
+        return self._tree.sample_stratified(self._rng.random(n))
+
+    def _mass(self, priority: npt.NDArray[Any]) -> Float64Vector:
+        return (priority.astype(np.float64) + self._epsilon) ** self._exponent
+
+
+class UniformSampler:
+    """Every item with the same probability; priorities are ignored."""
+
+    def __init__(self, capacity: int, rng: np.random.Generator) -> None:
+        # A dense list of the items that can be drawn, and each item's place in it (−1: absent).
+        self._items = np.empty(capacity, np.int64)
+        self._place = np.full(capacity, -1, np.int64)
+        self._rng = rng
+        self.size = 0
+
+    def write(
+        self, items: Int64Vector, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
+    ) -> None:
+        self._remove(items[self._place[items] >= 0])
+        added = items[drawable]
+        places = np.arange(self.size, self.size + len(added))
+        self._items[places] = added
+        self._place[added] = places
+        self.size += len(added)
+
+    def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
+        pass
+
+    def sample(self, n: int) -> tuple[Int64Vector, Float64Vector]:
+        chosen = self._items[self._rng.integers(self.size, size=n)]
+        return chosen, np.full(n, 1.0 / self.size)
+
+    def _remove(self, items: Int64Vector) -> None:
+        kept = self.size - len(items)
+        holes = self._place[items]
+        holes = holes[holes < kept]
+        self._place[items] = -1
+        # What stands behind the new end moves into the holes, so that the list stays dense.
+        tail = self._items[kept : self.size]
+        movers = tail[self._place[tail] >= 0]
+        self._items[holes] = movers
+        self._place[movers] = holes
+        self.size = kept

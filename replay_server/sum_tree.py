@@ -1,0 +1,126 @@
+"""A binary sum tree over non-negative leaf values, for sampling in proportion to them.
+
+Node i has the children 2i and 2i+1; the root is node 1 and the leaves are the last half. A batch is
+walked level by level rather than item by item: the inner loop has no branch, so that it compiles
+to vector instructions and the cache misses of many items overlap (two to four times the speed of
+walking item by item, and of a fan-out of eight, at 2²¹ leaves).
+
+Parents are recomputed from their children, never adjusted by differences: sums do not drift.
+"""
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Float64Vector = npt.NDArray[np.float64]
+Int64Vector = npt.NDArray[np.int64]
+
+
+class SumTree:
+    """Leaves 0 … capacity−1, all zero at first.
+
+    `set` and `sample` cost O(log₂ capacity) a leaf; a tree takes 16 bytes a leaf, with the capacity
+    rounded up to a power of two.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity} must be at least 1")
+        self.capacity = capacity
+        self._depth = (capacity - 1).bit_length()
+        self._nodes = np.zeros(2 << self._depth, np.float64)
+        self._leaves = self._nodes[1 << self._depth :][:capacity]
+
+    @property
+    def total(self) -> float:
+        """Sum of all leaves."""
+        return float(self._nodes[1])
+
+    def set(self, indices: Int64Vector, values: Float64Vector) -> None:
+        """Leaf values, [N] each; where an index comes twice, the last value stays.
+
+        Raises ValueError, and changes nothing, for an index outside the tree or a value that is
+        negative or not finite.
+        """
+        if not _set(self._nodes, self._depth, self.capacity, indices, values):
+            raise ValueError("an index is outside the tree, or a value is negative or not finite")
+
+    def get(self, indices: Int64Vector) -> Float64Vector:
+        """Leaf values, [N]."""
+        return self._leaves[indices]
+
+    def sample(self, targets: Float64Vector) -> Int64Vector:
+        """The leaves in which cumulative masses in [0, total) fall: the smallest i with
+        Σ_{j ≤ i} leaf_j > target, up to rounding. A leaf of value zero is never returned.
+
+        Raises ValueError when the tree is empty.
+        """
+        if self._nodes[1] <= 0.0:
+            raise ValueError("nothing to sample: all leaves are zero")
+        return _sample(self._nodes, self._depth, targets)  # type: ignore[no-any-return]
+
+    def sample_stratified(self, uniforms: Float64Vector) -> tuple[Int64Vector, Float64Vector]:
+        """One leaf from each of N equal parts of the total mass (Schaul et al. 2016, appendix B.2.1).
+
+        Args:
+            uniforms: [N] in [0, 1), the place within each part.
+
+        Returns:
+            Leaves [N], and the probability leaf / total of each [N].
+        """
+        n = len(uniforms)
+        leaves = self.sample((np.arange(n) + uniforms) * (self.total / n))
+        return leaves, self._leaves[leaves] / self.total
+
+
+@numba.njit(cache=True, nogil=True)
+def _set(nodes, depth, capacity, indices, values):  # type: ignore[no-untyped-def]
+    n = indices.shape[0]
+    for i in range(n):
+        if not (0 <= indices[i] < capacity and 0.0 <= values[i] < np.inf):
+            return False
+    at = np.empty(n, np.int64)
+    for i in range(n):
+        at[i] = indices[i] + (1 << depth)
+        nodes[at[i]] = values[i]
+    for _ in range(depth):
+        for i in range(n):
+            at[i] >>= 1
+            nodes[at[i]] = nodes[2 * at[i]] + nodes[2 * at[i] + 1]
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _sample(nodes, depth, targets):  # type: ignore[no-untyped-def]
+    n = targets.shape[0]
+    at = np.ones(n, np.int64)
+    rest = targets.copy()
+    for _ in range(depth):
+        for i in range(n):
+            left = nodes[2 * at[i]]
+            goes_right = rest[i] >= left
+            at[i] = 2 * at[i] + goes_right
+            rest[i] = rest[i] - left if goes_right else rest[i]
+    for i in range(n):
+        # Rounding can lead a target at the edge of its part into an empty leaf (a few in 10¹⁵): it
+        # belongs to the nearest leaf before it that has mass, or else the nearest after it.
+        if nodes[at[i]] <= 0.0:
+            at[i] = _nearest_positive(nodes, at[i])
+        at[i] -= 1 << depth
+    return at
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest_positive(nodes, leaf):  # type: ignore[no-untyped-def]
+    for side in (1, 0):  # A right child looks to its left sibling first, then the other way round.
+        node = leaf
+        while node > 1 and not (node % 2 == side and nodes[node ^ 1] > 0.0):
+            node >>= 1
+        if node > 1:
+            node ^= 1
+            while 2 * node < nodes.shape[0]:
+                # The child nearest to where we came from.
+                nearest = 2 * node + side
+                node = nearest if nodes[nearest] > 0.0 else nearest ^ 1
+            return node
+    return leaf

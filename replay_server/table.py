@@ -1,0 +1,290 @@
+"""The replay table: messages in, replies out. No sockets, no clock, no threads.
+
+    table = storage (where blocks lie) × sampler (which are drawn) × rate limiter (when)
+
+Every message a peer can send goes through `Table.handle`, which returns what is to be sent, to
+whom. Inserts wait in order until the limiter lets them in, so that the error never leaves its band;
+what is acknowledged is stored. Sample requests wait as credit.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.blocks import RowKind
+from common.errors import MalformedMessage
+from common.messages import Ack, Batch, Insert, Message, Rejected, SampleRequest
+from replay_server.rate_limiter import RateLimiter
+from replay_server.sampler import Sampler
+from replay_server.storage import Storage
+
+Reply = tuple[bytes, Message]
+
+MAX_REQUESTED_BATCHES = 64
+"""Batches a learner may be owed at once."""
+MAX_REMEMBERED_SESSIONS = 100_000
+"""Sessions whose last sequence number is remembered, for dropping duplicates."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is known of one actor's membership."""
+
+    stored: int = -1
+    """Highest sequence number stored."""
+    received: int = -1
+    """Highest sequence number stored or waiting."""
+    peer: bytes = b""
+    """Where its acknowledgements go: changes when it reconnects."""
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class TableCounters:
+    """Cumulative since this process began."""
+
+    inserted_blocks: int = 0
+    duplicates: int = 0
+    """Inserts that had been stored before and were only acknowledged."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Messages refused, by reason."""
+    updates: int = 0
+    """Priorities written."""
+    stale_updates: int = 0
+    """Priorities for transitions that had been evicted meanwhile."""
+    insert_blocked_s: float = 0.0
+    """Time during which actors waited for the learner, in seconds."""
+    sample_blocked_s: float = 0.0
+    """Time during which the learner waited for actors, in seconds."""
+
+
+class Table:
+    """One prioritised replay.
+
+    Args:
+        discount: γ per environment step, for the n-step returns of batches.
+        batch_size: N, transitions in each batch.
+        insert_window: inserts an actor may have unacknowledged.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        sampler: Sampler,
+        limiter: RateLimiter,
+        *,
+        discount: float,
+        batch_size: int,
+        insert_window: int,
+    ) -> None:
+        self.storage, self.sampler, self.limiter = storage, sampler, limiter
+        self.counters = TableCounters()
+        self._discount = discount
+        self._batch_size = batch_size
+        self._insert_window = insert_window
+        self._waiting: deque[Insert] = deque()
+        self._sessions: OrderedDict[int, _Session] = OrderedDict()
+        self._owed: OrderedDict[bytes, int] = OrderedDict()
+        self._accounted_until_s: float | None = None
+        self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
+            Insert: self._on_insert,  # type: ignore[dict-item]
+            SampleRequest: self._on_sample_request,  # type: ignore[dict-item]
+        }
+        self._restore()
+
+    def handle(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
+        """Take a message from a peer; returns what to send.
+
+        A message that breaks the contract changes nothing and is answered by Rejected.
+
+        Args:
+            now_s: a monotonic time in seconds, for the waiting times alone.
+        """
+        self.account(now_s)
+        handler = self._handlers.get(type(message))
+        try:
+            if handler is None:
+                raise MalformedMessage(f"a replay server does not take {message.kind!r}")
+            replies = handler(peer, message)
+        except MalformedMessage as error:
+            return [(peer, self.reject(message, str(error)))]
+        return replies + self._advance()
+
+    def reject(self, message: Message | None, reason: str) -> Rejected:
+        """Count a refusal and say it. `message` None: it could not even be decoded."""
+        kind = "undecodable" if message is None else message.kind
+        self.counters.rejected[kind] = self.counters.rejected.get(kind, 0) + 1
+        if isinstance(message, Insert):
+            return Rejected(message.session, message.sequence, reason)
+        return Rejected(-1, -1, reason)
+
+    def account(self, now_s: float) -> None:
+        """Add the time since the last call to whoever waits."""
+        if self._accounted_until_s is not None:
+            elapsed_s = now_s - self._accounted_until_s
+            self.counters.insert_blocked_s += elapsed_s if self._waiting else 0.0
+            self.counters.sample_blocked_s += elapsed_s if self._owed else 0.0
+        self._accounted_until_s = now_s
+
+    # ------------------------------------------------------------------------------------- inserts
+
+    def _on_insert(self, peer: bytes, insert: Insert) -> list[Reply]:
+        self._check_insert(insert)
+        session = self._sessions.setdefault(insert.session, _Session())
+        self._sessions.move_to_end(insert.session)
+        session.peer = peer
+        if insert.sequence <= session.received:
+            self.counters.duplicates += 1
+            if insert.sequence <= session.stored:
+                return [(peer, Ack(insert.session, insert.sequence))]
+            return []  # It waits already; its acknowledgement now goes to the new connection.
+        if session.waiting >= self._insert_window:
+            raise MalformedMessage(
+                f"more than {self._insert_window} unacknowledged inserts: the window is full"
+            )
+        session.received = insert.sequence
+        session.waiting += 1
+        self._waiting.append(insert)
+        return []
+
+    def _check_insert(self, insert: Insert) -> None:
+        layout, spec = self.storage.layout, self.storage.spec
+        blocks = len(insert.action)
+        rows = (blocks, layout.rows)
+        if not 1 <= blocks <= self.storage.slots:
+            raise MalformedMessage(f"{blocks} blocks in an insert, between 1 and the capacity")
+        for name, array, shape in (
+            ("obs", insert.obs, (*rows, *spec.obs_shape)),
+            ("action", insert.action, rows),
+            ("reward", insert.reward, rows),
+            ("row_kind", insert.row_kind, rows),
+            ("priority", insert.priority, (blocks, layout.length)),
+        ):
+            if array.shape != shape:
+                raise MalformedMessage(f"insert.{name} has shape {array.shape}, expected {shape}")
+        if insert.obs.dtype != spec.dtype:
+            raise MalformedMessage(f"insert.obs is {insert.obs.dtype}, expected {spec.dtype}")
+        if insert.session < 0 or insert.sequence < 0:
+            raise MalformedMessage("insert: session and sequence count from 0")
+        if insert.action.min() < 0 or insert.action.max() >= spec.num_actions:
+            raise MalformedMessage(f"insert.action leaves 0 … {spec.num_actions - 1}")
+        if insert.row_kind.max() > (RowKind.FIRST | RowKind.LAST):
+            raise MalformedMessage("insert.row_kind has unknown flags")
+        if not np.isfinite(insert.reward).all():
+            raise MalformedMessage("insert.reward is not finite")
+        # A NaN fails the comparison; infinity is excluded by the sum.
+        if not (insert.priority.min() >= 0.0 and np.isfinite(insert.priority).all()):
+            raise MalformedMessage("insert.priority is negative or not finite")
+        if spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
+            raise MalformedMessage("insert.obs is not finite")
+
+    def _store(self, insert: Insert) -> Reply:
+        slots, starts = self.storage.write(insert)
+        length = self.storage.layout.length
+        items = (slots[:, None] * length + np.arange(length)).ravel()
+        self.sampler.write(items, insert.priority.ravel(), starts.ravel())
+        self.limiter.count_insert(int(np.count_nonzero(starts)))
+        self.storage.counters[0] = self.limiter.inserts
+        self.counters.inserted_blocks += len(slots)
+        session = self._sessions[insert.session]
+        session.stored = insert.sequence
+        session.waiting -= 1
+        self._forget_old_sessions()
+        return session.peer, Ack(insert.session, insert.sequence)
+
+    def _forget_old_sessions(self) -> None:
+        while len(self._sessions) > MAX_REMEMBERED_SESSIONS:
+            oldest = next(iter(self._sessions))
+            if self._sessions[oldest].waiting:
+                return
+            del self._sessions[oldest]
+
+    # ------------------------------------------------------------------------------------- samples
+
+    def _on_sample_request(self, peer: bytes, request: SampleRequest) -> list[Reply]:
+        if not 0 <= request.batches <= MAX_REQUESTED_BATCHES:
+            raise MalformedMessage(f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}")
+        if request.key.shape != request.priority.shape:
+            raise MalformedMessage("sample_request: as many priorities as keys are expected")
+        if len(request.key):
+            if not (request.priority.min() >= 0.0 and np.isfinite(request.priority).all()):
+                raise MalformedMessage("sample_request.priority is negative or not finite")
+            self._update(request)
+        if request.batches:
+            owed = self._owed.get(peer, 0) + request.batches
+            self._owed[peer] = min(owed, MAX_REQUESTED_BATCHES)
+        return []
+
+    def _update(self, request: SampleRequest) -> None:
+        items, live = self.storage.live_items(request.key)
+        priority = request.priority
+        fresh = int(np.count_nonzero(live))
+        if fresh < len(items):
+            items, priority = items[live], priority[live]
+        self.counters.updates += fresh
+        self.counters.stale_updates += len(live) - fresh
+        if fresh:
+            self.storage.priority.reshape(-1)[items] = priority
+            self.sampler.update(items, priority)
+
+    def _batch(self) -> Batch:
+        items, probability = self.sampler.sample(self._batch_size)
+        self.limiter.count_sample(self._batch_size)
+        self.storage.counters[1] = self.limiter.samples
+        obs, action, n_step_return, discount, next_obs, key, version = self.storage.gather(
+            items, self._discount
+        )
+        return Batch(
+            table_size=self.sampler.size,
+            inserted=self.limiter.inserts,
+            sampled=self.limiter.samples,
+            mean_version=version,
+            obs=obs,
+            action=action,
+            n_step_return=n_step_return,
+            discount=discount,
+            next_obs=next_obs,
+            probability=probability.astype(np.float32),
+            key=key,
+        )
+
+    # ---------------------------------------------------------------------------------------- both
+
+    def _advance(self) -> list[Reply]:
+        """Store and serve as much as the limiter allows."""
+        replies: list[Reply] = []
+        progress = True
+        while progress:
+            progress = False
+            while self._waiting and self.limiter.can_insert():
+                replies.append(self._store(self._waiting.popleft()))
+                progress = True
+            while self._owed and self.sampler.size and self.limiter.can_sample():
+                peer, owed = self._owed.popitem(last=False)
+                if owed > 1:
+                    self._owed[peer] = owed - 1  # To the end: learners take turns.
+                replies.append((peer, self._batch()))
+                progress = True
+        return replies
+
+    def forget(self, peer: bytes) -> None:
+        """A peer is unreachable: what it is owed is dropped."""
+        self._owed.pop(peer, None)
+
+    def _restore(self) -> None:
+        """Take up what the storage file holds."""
+        storage = self.storage
+        filled = np.flatnonzero(storage.number)
+        if not len(filled):
+            return
+        length = storage.layout.length
+        items = (filled[:, None] * length + np.arange(length)).ravel()
+        starts = storage.starts(storage.row_kind[filled])
+        self.sampler.write(items, storage.priority[filled].ravel(), starts.ravel())
+        for slot in filled:
+            session = self._sessions.setdefault(int(storage.session[slot]), _Session())
+            session.stored = max(session.stored, int(storage.sequence[slot]))
+            session.received = session.stored
+        self.limiter.resume(int(storage.counters[0]), int(storage.counters[1]))

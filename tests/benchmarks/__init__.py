@@ -1,0 +1,11 @@
+"""Figures that zapex is built to reach, each beside its limit and its peers.
+
+    python -m tests.benchmarks NAME [--json] [options]
+
+Nothing here asserts on time: machines differ and drift, so only the ratios within one run mean
+something. NAME is one of
+
+    solve           seconds from a process's start to a greedy score, against SB3
+    sum_tree        µs to sample from, and to update, a tree of 2²¹ priorities
+    replay_served   experience in and batches out of a replay server, to other processes
+"""

@@ -1,0 +1,20 @@
+"""`python -m tests.benchmarks NAME`."""
+
+from importlib import import_module
+
+import tyro
+
+NAMES = ("solve", "sum_tree", "replay_served")
+
+
+def main() -> None:
+    """Each benchmark is a function `run` whose parameters are its options."""
+    tyro.extras.subcommand_cli_from_dict(
+        {name: import_module(f"tests.benchmarks.{name}").run for name in NAMES},
+        prog="python -m tests.benchmarks",
+        description="Measures zapex beside physical limits and peers.",
+    )
+
+
+if __name__ == "__main__":
+    main()

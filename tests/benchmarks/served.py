@@ -1,0 +1,225 @@
+"""Rates at which a replay takes experience from, and gives batches to, other processes.
+
+A system under test is a `ServedReplay`: how to start its server and what a writer's and a reader's
+process do. The same driver measures all of them: it starts the processes, waits until every one is
+moving, lets them settle, and reads their counters at both ends of a window. Only numpy is needed,
+so that a peer can be driven from its own Python.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+START_TIMEOUT_S = 120.0
+SETTLE_S = 0.5
+
+FIRST, TERMINATED, TRUNCATED = 1, 2, 4
+"""Kinds of row, as in `common.blocks.RowKind`."""
+LAST = TERMINATED | TRUNCATED
+
+
+class Experience(NamedTuple):
+    """B blocks of R rows, of which the first L may start a transition."""
+
+    obs: npt.NDArray[np.float32]  # [B, R, obs_size]
+    action: npt.NDArray[np.int32]  # [B, R]
+    reward: npt.NDArray[np.float32]  # [B, R]
+    row_kind: npt.NDArray[np.uint8]  # [B, R]
+    priority: npt.NDArray[np.float32]  # [B, L]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is stored and sampled; the same for every system."""
+
+    capacity: int = 1 << 20
+    """Transitions."""
+    batch_size: int = 512
+    """Transitions in a batch."""
+    blocks: int = 16
+    """Blocks in an insert, B."""
+    length: int = 64
+    """Rows of a block that may start a transition, L."""
+    n_step: int = 3
+    """Rows after those."""
+    obs_size: int = 4
+    """float32 numbers in an observation."""
+    actions: int = 2
+    discount: float = 0.99
+    priority_exponent: float = 0.6
+    importance_sampling_exponent: float = 0.4
+    in_flight: int = 4
+    """Inserts not yet acknowledged to a writer, and batches a reader has asked for."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block, R."""
+        return self.length + self.n_step
+
+    @property
+    def insert_size(self) -> int:
+        """Transitions in an insert."""
+        return self.blocks * self.length
+
+    def experience(self, seed: int) -> Experience:
+        """Random experience whose episodes last 200 steps on average, half of them truncated."""
+        rng = np.random.default_rng(seed)
+        shape = (self.blocks, self.rows)
+        ends = rng.random(shape) < 1 / 200
+        ends[:, 1:] &= ~ends[:, :-1]  # A last row is followed by a first one.
+        row_kind = np.where(ends, rng.choice([TERMINATED, TRUNCATED], shape), 0).astype(np.uint8)
+        row_kind[:, 1:][ends[:, :-1]] = FIRST
+        priority = rng.exponential(size=(self.blocks, self.length)).astype(np.float32)
+        priority[ends[:, : self.length]] = 0.0  # A last row starts no transition.
+        return Experience(
+            obs=rng.standard_normal((*shape, self.obs_size)).astype(np.float32),
+            action=rng.integers(0, self.actions, shape, dtype=np.int32),
+            reward=rng.standard_normal(shape).astype(np.float32),
+            row_kind=row_kind,
+            priority=priority,
+        )
+
+
+def _shared_counter() -> Any:
+    return _SPAWN.RawValue("Q", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a writer's or a reader's process shares with the driver. Only that process counts and
+    only the driver stops, so neither needs a lock."""
+
+    seed: int
+    _items: Any = field(default_factory=_shared_counter)
+    _stopped: Any = field(default_factory=_shared_counter)
+
+    @property
+    def items(self) -> int:
+        """Transitions whose insert was acknowledged, or batches received."""
+        return int(self._items.value)
+
+    def add(self, items: int) -> None:
+        self._items.value += items
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self._stopped.value)
+
+    def stop(self) -> None:
+        self._stopped.value = 1
+
+
+Worker = Callable[[str, Workload, Progress], None]
+"""Runs in its own process until `progress.stopped`, with the server's endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedReplay:
+    """A system under test. Its functions are at module level: they travel to other processes."""
+
+    name: str
+    serving: Callable[[Workload], AbstractContextManager[str]]
+    """A server, in its own process, at the endpoint that the context gives."""
+    write: Worker
+    """Inserts without pause, `in_flight` inserts unacknowledged."""
+    read: Worker
+    """Takes batches without pause, `in_flight` asked for, and returns |δ| for all that it got."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """One round of a system."""
+
+    in_1: float
+    """Transitions inserted per second by one writer."""
+    in_2: float
+    """... by two writers together."""
+    out: float
+    """Batches per second to one reader that updates the priorities of each, table full."""
+    both_in: float
+    """Transitions inserted per second by two writers while one reader reads."""
+    both_out: float
+    """Batches per second to that reader."""
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def measure_round(system: ServedReplay, workload: Workload, window_s: float) -> Rates:
+    """Starts the system, measures one window of each kind, and stops it."""
+    with system.serving(workload) as endpoint:
+
+        def rates(writers: int, readers: int) -> tuple[float, float]:
+            return _window(system, endpoint, workload, writers, readers, window_s)
+
+        in_1, _ = rates(1, 0)
+        in_2, _ = rates(2, 0)
+        _fill(system, endpoint, workload)
+        _, out = rates(0, 1)
+        both_in, both_out = rates(2, 1)
+    return Rates(in_1, in_2, out, both_in, both_out)
+
+
+def _window(
+    system: ServedReplay,
+    endpoint: str,
+    workload: Workload,
+    writers: int,
+    readers: int,
+    window_s: float,
+) -> tuple[float, float]:
+    """(transitions inserted, batches received) per second."""
+    workers = [system.write] * writers + [system.read] * readers
+    with _running(workers, endpoint, workload) as progress:
+        time.sleep(SETTLE_S)
+        before, start = [p.items for p in progress], time.perf_counter()
+        time.sleep(window_s)
+        after, end = [p.items for p in progress], time.perf_counter()
+    per_s = [(b - a) / (end - start) for a, b in zip(before, after, strict=True)]
+    return sum(per_s[:writers]), sum(per_s[writers:])
+
+
+def _fill(system: ServedReplay, endpoint: str, workload: Workload) -> None:
+    """Inserts as many transitions as the table holds."""
+    with _running([system.write], endpoint, workload) as (progress,):
+        while progress.items < workload.capacity:
+            time.sleep(0.05)
+
+
+@contextmanager
+def _running(
+    workers: Sequence[Worker], endpoint: str, workload: Workload
+) -> Iterator[list[Progress]]:
+    """Processes of all workers, each of which has moved at least one item."""
+    progress = [Progress(seed) for seed in range(len(workers))]
+    processes = [
+        _SPAWN.Process(target=work, args=(endpoint, workload, p), daemon=True)
+        for work, p in zip(workers, progress, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while any(p.items == 0 for p in progress):
+            if not all(process.is_alive() for process in processes):
+                raise RuntimeError("a writer or a reader ended before it began; see its error")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no item moved within {START_TIMEOUT_S:.0f} s")
+            time.sleep(0.005)
+        yield progress
+    finally:
+        for p in progress:
+            p.stop()
+        for process in processes:
+            process.join(10)
+            if process.is_alive():
+                process.terminate()
+                process.join()

@@ -16,9 +16,9 @@ class WeightsSubscription:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, topic: bytes
     ) -> None:
-        self._socket = transport.connect(context, zmq.SUB, endpoint)
         # Older versions are worthless: a short queue bounds memory while nobody reads. (CONFLATE
         # would forbid messages of several frames.)
+        self._socket = transport.connect(context, zmq.SUB, endpoint, queue_messages=4)
         self._socket.subscribe(topic)
         self._newest = (-1, -1)
         self.rejected = 0

@@ -37,6 +37,7 @@ _SCALAR_CHECKS: dict[Any, Callable[[Any], bool]] = {
     # bool is an int to Python, never to the contract; −2⁶³ … 2⁶³−1 is what an int64 column holds.
     int: lambda v: type(v) is int and -(1 << 63) <= v < 1 << 63,
     float: lambda v: type(v) in (float, int),
+    bool: lambda v: type(v) is bool,
     str: lambda v: type(v) is str,
     list[str]: lambda v: type(v) is list and all(type(x) is str for x in v),
     dict[str, float]: lambda v: (

@@ -8,7 +8,7 @@ import logging
 import os
 import socket as host_names
 import threading
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import zmq
@@ -26,6 +26,8 @@ from common.messages import (
     Welcome,
 )
 
+POLL_PERIOD_S = 0.01
+"""Calls of `poll` that come sooner return at once."""
 HEARTBEAT_PERIOD_S = 0.5
 JOIN_TIMEOUT_S = 60.0
 HEAD_SILENCE_WARNING_S = 10.0
@@ -59,6 +61,7 @@ class Membership:
         self._number = preferred_number
         self._socket = transport.connect(context, zmq.DEALER, address)
         self._watch = transport.ReconnectWatch(self._socket, address)
+        self._next_poll_s = 0.0
         self._next_heartbeat_s = 0.0
         self._last_heard_s = 0.0
         self._warned = False
@@ -75,7 +78,10 @@ class Membership:
         self.stop_requested = False
 
     def join(
-        self, now_s: Any, stop: threading.Event, timeout_s: float = JOIN_TIMEOUT_S
+        self,
+        now_s: Callable[[], float],
+        stop: threading.Event,
+        timeout_s: float = JOIN_TIMEOUT_S,
     ) -> Manifest | None:
         """Wait until the head takes this process in. Returns None when `stop` was set first.
 
@@ -102,11 +108,14 @@ class Membership:
             self._receive(now_s())
         return self.manifest
 
-    def poll(self, now_s: float, counters: dict[str, float]) -> None:
-        """Hear what the head wants; send a heartbeat if one is due.
+    def poll(self, now_s: float, counters: Callable[[], dict[str, float]]) -> None:
+        """Hear what the head wants; send a heartbeat with `counters()` if one is due.
 
         Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no.
         """
+        if now_s < self._next_poll_s:
+            return
+        self._next_poll_s = now_s + POLL_PERIOD_S
         self._receive(now_s)
         if now_s < self._next_heartbeat_s:
             return
@@ -118,7 +127,7 @@ class Membership:
             sent = self._send(
                 Heartbeat(
                     self.welcome.session,
-                    counters,
+                    counters(),
                     np.array(self._returns, np.float32),
                     np.array(self._lengths, np.int32),
                 )
@@ -151,7 +160,11 @@ class Membership:
     def _send_join(self) -> None:
         self._joining = True
         host = host_names.gethostname()
-        self._send(Join(self._role, host, os.getpid(), self._num_envs, self._number))
+        # Only a first join stands in for a dead process; later this one holds its number itself.
+        take_over = self._number >= 0 and not self.joins
+        self._send(
+            Join(self._role, host, os.getpid(), self._num_envs, self._number, take_over)
+        )
 
     def _check_silence(self, now_s: float) -> None:
         silence_s = now_s - self._last_heard_s

@@ -17,6 +17,11 @@ import numpy.typing as npt
 
 SCHEMA_VERSION = 1
 
+ACTING = b"acting"
+"""Topic of weights to act with."""
+EVALUATION = b"evaluation"
+"""Topic of weights to evaluate: those whose score may become the best checkpoint."""
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -71,7 +76,10 @@ class Join(Message):
     num_envs: int
     """Sub-environments of an actor; 0 asks for as many as the run's configuration says."""
     preferred_number: int
-    """Rejoin under this number if it is free; −1: any."""
+    """Join under this number if it is free; −1: any."""
+    take_over: bool
+    """A supervisor started this process in place of the one that had `preferred_number` on this
+    host and died: do not wait until that one counts as gone."""
 
 
 @dataclass(frozen=True, slots=True)

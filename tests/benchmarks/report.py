@@ -55,7 +55,7 @@ def report(figures: Iterable[Figure], *, as_json: bool) -> None:
 
     table = Table(box=None, header_style="bold")
     for heading in ("figure", "value", "unit", "limit", "of limit", "best peer", "of peer", "peer"):
-        table.add_column(heading, justify="left" if heading in _WORDS else "right")
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
     for figure in figures:
         table.add_row(
             figure.name.replace("[", r"\["),
@@ -67,7 +67,10 @@ def report(figures: Iterable[Figure], *, as_json: bool) -> None:
             _ratio(figure.vs_peer),
             figure.peer_name or "",
         )
-    Console().print(table)
+    console = Console()
+    # Of a pipe or a file rich assumes 80 columns, and would cut the names off.
+    console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
 
 
 _WORDS = ("figure", "unit", "peer")

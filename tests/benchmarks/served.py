@@ -2,8 +2,8 @@
 
 A system under test is a `ServedReplay`: how to start its server and what a writer's and a reader's
 process do. The same driver measures all of them: it starts the processes, waits until every one is
-moving, lets them settle, and reads their counters at both ends of a window. Only numpy is needed,
-so that a peer can be driven from its own Python.
+moving, lets them settle, and reads their counters at both ends of a window. Only numpy and
+`common.blocks` are needed, so that a peer can be driven from its own Python.
 """
 
 import multiprocessing
@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_SPAWN = multiprocessing.get_context("spawn")
+from common.blocks import RowKind
+
+SPAWN = multiprocessing.get_context("spawn")
+"""Nothing is inherited: no threads, sockets or random states of the driver."""
 
 START_TIMEOUT_S = 120.0
 SETTLE_S = 0.5
-
-FIRST, TERMINATED, TRUNCATED = 1, 2, 4
-"""Kinds of row, as in `common.blocks.RowKind`."""
-LAST = TERMINATED | TRUNCATED
 
 
 class Experience(NamedTuple):
@@ -75,8 +74,10 @@ class Workload:
         shape = (self.blocks, self.rows)
         ends = rng.random(shape) < 1 / 200
         ends[:, 1:] &= ~ends[:, :-1]  # A last row is followed by a first one.
-        row_kind = np.where(ends, rng.choice([TERMINATED, TRUNCATED], shape), 0).astype(np.uint8)
-        row_kind[:, 1:][ends[:, :-1]] = FIRST
+        row_kind = np.where(
+            ends, rng.choice([RowKind.TERMINATED, RowKind.TRUNCATED], shape), 0
+        ).astype(np.uint8)
+        row_kind[:, 1:][ends[:, :-1]] = RowKind.FIRST
         priority = rng.exponential(size=(self.blocks, self.length)).astype(np.float32)
         priority[ends[:, : self.length]] = 0.0  # A last row starts no transition.
         return Experience(
@@ -89,7 +90,7 @@ class Workload:
 
 
 def _shared_counter() -> Any:
-    return _SPAWN.RawValue("Q", 0)
+    return SPAWN.RawValue("Q", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def _running(
     """Processes of all workers, each of which has moved at least one item."""
     progress = [Progress(seed) for seed in range(len(workers))]
     processes = [
-        _SPAWN.Process(target=work, args=(endpoint, workload, p), daemon=True)
+        SPAWN.Process(target=work, args=(endpoint, workload, p), daemon=True)
         for work, p in zip(workers, progress, strict=True)
     ]
     for process in processes:

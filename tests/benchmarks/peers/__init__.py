@@ -1,9 +1,9 @@
 """What zapex is measured against.
 
-Each module here is a script that runs in the peers' own Python, which need not have zapex or its
-dependencies, so these scripts import nothing of ours but `tests.benchmarks.served` and parse their
-options with argparse. Each prints one JSON object per line on stdout. A script whose package is
-absent says so in one line on stderr and exits with `ABSENT`.
+The scripts here (`sb3_dqn`, `ray_cpprb`) run in the peers' own Python, which need not have our
+dependencies: beside their peer they need numpy alone, and parse their options with argparse. Each
+prints one JSON object per line on stdout. A script whose package is absent says so in one line on
+stderr and exits with `ABSENT`. `bare_zmq` is no product but a bound, and runs in ours.
 """
 
 import json
@@ -16,7 +16,7 @@ ABSENT = 69
 """Exit status of a script whose peer is not installed (EX_UNAVAILABLE of sysexits.h)."""
 
 
-class PeerFailed(Exception):
+class PeerError(Exception):
     """A peer is installed but its script ended with an error."""
 
 
@@ -38,5 +38,5 @@ def run_script(python: str, name: str, options: Sequence[str]) -> list[dict[str,
     if done.returncode == ABSENT:
         return None
     if done.returncode != 0:
-        raise PeerFailed(f"exit status {done.returncode} from: {' '.join(command)}")
+        raise PeerError(f"exit status {done.returncode} from: {' '.join(command)}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

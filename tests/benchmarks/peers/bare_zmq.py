@@ -5,9 +5,9 @@ header, no validation, no generations of keys (a priority may land on a row that
 no counters, no rate limit. Blocks are one fixed layout in one frame, requests another; their
 lengths tell them apart. What a real server adds shows in its distance from this one.
 
-Layouts: an insert is an `Experience`, array after array. A request is K keys (int64) and K
-priorities (float32), or empty. A batch is obs, next_obs, key, action, n_step_return, discount,
-probability.
+Layouts: an insert is the arrays of an `Experience`, a batch those of `Batch`, one after the other
+with the widest elements first, so that all are aligned. A request is K keys (int64) and their K
+priorities (float32), or empty.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,22 +20,18 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from tests.benchmarks.served import (
-    _SPAWN,
-    LAST,
-    TERMINATED,
-    Experience,
-    Progress,
-    ServedReplay,
-    Workload,
-)
+from common.blocks import RowKind
+from tests.benchmarks.served import SPAWN, Experience, Progress, ServedReplay, Workload
 
 Array = npt.NDArray[Any]
 _STOP = b"x"
+# numba takes plain integers alone.
+_LAST = int(RowKind.LAST)
+_TERMINATED = int(RowKind.TERMINATED)
 
 
 class Batch(NamedTuple):
-    """N transitions, widest elements first so that every array is aligned."""
+    """N transitions."""
 
     key: Array  # [N] int64
     obs: Array  # [N, obs_size] float32
@@ -122,7 +118,7 @@ class _Table:
         priority = np.frombuffer(payload, np.float32, count, 8 * count)
         _set(self._nodes, key, priority, self._w.priority_exponent)
 
-    def sample(self) -> Array:
+    def sample(self) -> memoryview:
         """A batch in proportion to p^α, as bytes that the next call overwrites."""
         obs, action, reward, _, row_kind = self._columns
         _sample(
@@ -132,7 +128,7 @@ class _Table:
             (self._w.length, self._w.n_step, self._w.discount),
             self._batch,
         )
-        return self._reply
+        return self._reply.data
 
 
 @numba.njit(cache=True)
@@ -181,7 +177,7 @@ def _sample(nodes, uniform, columns, constants, batch):  # type: ignore[no-untyp
             n_step_return += product * reward[slot, end]
             product *= gamma
             end += 1
-            if row_kind[slot, end] & LAST:
+            if row_kind[slot, end] & _LAST:
                 break
         batch.key[i] = leaf
         for j in range(obs.shape[2]):
@@ -189,7 +185,7 @@ def _sample(nodes, uniform, columns, constants, batch):  # type: ignore[no-untyp
             batch.next_obs[i, j] = obs[slot, end, j]
         batch.action[i] = action[slot, row]
         batch.n_step_return[i] = n_step_return
-        batch.discount[i] = 0.0 if row_kind[slot, end] & TERMINATED else product
+        batch.discount[i] = 0.0 if row_kind[slot, end] & _TERMINATED else product
         batch.probability[i] = nodes[at[i]] / nodes[1]
 
 
@@ -207,7 +203,8 @@ def _serve(workload: Workload, ready: Connection) -> None:
     """The server's process: one thread, one socket, until `_STOP` comes."""
     table = _Table(workload)
     insert_bytes = _nbytes(_insert_specs(workload))
-    table.insert(bytes(insert_bytes))  # Compiles everything before the first peer comes.
+    # Compiles everything before the first peer comes.
+    table.insert(_payload(workload.experience(seed=0)))
     table.update(bytes(12))
     table.sample()
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
@@ -227,9 +224,10 @@ def _serve(workload: Workload, ready: Connection) -> None:
 
 @contextmanager
 def _serving(workload: Workload) -> Iterator[str]:
-    ours, theirs = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=_serve, args=(workload, theirs), daemon=True)
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_serve, args=(workload, theirs), daemon=True)
     process.start()
+    theirs.close()  # So that a server that dies is an EOFError here.
     endpoint = ours.recv()
     try:
         yield endpoint
@@ -240,15 +238,18 @@ def _serving(workload: Workload) -> Iterator[str]:
         process.join(10)
 
 
+def _payload(e: Experience) -> bytes:
+    return b"".join(a.data for a in (e.obs, e.action, e.reward, e.priority, e.row_kind))
+
+
 def _write(endpoint: str, workload: Workload, progress: Progress) -> None:
-    experience: Experience = workload.experience(progress.seed)
-    obs, action, reward, row_kind, priority = experience
+    experience = workload.experience(progress.seed)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.connect(endpoint)
         unacknowledged = 0
         while not progress.stopped:
             if unacknowledged < workload.in_flight:
-                socket.send(b"".join(a.data for a in (obs, action, reward, priority, row_kind)))
+                socket.send(_payload(experience))
                 unacknowledged += 1
             else:
                 socket.recv()

@@ -14,12 +14,13 @@ still decays over the zoo's `n_timesteps`, as it was tuned, not over the longer 
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-IMPORTED = time.time()
+from tests.benchmarks.peers import absent
+
+IMPORTED_S = time.monotonic()
 
 BUDGETS = 5
 """Total environment steps allowed, in units of the zoo's n_timesteps."""
@@ -79,7 +80,7 @@ def seconds_since_process_start() -> float:
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         uptime_s = float(Path("/proc/uptime").read_text().split()[0])
     except OSError:
-        return time.time() - IMPORTED
+        return time.monotonic() - IMPORTED_S
     return uptime_s - ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -88,42 +89,16 @@ def train(env_id: str, seed: int, target: float, eval_freq: int, eval_envs: int)
     try:
         import torch
         from stable_baselines3 import DQN
-        from stable_baselines3.common.callbacks import BaseCallback
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.evaluation import evaluate_policy
     except ImportError:
-        from tests.benchmarks.peers import absent
-
         absent("stable-baselines3")
     torch.set_num_threads(1)
-
-    class UntilSolved(BaseCallback):
-        """Evaluates every `eval_freq` environment steps and ends the training at `target`."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.envs = make_vec_env(env_id, n_envs=eval_envs, seed=seed + 10_000)
-            self.result: dict[str, Any] = {}
-
-        def _on_step(self) -> bool:
-            if self.n_calls % eval_freq:
-                return True
-            mean, _ = evaluate_policy(self.model, self.envs, n_eval_episodes=20)
-            self.result = {
-                "env": env_id,
-                "seed": seed,
-                "solved": bool(mean >= target),
-                "wall_s": round(seconds_since_process_start(), 2),
-                "env_steps": self.num_timesteps,
-                "eval_return_mean": round(float(mean), 2),
-            }
-            print(json.dumps(self.result), file=sys.stderr)
-            return not self.result["solved"]
-
     settings = dict(ZOO[env_id])
     n_timesteps = settings.pop("n_timesteps")
     settings["exploration_fraction"] /= BUDGETS
-    until_solved = UntilSolved()
+    eval_env = make_vec_env(env_id, n_envs=eval_envs, seed=seed + 10_000)
+    result: dict[str, Any] = {}
     model = DQN(
         "MlpPolicy",
         make_vec_env(env_id, n_envs=1, seed=seed),
@@ -132,8 +107,25 @@ def train(env_id: str, seed: int, target: float, eval_freq: int, eval_envs: int)
         device="cpu",
         **settings,
     )
-    model.learn(total_timesteps=BUDGETS * n_timesteps, callback=until_solved)
-    return until_solved.result
+
+    def goes_on(_locals: dict[str, Any], _globals: dict[str, Any]) -> bool:
+        """After each environment step; evaluates every `eval_freq`, and ends the training once
+        the target is reached."""
+        if model.num_timesteps % eval_freq:
+            return True
+        mean, _ = evaluate_policy(model, eval_env, n_eval_episodes=20)
+        result.update(
+            env=env_id,
+            seed=seed,
+            solved=bool(mean >= target),
+            wall_s=round(seconds_since_process_start(), 2),
+            env_steps=model.num_timesteps,
+            eval_return_mean=round(float(mean), 2),
+        )
+        return not result["solved"]
+
+    model.learn(total_timesteps=BUDGETS * n_timesteps, callback=goes_on)
+    return result
 
 
 def main() -> None:
@@ -144,9 +136,7 @@ def main() -> None:
     parser.add_argument("--eval-freq", type=int, default=2500, help="environment steps")
     parser.add_argument("--eval-envs", type=int, default=20, help="SB3's own default is 1")
     options = parser.parse_args()
-    result = train(
-        options.env, options.seed, options.target, options.eval_freq, options.eval_envs
-    )
+    result = train(options.env, options.seed, options.target, options.eval_freq, options.eval_envs)
     print(json.dumps(result))
 
 

@@ -1,0 +1,55 @@
+"""`python -m actor --connect tcp://HEAD:5550`: joins the run of that head."""
+
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+import zmq
+
+from common.process import configure_logging, run_main, stop_on_signals
+
+
+@dataclass
+class Flags:
+    """Act in the run of a head. Everything else (environment, network, exploration, replay
+    address, weights) comes from there."""
+
+    connect: str = "tcp://127.0.0.1:5550"
+    """Address of the head, the learner process."""
+    envs: int = 0
+    """Environments in this actor; 0: as many as the run's configuration says."""
+    number: int = -1
+    """Actor number to take over from a process of this host that died; -1: any."""
+    evaluator: bool = False
+    """Play greedily and report scores instead of collecting experience."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages to print."""
+    debug: bool = False
+    """Print a traceback with an error."""
+
+
+def main() -> int:
+    flags = tyro.cli(Flags, prog="python -m actor")
+    return run_main(lambda: _run(flags), debug=flags.debug)
+
+
+def _run(flags: Flags) -> None:
+    import torch
+
+    from actor.evaluator import run_evaluator
+    from actor.loop import ActorOptions, run_actor
+
+    configure_logging(flags.log_level)
+    torch.set_num_threads(1)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    options = ActorOptions(flags.connect, flags.envs, flags.number)
+    run = run_evaluator if flags.evaluator else run_actor
+    with zmq.Context() as context:
+        run(options, context, stop, lambda: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

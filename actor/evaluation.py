@@ -1,0 +1,74 @@
+"""Greedy episodes: the only scores zapex quotes."""
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from actor.rollout import QFunction
+from common.config import Config
+from common.environments import action_offset, autoreset_mode, make_vector
+from common.errors import EnvironmentFault
+from common.spec import EnvSpec
+
+MAX_ENVS = 128
+
+
+class GreedyEvaluation:
+    """Plays whole episodes with ε = 0 and returns their raw returns.
+
+    Each of the E environments plays a fixed share of the episodes. Taking the first episodes that
+    finish would favour short ones.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, episodes: int) -> None:
+        # An environment in a process of its own is too dear to have one for each episode.
+        most = config.envs_per_actor if config.vectorization == "async" else MAX_ENVS
+        num_envs = min(episodes, most)
+        self._env, self._spec = config.env, spec
+        self._vector = make_vector(config, num_envs)
+        self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
+        self._offset = action_offset(self._vector)
+        self._share = np.full(num_envs, episodes // num_envs)
+        self._share[: episodes % num_envs] += 1
+
+    def run(
+        self, q_function: QFunction, seed: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Returns and lengths of the episodes. Raises EnvironmentFault when the environment does."""
+        try:
+            return self._run(q_function, seed)
+        except EnvironmentFault:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{self._env} raised in a greedy evaluation: {type(error).__name__}: {error}"
+            ) from error
+
+    def close(self) -> None:
+        self._vector.close()
+
+    def _run(
+        self, q_function: QFunction, seed: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        left = self._share.copy()
+        running_return = np.zeros(len(left))
+        running_length = np.zeros(len(left), np.int64)
+        resetting = np.zeros(len(left), np.bool_)
+        returns: list[float] = []
+        lengths: list[int] = []
+        obs, _ = self._vector.reset(seed=seed)
+        while left.any():
+            action = q_function(np.ascontiguousarray(obs, self._spec.dtype)).argmax(axis=1)
+            obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
+            counts = (left > 0) & ~resetting
+            running_return[counts] += reward[counts]
+            running_length[counts] += 1
+            ended = terminated | truncated
+            done = counts & ended
+            returns += running_return[done].tolist()
+            lengths += running_length[done].tolist()
+            running_return[done] = 0.0
+            running_length[done] = 0
+            left[done] -= 1
+            resetting = ended & (not self._same_step)
+        return np.array(returns, np.float32), np.array(lengths, np.int32)

@@ -1,0 +1,104 @@
+"""The evaluator: an actor with ε = 0 that writes nothing to replay. Its score is the one we quote.
+
+It evaluates the newest weights that the learner put up for evaluation. A mean that reaches the
+target is the best of several tries, so it is not believed: the same weights must reach the target
+again on fresh episodes, and that second mean is the score.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import zmq
+
+from actor.evaluation import GreedyEvaluation
+from actor.loop import WAIT_MS, ActorOptions
+from actor.policy import Policy
+from actor.weights import WeightsSubscription
+from common.manifest import Manifest
+from common.membership import Membership
+from common.messages import EVALUATION, EvalResult, Weights
+
+
+def run_evaluator(
+    options: ActorOptions,
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Evaluate until the head says stop or `stop` is set."""
+    membership = Membership(context, options.connect, "evaluator")
+    reason = "stopped"
+    try:
+        manifest = membership.join(time.monotonic, stop)
+        if manifest is not None:
+            _Evaluator(context, membership, manifest).run(stop, ready)
+    except Exception as error:
+        reason = str(error)
+        raise
+    finally:
+        membership.leave(reason)
+
+
+class _Evaluator:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        membership: Membership,
+        manifest: Manifest,
+    ) -> None:
+        self._membership = membership
+        self._manifest = manifest
+        self._policy = Policy(manifest)
+        self._weights = WeightsSubscription(context, membership.weights_endpoint, EVALUATION)
+        self._joins = membership.joins
+        self._seeds = np.random.SeedSequence([manifest.config.seed, 2, membership.welcome.session])
+        self._evaluations: dict[int, GreedyEvaluation] = {}
+        self._done = 0
+
+    def run(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+        membership = self._membership
+        try:
+            ready()
+            while not (stop.is_set() or membership.stop_requested):
+                membership.poll(time.monotonic(), self._counters)
+                if membership.joins != self._joins:
+                    self._joins = membership.joins
+                    self._weights.forget()
+                weights = self._weights.latest(WAIT_MS)
+                if weights is not None:
+                    self._policy.load(weights)
+                    membership.send(self._evaluate(weights))
+        finally:
+            self._weights.close()
+            for evaluation in self._evaluations.values():
+                evaluation.close()
+
+    def _evaluate(self, weights: Weights) -> EvalResult:
+        config = self._manifest.config
+        since_s = time.monotonic()
+        returns, lengths = self._episodes(config.eval_episodes)
+        target = config.target_return
+        if config.confirm_episodes and target is not None and returns.mean() >= target:
+            returns, lengths = self._episodes(config.confirm_episodes)
+        self._done += 1
+        return EvalResult(
+            self._membership.welcome.session,
+            weights.epoch,
+            weights.version,
+            time.monotonic() - since_s,
+            returns,
+            lengths,
+        )
+
+    def _episodes(self, episodes: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        if episodes not in self._evaluations:
+            self._evaluations[episodes] = GreedyEvaluation(
+                self._manifest.config, self._manifest.spec, episodes
+            )
+        seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+        return self._evaluations[episodes].run(self._policy.q_values, seed)
+
+    def _counters(self) -> dict[str, float]:
+        return {"evaluations": self._done, "weights_version": self._policy.version}

@@ -1,0 +1,173 @@
+"""The actor: joins a run, plays its environments, streams experience, takes new weights.
+
+One thread, one loop. Each turn: newest weights if there are any, one step of all environments,
+finished blocks into the window, a word with the head.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import zmq
+
+from actor.exploration import epsilon_ladder
+from actor.policy import Policy
+from actor.replay_client import ReplayClient
+from actor.rollout import Rollout
+from actor.weights import WeightsSubscription
+from common.environments import make_vector, spec_of
+from common.errors import EnvironmentFault
+from common.manifest import Manifest
+from common.membership import Membership
+from common.messages import ACTING
+
+WAIT_MS = 20
+"""How long one wait for weights or credit lasts before the head is heard again."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorOptions:
+    """What an actor process is told on its command line; all else comes from the head."""
+
+    connect: str
+    """The head's address."""
+    num_envs: int = 0
+    """Environments in this actor; 0: as many as the run's configuration says."""
+    number: int = -1
+    """Rejoin under this number if it is free; −1: any."""
+
+
+def run_actor(
+    options: ActorOptions,
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Act until the head says stop or `stop` is set. `ready` is called once acting begins."""
+    membership = Membership(
+        context,
+        options.connect,
+        "actor",
+        num_envs=options.num_envs,
+        preferred_number=options.number,
+    )
+    reason = "stopped"
+    try:
+        manifest = membership.join(time.monotonic, stop)
+        if manifest is not None:
+            num_envs = options.num_envs or manifest.config.envs_per_actor
+            _Actor(context, membership, manifest, num_envs).run(stop, ready)
+    except Exception as error:
+        reason = str(error)
+        raise
+    finally:
+        membership.leave(reason)
+
+
+class _Actor:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        membership: Membership,
+        manifest: Manifest,
+        num_envs: int,
+    ) -> None:
+        welcome, config = membership.welcome, manifest.config
+        self._membership = membership
+        self._config = config
+        self._policy = Policy(manifest)
+        self._joins = membership.joins
+        self._vector = make_vector(config, num_envs)
+        if spec_of(self._vector) != manifest.spec:
+            raise EnvironmentFault(
+                f"{config.env} is {spec_of(self._vector)} here and {manifest.spec} at the head: "
+                "install the same versions on both"
+            )
+        seeds = np.random.SeedSequence([config.seed, 1, welcome.number, welcome.session])
+        self._rng = np.random.default_rng(seeds)
+        self._rollout = Rollout(
+            self._vector,
+            manifest,
+            self._policy.q_values,
+            self._rng,
+            # Sub-environments are seeded with consecutive numbers from here.
+            seed=int(seeds.generate_state(1)[0] >> 1),
+        )
+        self._weights = WeightsSubscription(context, membership.weights_endpoint, ACTING)
+        self._replay = ReplayClient(
+            context, membership.replay_endpoints[0], welcome.session, config.insert_window
+        )
+        self._blocked_s = 0.0
+        self._epsilon = self._epsilons()
+        self._ladder_size = membership.ladder_size
+
+    def run(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+        try:
+            while self._policy.version < 0 and self._goes_on(stop):
+                self._take_weights(WAIT_MS)
+            ready()
+            while self._goes_on(stop):
+                self._take_weights()
+                for blocks in self._rollout.step(self._epsilon):
+                    self._wait_for_credit(stop)
+                    self._replay.insert(blocks, self._policy.version)
+                self._replay.poll()
+                self._membership.record_episodes(
+                    self._rollout.finished_returns, self._rollout.finished_lengths
+                )
+                self._rollout.finished_returns.clear()
+                self._rollout.finished_lengths.clear()
+        finally:
+            self._weights.close()
+            self._replay.close()
+            self._vector.close()
+
+    def _goes_on(self, stop: threading.Event) -> bool:
+        """A word with the head; false when this actor is to end."""
+        membership = self._membership
+        membership.poll(time.monotonic(), self._counters)
+        if membership.joins != self._joins:
+            self._joins = membership.joins
+            self._weights.forget()
+        if membership.ladder_size != self._ladder_size:
+            self._ladder_size = membership.ladder_size
+            self._epsilon = self._epsilons()
+        return not (stop.is_set() or membership.stop_requested)
+
+    def _take_weights(self, timeout_ms: int = 0) -> None:
+        weights = self._weights.latest(timeout_ms)
+        if weights is not None:
+            self._policy.load(weights)
+
+    def _wait_for_credit(self, stop: threading.Event) -> None:
+        self._replay.poll()
+        if not self._replay.window_is_full:
+            return
+        since_s = time.monotonic()
+        while self._replay.window_is_full and self._goes_on(stop):
+            self._replay.poll(WAIT_MS)
+        self._blocked_s += time.monotonic() - since_s
+
+    def _epsilons(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        config, welcome = self._config, self._membership.welcome
+        return epsilon_ladder(
+            welcome.first_env_index,
+            self._vector.num_envs,
+            self._membership.ladder_size,
+            config.epsilon_base,
+            config.epsilon_alpha,
+        )
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            "env_steps": self._rollout.env_steps,
+            "blocked_s": self._blocked_s,
+            "unacknowledged": self._replay.unacknowledged,
+            "resent": self._replay.resent,
+            "weights_version": self._policy.version,
+        }

@@ -1,0 +1,37 @@
+"""Q-values of observations, on the CPU, one batched forward at a time."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from actor.weights import load_weights
+from common.errors import NonFiniteLoss
+from common.manifest import Manifest
+from common.messages import Weights
+from common.networks import build_network
+
+
+class Policy:
+    """The run's Q-network with the newest weights that were loaded."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._network = build_network(manifest.config, manifest.spec)
+        self._network.eval()
+        self.epoch = -1
+        self.version = -1
+        """Of the weights in use; −1: none yet."""
+
+    def load(self, weights: Weights) -> None:
+        """Raises WireError when these are not this network's weights."""
+        load_weights(self._network, weights)
+        self.epoch, self.version = weights.epoch, weights.version
+
+    def q_values(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """[N, *obs_shape] → [N, A]. Raises NonFiniteLoss when a value is not finite."""
+        with torch.inference_mode():
+            values: npt.NDArray[np.float32] = self._network(torch.from_numpy(obs)).numpy()
+        if not np.isfinite(values).all():
+            raise NonFiniteLoss(f"the network of version {self.version} gives Q-values of NaN or ∞")
+        return values

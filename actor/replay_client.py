@@ -1,0 +1,85 @@
+"""The actor's side of an insert: a bounded window of blocks that are not acknowledged yet.
+
+An acknowledgement is also credit: while the window is full, the actor does not step. After a new
+connection everything in the window is sent again; the server drops what it has already.
+"""
+
+from collections import OrderedDict
+
+import zmq
+
+from actor.blocks import Blocks
+from common import transport
+from common.errors import WireError
+from common.messages import Ack, Insert, Rejected
+
+
+class ReplayClient:
+    """One actor's connection to a replay server.
+
+    Args:
+        session: names this actor's inserts for as long as it lives.
+        window: inserts that may be unacknowledged.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        session: int,
+        window: int,
+    ) -> None:
+        self._socket = transport.connect(context, zmq.DEALER, endpoint)
+        self._watch = transport.ReconnectWatch(self._socket, endpoint)
+        self._session = session
+        self._window = window
+        self._unacknowledged: OrderedDict[int, Insert] = OrderedDict()
+        self._sequence = 0
+        self.resent = 0
+        """Inserts sent again after a new connection."""
+
+    @property
+    def window_is_full(self) -> bool:
+        return len(self._unacknowledged) >= self._window
+
+    @property
+    def unacknowledged(self) -> int:
+        return len(self._unacknowledged)
+
+    def insert(self, blocks: Blocks, weights_version: int) -> None:
+        """Send blocks. The window must not be full."""
+        message = Insert(
+            self._session,
+            self._sequence,
+            weights_version,
+            blocks.obs,
+            blocks.action,
+            blocks.reward,
+            blocks.row_kind,
+            blocks.priority,
+        )
+        self._unacknowledged[self._sequence] = message
+        self._sequence += 1
+        transport.send(self._socket, message)
+
+    def poll(self, timeout_ms: int = 0) -> None:
+        """Take acknowledgements, waiting at most `timeout_ms` for the first; send again what a
+        broken connection may have lost.
+
+        Raises WireError when the server rejects an insert.
+        """
+        if self._watch.reconnected():
+            for message in self._unacknowledged.values():
+                transport.send(self._socket, message)
+            self.resent += len(self._unacknowledged)
+        if timeout_ms:
+            self._socket.poll(timeout_ms)
+        while (message := transport.receive(self._socket)) is not None:
+            if isinstance(message, Ack) and message.session == self._session:
+                self._unacknowledged.pop(message.sequence, None)
+            elif isinstance(message, Rejected):
+                raise WireError(f"the replay server rejected an insert: {message.reason}")
+
+    def close(self) -> None:
+        self._watch.close()
+        self._socket.close()

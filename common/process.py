@@ -1,0 +1,73 @@
+"""How every zapex process starts and ends: logging, signals, one line for an error.
+
+A process that another one started ends with it: when the parent is gone, however it went, the
+child is asked to stop and, if it does not, ended.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from common.errors import ZapexError
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+STOP_LIMIT_S = 5.0
+"""How long a process may take to stop once its parent is gone."""
+UNEXPECTED = 70
+"""Exit code for a bug (EX_SOFTWARE of sysexits.h)."""
+
+log = logging.getLogger(__name__)
+
+
+def configure_logging(level: str, file: Path | None = None) -> None:
+    """Log to `file`, or to standard error."""
+    handler = logging.FileHandler(file) if file else logging.StreamHandler()
+    logging.basicConfig(level=level.upper(), format=LOG_FORMAT, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """SIGINT and SIGTERM ask for a clean stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+
+def stop_with_parent(sentinel: int, stop: threading.Event) -> None:
+    """Watch, in the background, for the end of the parent process.
+
+    Args:
+        sentinel: `multiprocessing.parent_process().sentinel`.
+    """
+
+    def watch() -> None:
+        wait([sentinel])
+        log.warning("the process that started this one is gone: stopping")
+        stop.set()
+        threading.Event().wait(STOP_LIMIT_S)
+        log.error("did not stop within %.0f s: ending the process", STOP_LIMIT_S)
+        os._exit(UNEXPECTED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Run a program; its exit code. An expected error becomes one line on standard error."""
+    try:
+        return main() or 0
+    except ZapexError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,65 @@
+"""The directory that holds everything of one run.
+
+    config.toml     every value in force
+    result.json     what it came to
+    checkpoints/    see learner/checkpoint.py
+    replay/         the experience
+    logs/           one file per process
+"""
+
+from pathlib import Path
+
+from common.config import Config, config_from_mapping, read_toml
+from common.errors import RunDirectoryError
+
+CONFIG_FILE = "config.toml"
+
+
+def create(run_dir: Path, *, overwrite: bool = False) -> None:
+    """Make the directory for a new run.
+
+    Raises RunDirectoryError when it holds a run already and `overwrite` is false, or cannot be
+    written.
+    """
+    try:
+        if (run_dir / CONFIG_FILE).exists() and not overwrite:
+            raise RunDirectoryError(
+                f"{run_dir} holds a run already: continue it with --resume {run_dir}, replace it "
+                "with --overwrite, or choose another --run-dir"
+            )
+        if run_dir.exists() and not run_dir.is_dir():
+            raise RunDirectoryError(f"{run_dir} is a file: choose another --run-dir")
+        if overwrite and (run_dir / CONFIG_FILE).exists():
+            _clear(run_dir)
+        for part in ("checkpoints", "replay", "logs"):
+            (run_dir / part).mkdir(parents=True, exist_ok=True)
+        probe = run_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {run_dir} ({error.strerror}): make it writable or choose another "
+            "--run-dir"
+        ) from error
+
+
+def stored_config(run_dir: Path) -> Config:
+    """The configuration a run had. Raises RunDirectoryError when there is no run."""
+    path = run_dir / CONFIG_FILE
+    if not path.exists():
+        raise RunDirectoryError(f"{run_dir} holds no run (no {CONFIG_FILE} there)")
+    return config_from_mapping(read_toml(path, str(path)), str(path))
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove what a run writes, and nothing else that may lie there."""
+    for pattern in (
+        "config.toml",
+        "result.json",
+        "checkpoints/*.safetensors",
+        "checkpoints/*.partial",
+        "replay/storage",
+        "logs/*.log",
+    ):
+        for path in run_dir.glob(pattern):
+            path.unlink()

@@ -1,0 +1,70 @@
+"""`python -m learner`: the head of a run, by hand."""
+
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zmq
+
+from common import run_directory
+from common.config import Config, config_from_mapping, read_toml
+from common.flags import parse, peek
+from common.process import configure_logging, run_main, stop_on_signals
+
+
+@dataclass(kw_only=True)
+class Flags:
+    """Train, and be the address that replay server, actors and evaluator of the run connect to."""
+
+    run_dir: Path = Path("runs/learner")
+    """Where configuration, checkpoints and result go."""
+    config: Path | None = None
+    """TOML file of configuration values, such as a preset or another run's config.toml."""
+    bind: str = "tcp://127.0.0.1:5550"
+    """Where the other processes reach this one; weights are sent from the port after it."""
+    resume: bool = False
+    """Continue the run in run_dir from its newest checkpoint."""
+    overwrite: bool = False
+    """Replace the run in run_dir."""
+    insecure: bool = False
+    """Allow an address that other hosts can reach, without keys."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages to print."""
+    debug: bool = False
+    """Print a traceback with an error."""
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    return run_main(lambda: _run(argv), debug="--debug" in argv)
+
+
+def _run(argv: list[str]) -> int:
+    flags, config = parse(Flags, argv, prog="python -m learner", base=_base(argv))
+    if not flags.resume:
+        run_directory.create(flags.run_dir, overwrite=flags.overwrite)
+
+    from learner.loop import LearnerOptions, run_learner
+
+    configure_logging(flags.log_level)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    options = LearnerOptions(flags.run_dir, flags.bind, flags.resume, flags.insecure)
+    with zmq.Context() as context:
+        outcome = run_learner(
+            options, config, context, stop, lambda address: print(f"head at {address}", flush=True)
+        )
+    return 0 if outcome.solved or config.target_return is None else 1
+
+
+def _base(argv: list[str]) -> Config:
+    if "--resume" in argv:
+        return run_directory.stored_config(Path(peek(argv, "--run-dir") or Flags.run_dir))
+    path = peek(argv, "--config")
+    return config_from_mapping(read_toml(Path(path), "--config"), path) if path else Config()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Checkpoints: one safetensors file each, with the counters as JSON in its metadata.
+
+    RUN_DIR/checkpoints/00012000.safetensors    after 12,000 updates: everything, to resume from
+    RUN_DIR/checkpoints/best.safetensors        the best evaluated weights, to use
+
+A file is written under a temporary name, flushed to the disk, then renamed, so that a file with its
+final name is complete. Reading one runs no code.
+"""
+
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.errors import CheckpointError
+from common.spec import EnvSpec
+from learner.update import QLearner
+
+FORMAT = 1
+BEST = "best"
+
+
+@dataclass(slots=True)
+class RunState:
+    """Counters of a run that survive its processes."""
+
+    run_id: str
+    epoch: int = 0
+    """Starts of the learner."""
+    updates: int = 0
+    env_steps: int = 0
+    replay_inserted: int = 0
+    """The replay's own count at that time, to see by how much it went on."""
+    wall_s: float = 0.0
+    """Time the run has taken in all its parts, in seconds."""
+    best_score: float | None = None
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """env_steps, updates, wall_s, return_mean, return_std and episodes of each."""
+
+
+def save_checkpoint(
+    directory: Path, learner: QLearner, state: RunState, spec: EnvSpec, keep: int
+) -> Path:
+    """Write everything a resumed run needs, then remove all but the newest `keep`."""
+    tensors = {f"online.{k}": v for k, v in learner.online.state_dict().items()}
+    tensors |= {f"target.{k}": v for k, v in learner.target.state_dict().items()}
+    for index, values in learner.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if learner.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(learner.device)
+    path = directory / f"{learner.updates:08d}.safetensors"
+    _write(path, tensors, {"state": asdict(state), "spec": spec.to_plain()})
+    for old in checkpoints(directory)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def save_best(
+    directory: Path, weights: dict[str, Tensor], spec: EnvSpec, facts: dict[str, Any]
+) -> Path:
+    """Write the weights that scored best, with what they scored."""
+    path = directory / f"{BEST}.safetensors"
+    _write(path, {f"online.{k}": v for k, v in weights.items()}, {"spec": spec.to_plain(), **facts})
+    return path
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Complete numbered checkpoints, oldest first."""
+    return sorted(p for p in directory.glob("*.safetensors") if p.stem.isdigit())
+
+
+def load_run_state(path: Path) -> tuple[RunState, EnvSpec]:
+    """Raises CheckpointError when the file is not a complete checkpoint of this format."""
+    _, facts = _read(path, tensors=False)
+    try:
+        return RunState(**facts["state"]), EnvSpec.from_plain(facts["spec"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} lacks the counters of a run: {error}") from error
+
+
+def restore_learner(path: Path, learner: QLearner) -> None:
+    """Put networks, optimiser and random state back.
+
+    Raises CheckpointError when the file belongs to another network or optimiser.
+    """
+    tensors, facts = _read(path)
+    _load_module(learner.online, tensors, "online.", path)
+    _load_module(learner.target, tensors, "target.", path)
+    state = learner.optimizer.state_dict()
+    kept: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            kept.setdefault(int(index), {})[key] = tensor
+    expected = _optimizer_keys(learner.optimizer)
+    if kept and any(set(values) != expected for values in kept.values()):
+        raise CheckpointError(
+            f"{path} was written with another optimizer: resume with the run's own, "
+            "or start a new run"
+        )
+    learner.optimizer.load_state_dict({**state, "state": kept})
+    torch.set_rng_state(tensors["rng.cpu"])
+    if learner.device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], learner.device)
+    learner.updates = int(facts["state"]["updates"])
+
+
+def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The online network's tensors of any checkpoint, and its facts.
+
+    Raises CheckpointError when the file is not a complete checkpoint.
+    """
+    tensors, facts = _read(path)
+    online = {k.removeprefix("online."): v for k, v in tensors.items() if k.startswith("online.")}
+    return online, facts
+
+
+def _load_module(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    own = module.state_dict()
+    for name in sorted(own.keys() | found.keys()):
+        here = tuple(own[name].shape) if name in own else None
+        there = tuple(found[name].shape) if name in found else None
+        if here != there:
+            raise CheckpointError(
+                f"{path} is of another network: {name} has shape {there} there and {here} here. "
+                "Resume with the run's own network, hidden_sizes and dueling, or start a new run"
+            )
+    module.load_state_dict(found)
+
+
+def _optimizer_keys(optimizer: torch.optim.Optimizer) -> set[str]:
+    if isinstance(optimizer, torch.optim.Adam):
+        return {"step", "exp_avg", "exp_avg_sq"}
+    return {"step", "square_avg", "grad_avg"}
+
+
+def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    metadata = {"zapex": json.dumps({"format": FORMAT, **facts})}
+    try:
+        save_file(contiguous, temporary, metadata=metadata)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write {path} ({error}): free space or make it writable; "
+            "the checkpoints before it are intact"
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["zapex"])
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, struct.error) as error:
+        raise CheckpointError(f"{path} is missing, damaged or no zapex checkpoint ({error})") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {facts.get('format')}, this release reads {FORMAT}")
+    return found, facts

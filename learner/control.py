@@ -1,0 +1,258 @@
+"""The head's sockets, in a thread beside the training loop.
+
+A ROUTER hears joins, heartbeats, evaluation results and status requests; an XPUB sends weights, and
+sends the current version again to whoever subscribes late. The training loop only leaves things to
+be sent and picks up what came: it never waits for a peer.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import zmq
+
+from common import transport
+from common.errors import SchemaMismatch, WireError
+from common.manifest import Manifest
+from common.messages import (
+    EvalResult,
+    Message,
+    NamedTensors,
+    Refused,
+    Status,
+    StatusRequest,
+    Weights,
+)
+from learner.head import Head, Reply
+from learner.status import LearnerCounters, RunStatus
+
+POLL_MS = 100
+MESSAGES_PER_TURN = 200
+WEIGHTS_QUEUE_MESSAGES = 4
+"""Versions queued for a slow subscriber before newer ones are dropped for it."""
+
+log = logging.getLogger(__name__)
+
+
+class ControlPlane:
+    """Start, then use from the training loop; `close` at the end.
+
+    Args:
+        bind: address of the control socket. The weights socket takes the next port on the same
+            interface, or a free one where the port is free to choose.
+        counters: what the training loop shows of itself.
+        wall_s: seconds since the run began.
+
+    Raises:
+        AddressInUse, ConfigError: the sockets cannot be bound.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        bind: str,
+        manifest: Manifest,
+        counters: LearnerCounters,
+        wall_s: Callable[[], float],
+        *,
+        insecure: bool = False,
+    ) -> None:
+        self._manifest = manifest
+        self._counters = counters
+        self._wall_s = wall_s
+        self._control, self.endpoint = transport.bind(
+            context, zmq.ROUTER, bind, insecure=insecure
+        )
+        self._control.router_mandatory = True
+        try:
+            self._weights, weights_endpoint = transport.bind(
+                context,
+                zmq.XPUB,
+                weights_address(bind, self.endpoint),
+                insecure=insecure,
+                queue_messages=WEIGHTS_QUEUE_MESSAGES,
+            )
+        except Exception:
+            self._control.close()
+            raise
+        # Tell about every subscription, not only a topic's first: each wants the current version.
+        self._weights.xpub_verbose = True
+        self._head = Head(manifest, weights_endpoint)
+        self._current: dict[bytes, Weights] = {}
+        self._outbox: dict[bytes, Weights] = {}
+        self._run_state = "run"
+        self._lock = threading.Lock()
+        self._evaluations: list[EvalResult] = []
+        self._replay_endpoints: list[str] = []
+        self._replay_known = threading.Event()
+        self._nobody_left = threading.Event()
+        self._stopping = threading.Event()
+        self.failure: BaseException | None = None
+        wake_address = f"inproc://control-{id(self)}"
+        self._wake = context.socket(zmq.PAIR)
+        self._wake.bind(wake_address)
+        self._woken = context.socket(zmq.PAIR)
+        self._woken.connect(wake_address)
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ called by the training loop
+
+    def publish(self, topic: bytes, epoch: int, version: int, tensors: NamedTensors) -> None:
+        """Broadcast a version; one that was not sent yet is replaced."""
+        with self._lock:
+            self._outbox[topic] = Weights(epoch, version, tensors)
+        self._signal()
+
+    def take_evaluations(self) -> list[EvalResult]:
+        """Results that came since the last call. Raises what ended the control thread."""
+        if self.failure is not None:
+            raise self.failure
+        if not self._evaluations:
+            return []
+        with self._lock:
+            taken, self._evaluations = self._evaluations, []
+        return taken
+
+    def replay_endpoint(self, timeout_s: float) -> str | None:
+        """Where a replay server serves, or None when none is known in time."""
+        if self.failure is not None:
+            raise self.failure
+        return self._replay_endpoints[0] if self._replay_known.wait(timeout_s) else None
+
+    @property
+    def has_evaluator(self) -> bool:
+        return bool(self._head.of_role("evaluator"))
+
+    def stop_members(self, timeout_s: float) -> None:
+        """Tell every member to stop and wait until all have left, or `timeout_s` is over."""
+        with self._lock:
+            self._run_state = "stop"
+        self._signal()
+        self._nobody_left.wait(timeout_s)
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._signal()
+        self._thread.join()
+        self._wake.close()
+
+    def _signal(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._wake.send(b"", zmq.NOBLOCK)
+
+    # ------------------------------------------------------------------------- the thread's own part
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        for socket in (self._control, self._weights, self._woken):
+            poller.register(socket, zmq.POLLIN)
+        try:
+            while not self._stopping.is_set():
+                poller.poll(POLL_MS)
+                self._turn(time.monotonic())
+        except BaseException as error:
+            log.exception("the control thread failed")
+            self.failure = error
+        finally:
+            for socket in (self._control, self._weights, self._woken):
+                socket.close()
+
+    def _turn(self, now_s: float) -> None:
+        while transport.receive_frames(self._woken) is not None:
+            pass
+        self._publish_outbox()
+        self._serve_late_subscribers()
+        with self._lock:
+            run_state = self._run_state
+        if run_state != self._head.run_state:
+            self._send(self._head.set_run_state(run_state))
+        for _ in range(MESSAGES_PER_TURN):
+            frames = transport.receive_frames(self._control)
+            if frames is None:
+                break
+            self._send(self._answer(frames, now_s))
+        self._send(self._head.tick(now_s))
+        evaluations = self._head.take_evaluations()
+        if evaluations:
+            with self._lock:
+                self._evaluations += evaluations
+        self._replay_endpoints = self._head.replay_endpoints
+        (self._replay_known.set if self._replay_endpoints else self._replay_known.clear)()
+        (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
+
+    def _answer(self, frames: list[transport.Frame], now_s: float) -> list[Reply]:
+        peer = bytes(frames[0])
+        try:
+            message = transport.decode(frames[1:])
+        except SchemaMismatch as error:
+            log.warning("refused a peer: %s", error)
+            return [(peer, Refused(str(error)))]
+        except WireError as error:
+            log.warning("a message that cannot be read: %s", error)
+            return []
+        if isinstance(message, StatusRequest):
+            return [(peer, Status(self.status().to_plain()))]
+        return self._head.handle(peer, message, now_s)
+
+    def status(self) -> RunStatus:
+        """How the run goes now."""
+        config, head = self._manifest.config, self._head
+        returns = head.recent_returns
+        return RunStatus(
+            run_id=self._manifest.run_id,
+            env=config.env,
+            wall_s=self._wall_s(),
+            total_env_steps=config.total_env_steps,
+            target_return=config.target_return,
+            samples_per_insert=config.samples_per_insert,
+            replay_capacity=config.replay_slots * config.block_length,
+            learner=self._counters,
+            train_return=sum(returns) / len(returns) if returns else None,
+            episodes=head.episodes,
+            members=[
+                {
+                    "role": m.role,
+                    "number": m.number,
+                    "host": m.host,
+                    "pid": m.pid,
+                    "num_envs": m.num_envs,
+                    "counters": m.counters,
+                }
+                for m in head.members.values()
+            ],
+            lost=head.lost,
+        )
+
+    def _send(self, replies: list[Reply]) -> None:
+        for peer, message in replies:
+            # A peer that is gone will be dropped for its silence.
+            self._send_one(peer, message)
+
+    def _send_one(self, peer: bytes, message: Message) -> None:
+        if not transport.send(self._control, message, prefix=(peer,)):
+            log.debug("could not reach a peer with a %s", message.kind)
+
+    def _publish_outbox(self) -> None:
+        with self._lock:
+            outbox, self._outbox = self._outbox, {}
+        for topic, weights in outbox.items():
+            self._current[topic] = weights
+            transport.send(self._weights, weights, prefix=(topic,))
+
+    def _serve_late_subscribers(self) -> None:
+        while (frames := transport.receive_frames(self._weights)) is not None:
+            event = bytes(frames[0])
+            topic = event[1:]
+            if event[:1] == b"\x01" and topic in self._current:
+                transport.send(self._weights, self._current[topic], prefix=(topic,))
+
+
+def weights_address(bind: str, control_endpoint: str) -> str:
+    """Where weights are published, given the control socket's address."""
+    if bind.startswith("tcp://"):
+        host, _, port = bind.rpartition(":")
+        return f"{host}:{int(port) + 1}" if port.isdigit() and int(port) else f"{host}:0"
+    return f"{control_endpoint}-weights"

@@ -1,0 +1,257 @@
+"""The head: who belongs to the run. Messages in, replies out; no sockets, no clock.
+
+An actor is taken in once a replay server serves. Each gets the lowest free number and the lowest
+free stretch of the ε ladder, so that the ladder keeps its shape when actors come and go. A member
+that is silent for `SILENCE_S` is gone.
+"""
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.manifest import Manifest
+from common.messages import (
+    Directive,
+    EvalResult,
+    Heartbeat,
+    Join,
+    Leave,
+    Message,
+    Refused,
+    Serving,
+    Welcome,
+)
+
+Reply = tuple[bytes, Message]
+
+SILENCE_S = 15.0
+RECENT_EPISODES = 100
+ROLES = ("actor", "evaluator", "replay_server")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Member:
+    """A process of the run."""
+
+    session: int
+    role: str
+    number: int
+    host: str
+    pid: int
+    peer: bytes
+    first_env_index: int
+    num_envs: int
+    last_heard_s: float
+    endpoint: str = ""
+    counters: dict[str, float] = field(default_factory=dict)
+
+
+class Head:
+    """Membership of one run.
+
+    Args:
+        weights_endpoint: where members subscribe to weights.
+        new_session: a number never given before; actors' inserts are told apart by it.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        weights_endpoint: str,
+        new_session: Callable[[], int] = lambda: secrets.randbits(62),
+    ) -> None:
+        self._manifest = manifest
+        self._plain_manifest = manifest.to_plain()
+        self._weights_endpoint = weights_endpoint
+        self._new_session = new_session
+        self._waiting: dict[bytes, Join] = {}
+        self.members: dict[int, Member] = {}
+        self.run_state = "run"
+        self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
+        """Raw returns of the newest training episodes, whatever their ε."""
+        self.episodes = 0
+        """Training episodes that ended since this process began."""
+        self.lost: dict[str, int] = {}
+        """Members that fell silent, by role."""
+        self._evaluations: list[EvalResult] = []
+        self._handlers: dict[type[Message], Callable[[bytes, Message, float], list[Reply]]] = {
+            Join: self._on_join,  # type: ignore[dict-item]
+            Serving: self._on_serving,  # type: ignore[dict-item]
+            Heartbeat: self._on_heartbeat,  # type: ignore[dict-item]
+            EvalResult: self._on_eval_result,  # type: ignore[dict-item]
+            Leave: self._on_leave,  # type: ignore[dict-item]
+        }
+
+    def handle(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
+        """Take a message from a peer; returns what to send. `now_s` is monotonic, in seconds."""
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return [(peer, Refused(f"a head does not take {message.kind!r}"))]
+        return handler(peer, message, now_s)
+
+    def tick(self, now_s: float) -> list[Reply]:
+        """Drop members that have been silent for too long."""
+        silent = [m for m in self.members.values() if now_s - m.last_heard_s > SILENCE_S]
+        for member in silent:
+            log.warning(
+                "%s %d (%s, pid %d) has been silent for %.0f s: gone",
+                member.role, member.number, member.host, member.pid, SILENCE_S,
+            )  # fmt: skip
+            self.lost[member.role] = self.lost.get(member.role, 0) + 1
+        return self._remove(silent)
+
+    def set_run_state(self, run_state: str) -> list[Reply]:
+        """Tell every member at once: run or stop."""
+        self.run_state = run_state
+        return self._directives()
+
+    def take_evaluations(self) -> list[EvalResult]:
+        """Results that came since the last call."""
+        taken, self._evaluations = self._evaluations, []
+        return taken
+
+    def of_role(self, role: str) -> list[Member]:
+        """Members of a role by number."""
+        members = (m for m in self.members.values() if m.role == role)
+        return sorted(members, key=lambda m: m.number)
+
+    @property
+    def replay_endpoints(self) -> list[str]:
+        return [m.endpoint for m in self.of_role("replay_server") if m.endpoint]
+
+    @property
+    def ladder_size(self) -> int:
+        """M: environments the configuration expects, or more when more have joined."""
+        ends = [m.first_env_index + m.num_envs for m in self.of_role("actor")]
+        return max([self._manifest.config.expected_envs, *ends])
+
+    # ------------------------------------------------------------------------------------ messages
+
+    def _on_join(self, peer: bytes, join: Join, now_s: float) -> list[Reply]:
+        if join.role not in ROLES:
+            return [(peer, Refused(f"role {join.role!r} is unknown; a run has {', '.join(ROLES)}"))]
+        if not 0 <= join.num_envs <= 100_000:
+            return [(peer, Refused(f"{join.num_envs} environments are not between 0 and 100000"))]
+        replies = self._remove([m for m in self.members.values() if self._replaces(peer, join, m)])
+        if join.role == "replay_server":
+            if self.of_role("replay_server"):
+                reason = "this run has its replay server; start another run, or wait for it to go"
+                return [*replies, (peer, Refused(reason))]
+        elif not self.replay_endpoints:
+            self._waiting[peer] = join
+            return replies
+        return replies + self._admit(peer, join, now_s)
+
+    @staticmethod
+    def _replaces(peer: bytes, join: Join, member: Member) -> bool:
+        """Whether a join is by the member's own process, or by the one started in its place."""
+        if (member.role, member.host) != (join.role, join.host):
+            return False
+        successor = join.take_over and member.number == join.preferred_number
+        return successor or (member.pid == join.pid and member.peer == peer)
+
+    def _admit(self, peer: bytes, join: Join, now_s: float) -> list[Reply]:
+        num_envs = join.num_envs or self._manifest.config.envs_per_actor
+        is_actor = join.role == "actor"
+        member = Member(
+            session=self._new_session(),
+            role=join.role,
+            number=self._free_number(join.role, join.preferred_number),
+            host=join.host,
+            pid=join.pid,
+            peer=peer,
+            first_env_index=self._free_stretch(num_envs) if is_actor else 0,
+            num_envs=num_envs if is_actor else 0,
+            last_heard_s=now_s,
+        )
+        before = self.ladder_size
+        self.members[member.session] = member
+        log.info("%s %d joined from %s (pid %d)", join.role, member.number, join.host, join.pid)
+        welcome = Welcome(
+            session=member.session,
+            number=member.number,
+            first_env_index=member.first_env_index,
+            ladder_size=self.ladder_size,
+            manifest=self._plain_manifest,
+            weights_endpoint=self._weights_endpoint,
+            replay_endpoints=self.replay_endpoints,
+        )
+        changed = self._directives() if self.ladder_size != before else []
+        return [(peer, welcome), *changed]
+
+    def _on_serving(self, peer: bytes, serving: Serving, now_s: float) -> list[Reply]:
+        member = self.members.get(serving.session)
+        if member is None or member.role != "replay_server":
+            return [(peer, self._rejoin(serving.session))]
+        member.endpoint, member.last_heard_s = serving.endpoint, now_s
+        log.info("replay server %d serves at %s", member.number, serving.endpoint)
+        waiting, self._waiting = self._waiting, {}
+        replies = self._directives()
+        for waiting_peer, join in waiting.items():
+            replies += self._admit(waiting_peer, join, now_s)
+        return replies
+
+    def _on_heartbeat(self, peer: bytes, heartbeat: Heartbeat, now_s: float) -> list[Reply]:
+        member = self.members.get(heartbeat.session)
+        if member is None:
+            return [(peer, self._rejoin(heartbeat.session))]
+        member.peer, member.last_heard_s = peer, now_s
+        member.counters = heartbeat.counters
+        returns = heartbeat.episode_return[np.isfinite(heartbeat.episode_return)]
+        self.recent_returns.extend(returns.tolist())
+        self.episodes += len(returns)
+        return [(peer, self._directive(member))]
+
+    def _on_eval_result(self, peer: bytes, result: EvalResult, now_s: float) -> list[Reply]:
+        member = self.members.get(result.session)
+        if member is None or member.role != "evaluator" or not len(result.episode_return):
+            return [(peer, self._rejoin(result.session))]
+        member.last_heard_s = now_s
+        self._evaluations.append(result)
+        return []
+
+    def _on_leave(self, peer: bytes, leave: Leave, now_s: float) -> list[Reply]:
+        member = self.members.get(leave.session)
+        if member is None:
+            return []
+        log.info("%s %d left: %s", member.role, member.number, leave.reason)
+        return self._remove([member])
+
+    # --------------------------------------------------------------------------------------- parts
+
+    def _remove(self, members: list[Member]) -> list[Reply]:
+        before = self.ladder_size, self.replay_endpoints
+        for member in members:
+            del self.members[member.session]
+        changed = (self.ladder_size, self.replay_endpoints) != before
+        return self._directives() if changed else []
+
+    def _directives(self) -> list[Reply]:
+        return [(m.peer, self._directive(m)) for m in self.members.values()]
+
+    def _directive(self, member: Member) -> Directive:
+        return Directive(member.session, self.run_state, self.ladder_size, self.replay_endpoints)
+
+    def _rejoin(self, session: int) -> Directive:
+        return Directive(session, "rejoin", self.ladder_size, self.replay_endpoints)
+
+    def _free_number(self, role: str, preferred: int) -> int:
+        taken = {m.number for m in self.of_role(role)}
+        if 0 <= preferred and preferred not in taken:
+            return preferred
+        return next(n for n in range(len(taken) + 1) if n not in taken)
+
+    def _free_stretch(self, num_envs: int) -> int:
+        """The lowest place on the ladder with room for `num_envs` environments."""
+        place = 0
+        for member in sorted(self.of_role("actor"), key=lambda m: m.first_env_index):
+            if member.first_env_index - place >= num_envs:
+                break
+            place = max(place, member.first_env_index + member.num_envs)
+        return place

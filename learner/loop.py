@@ -1,0 +1,338 @@
+"""The learner: owns the run. Trains, publishes, evaluates, checkpoints, and decides when it ends.
+
+The loop itself never waits for a peer. Batches come from the prefetcher's thread, everything that
+goes to other processes leaves through the control plane's thread.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zmq
+
+from common.config import Config, write_toml
+from common.environments import probe_spec
+from common.errors import NonFiniteLoss
+from common.manifest import Manifest
+from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
+from common.networks import build_network
+from learner.checkpoint import (
+    RunState,
+    checkpoints,
+    load_run_state,
+    restore_learner,
+    save_best,
+    save_checkpoint,
+)
+from learner.control import ControlPlane
+from learner.prefetch import Prefetcher
+from learner.result import write_result
+from learner.status import LearnerCounters
+from learner.update import QLearner, TrainBatch, UpdateResult, batch_statistics, choose_device
+from learner.weights import snapshot
+
+WAIT_S = 0.05
+"""How long one wait for a batch lasts before the loop looks around."""
+FINAL_EVALUATION_S = 60.0
+STOP_MEMBERS_S = 2.0
+MAX_EVALUATING = 16
+"""Versions under evaluation whose weights are kept."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerOptions:
+    """Where the run lives and how it starts; the rest is the configuration."""
+
+    run_dir: Path
+    bind: str = "tcp://127.0.0.1:5550"
+    resume: bool = False
+    insecure: bool = False
+    started_s: float | None = None
+    """When the run's first process started, as time.time(); None: now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    solved: bool
+    reason: str
+    """target, budget or stopped."""
+
+
+def run_learner(
+    options: LearnerOptions,
+    config: Config,
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[str], None],
+) -> Outcome:
+    """Train until the target or the budget is reached, or `stop` is set.
+
+    Args:
+        ready: called with the head's address once processes can join.
+
+    Raises:
+        NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
+    """
+    return _Learner(options, config, context, stop).run(ready)
+
+
+class _Learner:
+    def __init__(
+        self,
+        options: LearnerOptions,
+        config: Config,
+        context: zmq.Context[zmq.Socket[bytes]],
+        stop: threading.Event,
+    ) -> None:
+        self._options, self._config, self._context, self._stop = options, config, context, stop
+        self._directory = options.run_dir / "checkpoints"
+        self._counters = LearnerCounters()
+        resumable = checkpoints(self._directory) if options.resume else []
+        if resumable:
+            self._resume_from: Path | None = resumable[-1]
+            self._state, self._spec = load_run_state(resumable[-1])
+            self._state.epoch += 1
+        else:
+            self._resume_from = None
+            self._spec = probe_spec(config)
+            self._state = RunState(run_id=options.run_dir.name)
+        self._began_s = (options.started_s or time.time()) - self._state.wall_s
+        self._first_wall_s = self._state.wall_s
+        self._first_updates = self._state.updates
+        self._first_env_steps = self._state.env_steps
+        self._manifest = Manifest(self._state.run_id, config, self._spec)
+        self._evaluating: OrderedDict[int, NamedTensors] = OrderedDict()
+        self._last_evaluation: EvalResult | None = None
+        self._solved = False
+        self._pending: tuple[TrainBatch, UpdateResult] | None = None
+
+    # ------------------------------------------------------------------------------------ the run
+
+    def run(self, ready: Callable[[str], None]) -> Outcome:
+        options, config = self._options, self._config
+        torch.set_num_threads(config.learner_threads)
+        write_toml(config, options.run_dir / "config.toml")
+        self._control = ControlPlane(
+            self._context,
+            options.bind,
+            self._manifest,
+            self._counters,
+            self._wall_s,
+            insecure=options.insecure,
+        )
+        try:
+            ready(self._control.endpoint)
+            # Everybody else starts up while this process still builds its network.
+            self._build()
+            outcome = self._train()
+            self._finish(outcome)
+            return outcome
+        except BaseException:
+            self._counters.phase = "failed"
+            raise
+        finally:
+            self._control.stop_members(STOP_MEMBERS_S)
+            self._control.close()
+
+    def _build(self) -> None:
+        torch.manual_seed(self._config.seed)
+        device = choose_device(self._config.device)
+        network = build_network(self._config, self._spec)
+        # The first weights go out before the optimiser is there: actors need nothing more.
+        self._publish_tensors(ACTING, self._state.updates, snapshot(network))
+        self._learner = QLearner(network, self._config, device)
+        if self._resume_from is not None:
+            restore_learner(self._resume_from, self._learner)
+            log.info("resumed from %s", self._resume_from)
+        self._publish(ACTING)
+
+    def _train(self) -> Outcome:
+        self._counters.phase = "waiting"
+        endpoint = None
+        while endpoint is None:
+            if self._stop.is_set():
+                return Outcome(False, "stopped")
+            endpoint = self._control.replay_endpoint(WAIT_S)
+        prefetcher = Prefetcher(self._context, endpoint, self._manifest, self._learner.device)
+        try:
+            while not self._stop.is_set():
+                batch = self._next_batch(prefetcher)
+                if batch is not None:
+                    self._update(batch, prefetcher)
+                self._take_evaluations()
+                if self._solved:
+                    return Outcome(True, "target")
+                if self._state.env_steps >= self._config.total_env_steps:
+                    self._settle(prefetcher)
+                    self._evaluate_finally()
+                    return Outcome(self._solved, "budget")
+            return Outcome(False, "stopped")
+        finally:
+            self._settle(prefetcher)
+            prefetcher.close()
+
+    def _next_batch(self, prefetcher: Prefetcher) -> TrainBatch | None:
+        batch = prefetcher.next(0.0)
+        if batch is not None:
+            return batch
+        since_s = time.monotonic()
+        # Nothing to overlap with: the last batch's priorities need not wait for the next batch.
+        self._settle(prefetcher)
+        batch = prefetcher.next(WAIT_S)
+        self._counters.waited_s += time.monotonic() - since_s
+        return batch
+
+    def _update(self, batch: TrainBatch, prefetcher: Prefetcher) -> None:
+        self._counters.phase = "training"
+        result = self._learner.update(batch)
+        # On a GPU this update is still under way; the one before it is read meanwhile.
+        self._settle(prefetcher)
+        self._pending = (batch, result)
+        if self._learner.device.type != "cuda":
+            self._settle(prefetcher)
+        self._count(batch)
+        updates, config = self._learner.updates, self._config
+        if updates % config.publish_period == 0:
+            self._publish(ACTING)
+        if updates % config.eval_period == 0:
+            self._evaluate()
+        if updates % config.checkpoint_period == 0:
+            self._settle(prefetcher)
+            self._checkpoint()
+
+    def _settle(self, prefetcher: Prefetcher) -> None:
+        """Read the result of the update before, and send its priorities home."""
+        if self._pending is None:
+            return
+        (batch, result), self._pending = self._pending, None
+        priority, loss, mean_q = result.read()
+        if not np.isfinite(loss) or not np.isfinite(priority).all():
+            raise NonFiniteLoss(
+                f"the loss became {loss} at update {self._learner.updates}: lower learning_rate or "
+                f"max_grad_norm, or clip rewards. The batch: {batch_statistics(batch)}. "
+                f"Resume from the last checkpoint with --resume {self._options.run_dir}"
+            )
+        self._counters.loss, self._counters.mean_q = loss, mean_q
+        prefetcher.done(batch, priority)
+
+    def _count(self, batch: TrainBatch) -> None:
+        state, counters = self._state, self._counters
+        # A replay that came back empty counts from 0 again; the run goes on from where it was.
+        began_anew = batch.inserted < state.replay_inserted
+        state.env_steps += batch.inserted - (0 if began_anew else state.replay_inserted)
+        state.replay_inserted = batch.inserted
+        state.updates = self._learner.updates
+        counters.updates, counters.env_steps = state.updates, state.env_steps
+        counters.table_size = batch.table_size
+        counters.inserted, counters.sampled = batch.inserted, batch.sampled
+        counters.policy_lag = state.updates - batch.mean_version
+
+    # ---------------------------------------------------------------------------- weights and scores
+
+    def _publish(self, topic: bytes) -> None:
+        tensors = snapshot(self._learner.online, self._config.publish_dtype)
+        self._publish_tensors(topic, self._learner.updates, tensors)
+
+    def _publish_tensors(self, topic: bytes, version: int, tensors: NamedTensors) -> None:
+        self._control.publish(topic, self._state.epoch, version, tensors)
+
+    def _evaluate(self) -> None:
+        version = self._learner.updates
+        self._evaluating[version] = snapshot(self._learner.online)
+        while len(self._evaluating) > MAX_EVALUATING:
+            self._evaluating.popitem(last=False)
+        self._publish_tensors(EVALUATION, version, self._evaluating[version])
+
+    def _take_evaluations(self) -> None:
+        for result in self._control.take_evaluations():
+            tensors = self._evaluating.get(result.version)
+            if result.epoch != self._state.epoch or tensors is None:
+                continue
+            while self._evaluating and next(iter(self._evaluating)) <= result.version:
+                self._evaluating.popitem(last=False)
+            self._record(result, tensors)
+
+    def _record(self, result: EvalResult, tensors: NamedTensors) -> None:
+        self._last_evaluation = result
+        state, config = self._state, self._config
+        facts: dict[str, Any] = {
+            "env_steps": state.env_steps,
+            "updates": result.version,
+            "wall_s": self._wall_s(),
+            "return_mean": float(result.episode_return.mean()),
+            "return_std": float(result.episode_return.std()),
+            "episodes": len(result.episode_return),
+        }
+        state.evaluations.append(facts)
+        score = facts["return_mean"]
+        self._counters.score = score
+        self._counters.evaluations = len(state.evaluations)
+        log.info(
+            "greedy return %.1f ± %.1f over %d episodes, version %d",
+            score, facts["return_std"], facts["episodes"], result.version,
+        )  # fmt: skip
+        confirmed = facts["episodes"] >= config.confirm_episodes
+        reached = config.target_return is not None and score >= config.target_return
+        if state.best_score is None or score >= state.best_score or (reached and confirmed):
+            state.best_score = score
+            weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
+            save_best(self._directory, weights, self._spec, facts)
+        self._counters.best_score = state.best_score
+        self._solved = self._solved or (reached and confirmed)
+
+    def _evaluate_finally(self) -> None:
+        """The budget is spent: the last weights get their score too, if anybody can give it."""
+        self._counters.phase = "finishing"
+        if not self._control.has_evaluator:
+            return
+        version = self._learner.updates
+        self._evaluate()
+        deadline_s = time.monotonic() + FINAL_EVALUATION_S
+        while version in self._evaluating and time.monotonic() < deadline_s:
+            if self._stop.wait(WAIT_S):
+                return
+            self._take_evaluations()
+
+    # ------------------------------------------------------------------------------------- the end
+
+    def _wall_s(self) -> float:
+        return time.time() - self._began_s
+
+    def _checkpoint(self) -> None:
+        self._state.wall_s = self._wall_s()
+        self._state.updates = self._learner.updates
+        path = save_checkpoint(
+            self._directory, self._learner, self._state, self._spec, self._config.keep_checkpoints
+        )
+        self._counters.checkpoint = path.name
+        log.info("checkpoint %s", path)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._counters.phase = "finishing"
+        wall_s = self._wall_s()
+        self._checkpoint()
+        write_result(
+            self._options.run_dir,
+            config=self._config,
+            state=self._state,
+            evaluation=self._last_evaluation,
+            solved=outcome.solved,
+            reason=outcome.reason,
+            wall_s=wall_s,
+            part_s=wall_s - self._first_wall_s,
+            part_updates=self._state.updates - self._first_updates,
+            part_env_steps=self._state.env_steps - self._first_env_steps,
+            samples_per_insert=self._counters.sampled / max(self._counters.inserted, 1),
+        )
+        self._counters.phase = "done"

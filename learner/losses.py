@@ -1,0 +1,58 @@
+"""The learner's equations: tensors in, tensors out.
+
+Names are indexed by time: s_tm1, a_tm1 is where a transition starts, s_t where it bootstraps.
+N transitions, A actions.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def q_target(
+    q_t_target: Tensor, q_t_selector: Tensor, n_step_return: Tensor, discount_t: Tensor
+) -> Tensor:
+    """y = G + discount_t · Q_target(s_t, argmax_a Q_selector(s_t, a))
+
+    Double Q-learning (van Hasselt et al. 2016, eq. 4) with the online network as selector; plain
+    Q-learning (Mnih et al. 2015) with the target network as selector too.
+
+    q_t_target, q_t_selector [N, A]; n_step_return, discount_t [N] → [N].
+    """
+    if not q_t_target.shape == q_t_selector.shape == (len(n_step_return), q_t_target.shape[1]):
+        raise ValueError("q_t_target and q_t_selector must both be [N, A]")
+    best = q_t_selector.argmax(dim=1, keepdim=True)
+    return n_step_return + discount_t * q_t_target.gather(1, best).squeeze(1)
+
+
+def td_error(q_tm1: Tensor, a_tm1: Tensor, target: Tensor) -> Tensor:
+    """δ = y − Q(s_tm1, a_tm1). q_tm1 [N, A], a_tm1 [N] int64, target [N] → [N]; gradients flow
+    through q_tm1 alone."""
+    return target.detach() - q_tm1.gather(1, a_tm1.unsqueeze(1)).squeeze(1)
+
+
+def huber(delta: Tensor) -> Tensor:
+    """½δ² where |δ| ≤ 1, |δ| − ½ beyond. [N] → [N]."""
+    magnitude = delta.abs()
+    quadratic = magnitude.clamp(max=1.0)
+    return quadratic * (magnitude - 0.5 * quadratic)
+
+
+def squared(delta: Tensor) -> Tensor:
+    """½δ². [N] → [N]."""
+    return 0.5 * delta * delta
+
+
+def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """(1/N) Σ w_i · loss_i (Schaul et al. 2016, algorithm 1, line 13)."""
+    return torch.mean(weight * losses)
+
+
+def importance_weights(
+    probability: npt.NDArray[np.float32], table_size: int, exponent: float
+) -> npt.NDArray[np.float32]:
+    """w_i = (N · P(i))^−β / max_j (N · P(j))^−β, the maximum taken over the batch (Schaul et al.
+    2016, section 3.4). probability [N] > 0 with respect to the whole table → [N] in (0, 1]."""
+    weight = (table_size * probability.astype(np.float64)) ** -exponent
+    return (weight / weight.max()).astype(np.float32)

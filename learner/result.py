@@ -1,0 +1,71 @@
+"""`result.json`: what a run came to, for people and scripts."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from common.config import Config
+from common.messages import EvalResult
+from learner.checkpoint import RunState
+
+RESULT_FILE = "result.json"
+
+
+def write_result(
+    run_dir: Path,
+    *,
+    config: Config,
+    state: RunState,
+    evaluation: EvalResult | None,
+    solved: bool,
+    reason: str,
+    wall_s: float,
+    part_s: float,
+    part_env_steps: int,
+    part_updates: int,
+    samples_per_insert: float,
+) -> None:
+    """Write the result of a run.
+
+    Args:
+        evaluation: the newest one.
+        wall_s: from the start of the run's first process, all its parts together, in seconds.
+        part_s, part_env_steps, part_updates: since this learner's part of the run began; the rates
+            are theirs.
+        samples_per_insert: as it came out.
+    """
+    returns = None if evaluation is None else evaluation.episode_return
+    result: dict[str, Any] = {
+        "env": config.env,
+        "seed": config.seed,
+        "solved": solved,
+        "reason": reason,
+        "target": config.target_return,
+        "eval_return_mean": None if returns is None else float(returns.mean()),
+        "eval_return_std": None if returns is None else float(returns.std()),
+        "eval_episodes": 0 if returns is None else len(returns),
+        "best_return_mean": state.best_score,
+        "wall_s": round(wall_s, 3),
+        "env_steps": state.env_steps,
+        "learner_updates": state.updates,
+        "env_steps_per_s": part_env_steps / max(part_s, 1e-9),
+        "updates_per_s": part_updates / max(part_s, 1e-9),
+        "samples_per_insert": samples_per_insert,
+        "evaluations": state.evaluations,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "gymnasium", "zapex")},
+        },
+    }
+    temporary = run_dir / f"{RESULT_FILE}.partial"
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    temporary.replace(run_dir / RESULT_FILE)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

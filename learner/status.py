@@ -1,0 +1,53 @@
+"""How a run goes, for live views and scripts."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class LearnerCounters:
+    """Written by the learner's loop, read by the control thread."""
+
+    phase: str = "starting"
+    """starting, waiting (for experience), training, finishing, done or failed."""
+    updates: int = 0
+    env_steps: int = 0
+    """Environment steps that reached the replay since the run began."""
+    table_size: int = 0
+    inserted: int = 0
+    sampled: int = 0
+    loss: float = 0.0
+    mean_q: float = 0.0
+    policy_lag: float = 0.0
+    """Updates between the weights that acted in the newest batch and the present ones, mean."""
+    waited_s: float = 0.0
+    """Time without a batch to train on, in seconds."""
+    score: float | None = None
+    """Mean greedy return of the newest evaluation."""
+    best_score: float | None = None
+    evaluations: int = 0
+    checkpoint: str = ""
+
+
+@dataclass(slots=True)
+class RunStatus:
+    """One moment of a run; rates are for the reader to take from two of them."""
+
+    run_id: str
+    env: str
+    wall_s: float
+    """Since the run began, all its parts together."""
+    total_env_steps: int
+    target_return: float | None
+    samples_per_insert: float | None
+    replay_capacity: int
+    learner: LearnerCounters
+    train_return: float | None
+    """Mean raw return of the newest training episodes, exploration included."""
+    episodes: int
+    members: list[dict[str, Any]] = field(default_factory=list)
+    """role, number, host, pid and counters of each."""
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        return asdict(self)

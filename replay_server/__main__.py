@@ -1,0 +1,50 @@
+"""`python -m replay_server --connect tcp://HEAD:5550`: serves the replay of that head's run."""
+
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+import zmq
+
+from common.process import configure_logging, run_main, stop_on_signals
+
+
+@dataclass
+class Flags:
+    """Keep and serve the experience of a run. Its shape and settings come from the head."""
+
+    connect: str = "tcp://127.0.0.1:5550"
+    """Address of the head, the learner process."""
+    bind: str = "tcp://127.0.0.1:5560"
+    """Where actors and learner reach this server; port 0 takes a free one."""
+    storage: Path | None = None
+    """File that keeps the experience and survives this process; none: memory."""
+    insecure: bool = False
+    """Allow an address that other hosts can reach, without keys."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages to print."""
+    debug: bool = False
+    """Print a traceback with an error."""
+
+
+def main() -> int:
+    flags = tyro.cli(Flags, prog="python -m replay_server")
+    return run_main(lambda: _run(flags), debug=flags.debug)
+
+
+def _run(flags: Flags) -> None:
+    from replay_server.server import ReplayOptions, run_replay_server
+
+    configure_logging(flags.log_level)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    options = ReplayOptions(flags.connect, flags.bind, flags.storage, flags.insecure)
+    with zmq.Context() as context:
+        run_replay_server(options, context, stop, lambda: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The replay server: a socket around a table.
+
+One thread moves frames: everything that arrives is decoded and handed to `Table.handle`, and what
+that returns is sent. Bytes that cannot be decoded cost their sender an error reply.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zmq
+
+from common import transport
+from common.errors import WireError
+from common.manifest import Manifest
+from common.membership import Membership
+from common.messages import Serving
+from replay_server.rate_limiter import RateLimiter
+from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
+from replay_server.storage import Storage
+from replay_server.table import Reply, Table
+
+POLL_MS = 20
+MESSAGES_PER_TURN = 100
+"""Handled before the head is heard again."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What a replay server is told on its command line; all else comes from the head."""
+
+    connect: str
+    """The head's address."""
+    bind: str = "tcp://127.0.0.1:0"
+    """Where actors and learner reach this server; port 0 takes a free one."""
+    storage: Path | None = None
+    """File that holds the experience and survives this process; none: memory."""
+    insecure: bool = False
+    """Listen on an address that other hosts can reach, without keys."""
+
+
+def build_table(manifest: Manifest, path: Path | None) -> Table:
+    """The table a manifest describes.
+
+    Raises ConfigError for limiter settings that would deadlock, CheckpointError for a storage file
+    of another shape.
+    """
+    config = manifest.config
+    storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
+    items = config.replay_slots * config.block_length
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3]))
+    sampler: Sampler = (
+        PrioritizedSampler(items, config.priority_exponent, config.priority_epsilon, rng)
+        if config.prioritized
+        else UniformSampler(items, rng)
+    )
+    limiter = RateLimiter(
+        config.samples_per_insert,
+        config.min_size_to_sample,
+        config.limiter_tolerance,
+        config.batch_size,
+    )
+    return Table(
+        storage,
+        sampler,
+        limiter,
+        discount=config.discount,
+        batch_size=config.batch_size,
+        insert_window=config.insert_window,
+    )
+
+
+def run_replay_server(
+    options: ReplayOptions,
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Serve until the head says stop or `stop` is set."""
+    # Bound before joining: a busy port is this process's own trouble, not the run's.
+    socket, endpoint = transport.bind(
+        context, zmq.ROUTER, options.bind, insecure=options.insecure
+    )
+    # Replies to a peer that is gone are an error here instead of silently dropped.
+    socket.router_mandatory = True
+    membership = Membership(context, options.connect, "replay_server")
+    reason = "stopped"
+    try:
+        manifest = membership.join(time.monotonic, stop)
+        if manifest is not None:
+            table = build_table(manifest, options.storage)
+            log.info(
+                "%.1f MB for %d transitions, %d of them restored",
+                table.storage.nbytes / 1e6,
+                manifest.config.replay_slots * manifest.config.block_length,
+                table.sampler.size,
+            )
+            membership.send(Serving(membership.welcome.session, endpoint))
+            ready()
+            _serve(socket, endpoint, table, membership, stop)
+            table.storage.flush()
+    except Exception as error:
+        reason = str(error)
+        raise
+    finally:
+        membership.leave(reason)
+        socket.close()
+
+
+def _serve(
+    socket: zmq.Socket[bytes],
+    endpoint: str,
+    table: Table,
+    membership: Membership,
+    stop: threading.Event,
+) -> None:
+    joins = membership.joins
+    while not (stop.is_set() or membership.stop_requested):
+        membership.poll(time.monotonic(), lambda: table_counters(table))
+        if membership.joins != joins:
+            joins = membership.joins
+            membership.send(Serving(membership.welcome.session, endpoint))
+        if not socket.poll(POLL_MS):
+            table.account(time.monotonic())
+            continue
+        for _ in range(MESSAGES_PER_TURN):
+            frames = transport.receive_frames(socket)
+            if frames is None:
+                break
+            for peer, reply in _answer(table, frames):
+                if not transport.send(socket, reply, prefix=(peer,)):
+                    table.forget(peer)
+
+
+def _answer(table: Table, frames: list[transport.Frame]) -> list[Reply]:
+    peer = bytes(frames[0])
+    try:
+        message = transport.decode(frames[1:])
+    except WireError as error:
+        return [(peer, table.reject(None, str(error)))]
+    return table.handle(peer, message, time.monotonic())
+
+
+def table_counters(table: Table) -> dict[str, float]:
+    """The table's telemetry by name."""
+    counters, limiter = table.counters, table.limiter
+    return {
+        "size": table.sampler.size,
+        "inserted": limiter.inserts,
+        "sampled": limiter.samples,
+        "inserted_blocks": counters.inserted_blocks,
+        "duplicates": counters.duplicates,
+        "rejected": sum(counters.rejected.values()),
+        "updates": counters.updates,
+        "stale_updates": counters.stale_updates,
+        "limiter_error": limiter.error,
+        "insert_blocked_s": counters.insert_blocked_s,
+        "sample_blocked_s": counters.sample_blocked_s,
+    }

@@ -48,7 +48,7 @@ def _run(flags: Flags) -> None:
     options = ActorOptions(flags.connect, flags.envs, flags.number)
     run = run_evaluator if flags.evaluator else run_actor
     with zmq.Context() as context:
-        run(options, context, stop, lambda: None)
+        run(options, context, stop, lambda _: None)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.blocks import BlockLayout, RowKind
+from common.blocks import BlockLayout
 from common.n_step import block_targets
 from common.spec import EnvSpec
 

@@ -34,7 +34,7 @@ class GreedyEvaluation:
     def run(
         self, q_function: QFunction, seed: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Returns and lengths of the episodes. Raises EnvironmentFault when the environment does."""
+        """Returns and lengths of the episodes. Raises EnvironmentFault if the environment does."""
         try:
             return self._run(q_function, seed)
         except EnvironmentFault:

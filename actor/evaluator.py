@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import zmq
 
 from actor.evaluation import GreedyEvaluation
@@ -25,7 +26,7 @@ def run_evaluator(
     options: ActorOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
-    ready: Callable[[], None],
+    ready: Callable[[str], None],
 ) -> None:
     """Evaluate until the head says stop or `stop` is set."""
     membership = Membership(context, options.connect, "evaluator")
@@ -57,10 +58,10 @@ class _Evaluator:
         self._evaluations: dict[int, GreedyEvaluation] = {}
         self._done = 0
 
-    def run(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         membership = self._membership
         try:
-            ready()
+            ready("")
             while not (stop.is_set() or membership.stop_requested):
                 membership.poll(time.monotonic(), self._counters)
                 if membership.joins != self._joins:
@@ -92,7 +93,7 @@ class _Evaluator:
             lengths,
         )
 
-    def _episodes(self, episodes: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def _episodes(self, episodes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         if episodes not in self._evaluations:
             self._evaluations[episodes] = GreedyEvaluation(
                 self._manifest.config, self._manifest.spec, episodes

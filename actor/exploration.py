@@ -25,7 +25,7 @@ def epsilon_greedy(
 ) -> npt.NDArray[np.int64]:
     """An action for each environment: argmax of q_values [E, A], or uniform with probability
     epsilon [E]."""
-    greedy = q_values.argmax(axis=1)
+    greedy: npt.NDArray[np.int64] = q_values.argmax(axis=1)
     explore = rng.random(len(greedy)) < epsilon
     if explore.any():
         random = rng.integers(q_values.shape[1], size=len(greedy))

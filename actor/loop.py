@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import zmq
 
 from actor.exploration import epsilon_ladder
@@ -46,7 +47,7 @@ def run_actor(
     options: ActorOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
-    ready: Callable[[], None],
+    ready: Callable[[str], None],
 ) -> None:
     """Act until the head says stop or `stop` is set. `ready` is called once acting begins."""
     membership = Membership(
@@ -106,17 +107,16 @@ class _Actor:
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
 
-    def run(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         try:
             while self._policy.version < 0 and self._goes_on(stop):
                 self._take_weights(WAIT_MS)
-            ready()
+            ready("")
             while self._goes_on(stop):
                 self._take_weights()
                 for blocks in self._rollout.step(self._epsilon):
-                    self._wait_for_credit(stop)
-                    self._replay.insert(blocks, self._policy.version)
-                self._replay.poll()
+                    if self._wait_for_credit(stop):
+                        self._replay.insert(blocks, self._policy.version)
                 self._membership.record_episodes(
                     self._rollout.finished_returns, self._rollout.finished_lengths
                 )
@@ -144,16 +144,18 @@ class _Actor:
         if weights is not None:
             self._policy.load(weights)
 
-    def _wait_for_credit(self, stop: threading.Event) -> None:
+    def _wait_for_credit(self, stop: threading.Event) -> bool:
+        """Whether an insert may be sent; false when this actor is to end instead."""
         self._replay.poll()
         if not self._replay.window_is_full:
-            return
+            return True
         since_s = time.monotonic()
         while self._replay.window_is_full and self._goes_on(stop):
             self._replay.poll(WAIT_MS)
         self._blocked_s += time.monotonic() - since_s
+        return not self._replay.window_is_full
 
-    def _epsilons(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _epsilons(self) -> npt.NDArray[np.float64]:
         config, welcome = self._config, self._membership.welcome
         return epsilon_ladder(
             welcome.first_env_index,

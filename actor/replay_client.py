@@ -69,8 +69,8 @@ class ReplayClient:
         Raises WireError when the server rejects an insert.
         """
         if self._watch.reconnected():
-            for message in self._unacknowledged.values():
-                transport.send(self._socket, message)
+            for insert in self._unacknowledged.values():
+                transport.send(self._socket, insert)
             self.resent += len(self._unacknowledged)
         if timeout_ms:
             self._socket.poll(timeout_ms)

@@ -2,9 +2,9 @@
 
 The two ways in which Gymnasium starts a finished environment over are told apart here and nowhere
 else. NEXT_STEP: the step that ends an episode returns its final observation; the next step's action
-is ignored and its observation is the new episode's first. That is exactly one row per call. SAME_STEP:
-the ending step returns the new first observation at once, and the final one in `info`, which makes
-two rows of one call.
+is ignored and its observation is the new episode's first. That is exactly one row per call.
+SAME_STEP: the ending step returns the new first observation at once, and the final one in `info`,
+which makes two rows of one call.
 """
 
 from collections.abc import Callable
@@ -53,9 +53,7 @@ class Rollout:
         self._action_offset = action_offset(vector)
         self.num_envs = vector.num_envs
         self._streams = np.arange(self.num_envs)
-        self._builder = BlockBuilder(
-            self.num_envs, manifest.spec, manifest.layout, config.discount
-        )
+        self._builder = BlockBuilder(self.num_envs, manifest.spec, manifest.layout, config.discount)
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, np.int64)
         self.env_steps = 0
@@ -104,9 +102,8 @@ class Rollout:
         reward: npt.NDArray[np.float64],
     ) -> None:
         if not np.isfinite(reward).all():
-            raise EnvironmentFault(
-                f"{self._env} returned a reward that is not finite: {reward[~np.isfinite(reward)][0]}"
-            )
+            bad = reward[~np.isfinite(reward)][0]
+            raise EnvironmentFault(f"{self._env} returned a reward that is not finite: {bad}")
         self.env_steps += len(streams)
         self._return[streams] += reward
         self._length[streams] += 1

@@ -5,7 +5,7 @@ import torch
 import zmq
 from torch import nn
 
-from common import transport
+from common import codec, transport
 from common.errors import WireError
 from common.messages import Weights
 
@@ -32,7 +32,7 @@ class WeightsSubscription:
         latest = None
         while (frames := transport.receive_frames(self._socket)) is not None:
             try:
-                message = transport.decode(frames[1:])
+                message = codec.decode(frames[1:])
             except WireError:
                 self.rejected += 1
                 continue

@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_NDIM = 8
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name)
-    for name in "|b1 |u1 |i1 <u2 <i2 <u4 <i4 <u8 <i8 <f2 <f4 <f8".split()
+    for name in ["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
 }
 """Every dtype the wire knows, by the name it has in the header."""
 
@@ -63,7 +63,9 @@ def _layout(cls: type[Message]) -> _Layout:
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         hint = hints[field.name]
-        spec = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, ArraySpec)), None)
+        spec = next(
+            (m for m in getattr(hint, "__metadata__", ()) if isinstance(m, ArraySpec)), None
+        )
         if spec is not None:
             arrays.append((field.name, spec))
         elif hint == NamedTensors:
@@ -196,7 +198,9 @@ def _decode_array(where: str, descriptor: Any, frame: Frame, spec: ArraySpec) ->
     name, shape = descriptor
     dtype = DTYPES.get(name) if type(name) is str else None
     if dtype is None or (spec.dtype is not None and name != spec.dtype):
-        raise MalformedMessage(f"{where} has dtype {name!r:.20}, expected {spec.dtype or 'a number'}")
+        raise MalformedMessage(
+            f"{where} has dtype {name!r:.20}, expected {spec.dtype or 'a number'}"
+        )
     if type(shape) is not list or len(shape) > MAX_NDIM:
         raise MalformedMessage(f"{where}: a shape is a list of at most {MAX_NDIM} sizes")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):

@@ -88,7 +88,8 @@ class Config(BaseModel):
     # ------------------------------------------------------------------------------ network
 
     network: str = "mlp"
-    """mlp, or module:function called with (obs_shape, num_actions) for a torch module of your own."""
+    """mlp, or module:function, called with (obs_shape, num_actions), for a torch module of your
+    own."""
     hidden_sizes: tuple[PositiveInt, ...] = (128, 128)
     """Units in each hidden layer of the mlp."""
     dueling: bool = True
@@ -176,12 +177,12 @@ class Config(BaseModel):
                 f"envs_per_actor × block_length = {insert}"
             )
         tolerance = self.samples_per_insert_tolerance
-        if self.samples_per_insert is not None and tolerance is not None:
-            if 2 * tolerance < self.batch_size:
-                raise ValueError(
-                    f"samples_per_insert_tolerance = {tolerance:g} must be at least half of "
-                    f"batch_size = {self.batch_size}: actors and learner would wait for each other"
-                )
+        limits = self.samples_per_insert is not None
+        if limits and tolerance is not None and 2 * tolerance < self.batch_size:
+            raise ValueError(
+                f"samples_per_insert_tolerance = {tolerance:g} must be at least half of "
+                f"batch_size = {self.batch_size}: actors and learner would wait for each other"
+            )
         return self
 
     @property

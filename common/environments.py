@@ -55,8 +55,8 @@ def autoreset_mode(vector: _Vector) -> AutoresetMode:
     mode = vector.metadata.get("autoreset_mode")
     if mode not in AUTORESET.values():
         raise EnvironmentFault(
-            f"{type(vector.unwrapped).__name__} has autoreset mode {mode}: zapex needs NEXT_STEP or "
-            "SAME_STEP in its metadata"
+            f"{type(vector.unwrapped).__name__} has autoreset mode {mode}: zapex needs NEXT_STEP "
+            "or SAME_STEP in its metadata"
         )
     return AutoresetMode(mode)
 
@@ -84,8 +84,8 @@ def spec_of(vector: _Vector) -> EnvSpec:
     observations = vector.single_observation_space
     if not isinstance(observations, gym.spaces.Box) or not _is_box(observations):
         raise EnvironmentFault(
-            f"observation space {observations} is not supported: zapex takes Box of a numeric dtype, "
-            "Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+            f"observation space {observations} is not supported: zapex takes Box of a numeric "
+            "dtype, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
         )
     return EnvSpec(observations.shape, _storage_dtype(observations).str, int(actions.n))
 

@@ -5,6 +5,7 @@ manifest are refused in the same words.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -38,7 +39,7 @@ def parse(
     flags.__doc__ = options.__doc__
     # TOML and this project write none, Python and tyro None.
     words = ["None" if word.lower() == "none" else word for word in argv]
-    parsed = tyro.cli(flags, args=words, prog=prog)
+    parsed: Any = tyro.cli(flags, args=words, prog=prog)
     values = {name: getattr(parsed, name) for name in Config.model_fields}
     own = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(options)}  # type: ignore[arg-type]
     return options(**own), config_from_mapping(values, "command line")
@@ -61,9 +62,14 @@ def _config_flags(base: Config) -> list[tuple[str, Any, Any]]:
         hint: Any = Annotated[info.annotation, tyro.conf.arg(help=info.description)]
         if info.annotation == dict[str, Any]:
             hint = Annotated[hint, _JSON_OBJECT]
-        default = dataclasses.field(default_factory=lambda value=value: value)
-        flags.append((name, hint, default))
+        flags.append(
+            (name, hint, dataclasses.field(default_factory=functools.partial(_same, value)))
+        )
     return flags
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _json_object(words: list[str]) -> dict[str, Any]:

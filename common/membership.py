@@ -162,9 +162,7 @@ class Membership:
         host = host_names.gethostname()
         # Only a first join stands in for a dead process; later this one holds its number itself.
         take_over = self._number >= 0 and not self.joins
-        self._send(
-            Join(self._role, host, os.getpid(), self._num_envs, self._number, take_over)
-        )
+        self._send(Join(self._role, host, os.getpid(), self._num_envs, self._number, take_over))
 
     def _check_silence(self, now_s: float) -> None:
         silence_s = now_s - self._last_heard_s

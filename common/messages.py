@@ -198,7 +198,7 @@ class Weights(Message):
     """float32 or float16, by the network's own parameter names."""
 
 
-# ----------------------------------------------------- experience: actors, replay server and learner
+# ---------------------------------------------------- experience: actors, replay server and learner
 
 
 @dataclass(frozen=True, slots=True)

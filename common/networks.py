@@ -76,5 +76,7 @@ def build_network(config: Config, spec: EnvSpec) -> nn.Module:
         probe = torch.from_numpy(np.zeros((2, *spec.obs_shape), spec.dtype))
         shape = tuple(network(probe).shape)
     if shape != (2, spec.num_actions):
-        raise ConfigError(f"{where} maps 2 observations to {shape}, expected (2, {spec.num_actions})")
+        raise ConfigError(
+            f"{where} maps 2 observations to {shape}, expected (2, {spec.num_actions})"
+        )
     return network

@@ -1,10 +1,10 @@
 """The directory that holds everything of one run.
 
-    config.toml     every value in force
-    result.json     what it came to
-    checkpoints/    see learner/checkpoint.py
-    replay/         the experience
-    logs/           one file per process
+config.toml     every value in force
+result.json     what it came to
+checkpoints/    see learner/checkpoint.py
+replay/         the experience
+logs/           one file per process
 """
 
 from pathlib import Path

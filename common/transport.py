@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.utils.monitor
 
-from common.codec import Frame, decode, encode
+from common import codec
+from common.codec import Frame
 from common.errors import AddressInUse, ConfigError
 from common.messages import Message
 
@@ -27,13 +28,13 @@ _DEFAULT_PORTS_ARE_FREE = (":*", ":0")
 
 
 def _make(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, queue_messages: int
+    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str, queue_messages: int
 ) -> zmq.Socket[bytes]:
     socket = context.socket(socket_type)
     socket.linger = LINGER_MS
     socket.sndhwm = socket.rcvhwm = queue_messages
     socket.maxmsgsize = MAX_MESSAGE_BYTES
-    socket.ipv6 = True
+    socket.ipv6 = "[" in address
     # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.
     socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
     socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000
@@ -61,7 +62,7 @@ def bind(
         )
     if address.endswith(_DEFAULT_PORTS_ARE_FREE):
         address = address[: address.rindex(":")] + ":*"
-    socket = _make(context, socket_type, queue_messages)
+    socket = _make(context, socket_type, address, queue_messages)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -72,7 +73,8 @@ def bind(
                 "(port 0 takes a free one)"
             ) from error
         raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
-    return socket, socket.last_endpoint.rstrip(b"\0").decode()
+    endpoint: bytes = socket.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+    return socket, endpoint.rstrip(b"\0").decode()
 
 
 def connect(
@@ -86,7 +88,7 @@ def connect(
 
     Raises ConfigError when the address is not one.
     """
-    socket = _make(context, socket_type, queue_messages)
+    socket = _make(context, socket_type, address, queue_messages)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -136,7 +138,7 @@ def send(
     Returns False when the queue is full or the peer is gone and `block` is false: the message is
     dropped, whole. Large frames are not copied: arrays must stay unchanged.
     """
-    frames: list[Frame] = [*prefix, *encode(message)]
+    frames: list[Frame] = [*prefix, *codec.encode(message)]
     try:
         socket.send_multipart(frames, flags=0 if block else zmq.NOBLOCK, copy=False)
     except zmq.Again:
@@ -148,10 +150,15 @@ def send(
     return True
 
 
+def has_message(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message can be received without waiting."""
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
 def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
     """The next message's frames without waiting, or None."""
     # Asking first costs a third of an exception, and mostly there is nothing.
-    if not socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+    if not has_message(socket):
         return None
     try:
         frames = socket.recv_multipart(flags=zmq.NOBLOCK, copy=False)
@@ -163,7 +170,7 @@ def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
 def receive(socket: zmq.Socket[bytes]) -> Message | None:
     """The next message without waiting, or None. Raises WireError when it is not acceptable."""
     frames = receive_frames(socket)
-    return None if frames is None else decode(frames)
+    return None if frames is None else codec.decode(frames)
 
 
 class ReconnectWatch:
@@ -186,7 +193,7 @@ class ReconnectWatch:
     def reconnected(self) -> bool:
         """Whether a connection other than the first was made since the last call."""
         again = False
-        while self._monitor is not None and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self._monitor is not None and has_message(self._monitor):
             zmq.utils.monitor.recv_monitor_message(self._monitor)
             self._connections += 1
             again = again or self._connections > 1

@@ -177,7 +177,11 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str
             facts = json.loads((file.metadata() or {})["zapex"])
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, struct.error) as error:
-        raise CheckpointError(f"{path} is missing, damaged or no zapex checkpoint ({error})") from error
+        raise CheckpointError(
+            f"{path} is missing, damaged or no zapex checkpoint ({error})"
+        ) from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {facts.get('format')}, this release reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {facts.get('format')}, this release reads {FORMAT}"
+        )
     return found, facts

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import zmq
 
-from common import transport
+from common import codec, transport
 from common.errors import SchemaMismatch, WireError
 from common.manifest import Manifest
 from common.messages import (
@@ -62,9 +62,7 @@ class ControlPlane:
         self._manifest = manifest
         self._counters = counters
         self._wall_s = wall_s
-        self._control, self.endpoint = transport.bind(
-            context, zmq.ROUTER, bind, insecure=insecure
-        )
+        self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
         self._control.router_mandatory = True
         try:
             self._weights, weights_endpoint = transport.bind(
@@ -143,7 +141,7 @@ class ControlPlane:
         with contextlib.suppress(zmq.Again):
             self._wake.send(b"", zmq.NOBLOCK)
 
-    # ------------------------------------------------------------------------- the thread's own part
+    # ------------------------------------------------------------------------ the thread's own part
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -183,10 +181,10 @@ class ControlPlane:
         (self._replay_known.set if self._replay_endpoints else self._replay_known.clear)()
         (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
 
-    def _answer(self, frames: list[transport.Frame], now_s: float) -> list[Reply]:
+    def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:
         peer = bytes(frames[0])
         try:
-            message = transport.decode(frames[1:])
+            message = codec.decode(frames[1:])
         except SchemaMismatch as error:
             log.warning("refused a peer: %s", error)
             return [(peer, Refused(str(error)))]

@@ -243,7 +243,7 @@ class Head:
 
     def _free_number(self, role: str, preferred: int) -> int:
         taken = {m.number for m in self.of_role(role)}
-        if 0 <= preferred and preferred not in taken:
+        if preferred >= 0 and preferred not in taken:
             return preferred
         return next(n for n in range(len(taken) + 1) if n not in taken)
 

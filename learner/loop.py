@@ -238,7 +238,7 @@ class _Learner:
         counters.inserted, counters.sampled = batch.inserted, batch.sampled
         counters.policy_lag = state.updates - batch.mean_version
 
-    # ---------------------------------------------------------------------------- weights and scores
+    # --------------------------------------------------------------------------- weights and scores
 
     def _publish(self, topic: bytes) -> None:
         tensors = snapshot(self._learner.online, self._config.publish_dtype)

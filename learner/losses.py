@@ -55,4 +55,5 @@ def importance_weights(
     """w_i = (N · P(i))^−β / max_j (N · P(j))^−β, the maximum taken over the batch (Schaul et al.
     2016, section 3.4). probability [N] > 0 with respect to the whole table → [N] in (0, 1]."""
     weight = (table_size * probability.astype(np.float64)) ** -exponent
-    return (weight / weight.max()).astype(np.float32)
+    normalised: npt.NDArray[np.float32] = (weight / weight.max()).astype(np.float32)
+    return normalised

@@ -82,7 +82,9 @@ class Prefetcher:
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[_Used] = queue.SimpleQueue()
         self._requested = 0
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._wake_address = f"inproc://prefetch-{id(self)}"
         self._wake = context.socket(zmq.PAIR)
         self._wake.bind(self._wake_address)

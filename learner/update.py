@@ -97,7 +97,7 @@ class QLearner:
             return UpdateResult(packed.detach().cpu(), None)
         host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
         host.copy_(packed.detach(), non_blocking=True)
-        ready = torch.cuda.Event()
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record()
         return UpdateResult(host, ready)
 

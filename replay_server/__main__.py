@@ -43,7 +43,7 @@ def _run(flags: Flags) -> None:
     stop_on_signals(stop)
     options = ReplayOptions(flags.connect, flags.bind, flags.storage, flags.insecure)
     with zmq.Context() as context:
-        run_replay_server(options, context, stop, lambda: None)
+        run_replay_server(options, context, stop, lambda _: None)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,6 @@ class RateLimiter:
         side would wait for hours; the centre moves so that the error is zero instead.
         """
         self.inserts, self.samples = inserts, samples
-        spi = self.samples_per_insert
-        if spi is not None and inserts >= self.min_size_to_sample and abs(self.error) > self.tolerance:
-            self.samples = round((inserts - self.min_size_to_sample) * spi)
+        spi, beyond = self.samples_per_insert, inserts - self.min_size_to_sample
+        if spi is not None and beyond >= 0 and abs(self.error) > self.tolerance:
+            self.samples = round(beyond * spi)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from common import transport
+from common import codec, transport
 from common.errors import WireError
 from common.manifest import Manifest
 from common.membership import Membership
@@ -80,13 +80,11 @@ def run_replay_server(
     options: ReplayOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
-    ready: Callable[[], None],
+    ready: Callable[[str], None],
 ) -> None:
     """Serve until the head says stop or `stop` is set."""
     # Bound before joining: a busy port is this process's own trouble, not the run's.
-    socket, endpoint = transport.bind(
-        context, zmq.ROUTER, options.bind, insecure=options.insecure
-    )
+    socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind, insecure=options.insecure)
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
     membership = Membership(context, options.connect, "replay_server")
@@ -102,7 +100,7 @@ def run_replay_server(
                 table.sampler.size,
             )
             membership.send(Serving(membership.welcome.session, endpoint))
-            ready()
+            ready(endpoint)
             _serve(socket, endpoint, table, membership, stop)
             table.storage.flush()
     except Exception as error:
@@ -138,10 +136,10 @@ def _serve(
                     table.forget(peer)
 
 
-def _answer(table: Table, frames: list[transport.Frame]) -> list[Reply]:
+def _answer(table: Table, frames: list[codec.Frame]) -> list[Reply]:
     peer = bytes(frames[0])
     try:
-        message = transport.decode(frames[1:])
+        message = codec.decode(frames[1:])
     except WireError as error:
         return [(peer, table.reject(None, str(error)))]
     return table.handle(peer, message, time.monotonic())

@@ -116,7 +116,9 @@ class Storage:
     def starts(self, row_kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Which of the L rows of each block may start a transition, [B, L]."""
         context = self.layout.context
-        return (row_kind[:, context : context + self.layout.length] & _LAST) == 0
+        kinds = row_kind[:, context : context + self.layout.length]
+        starts: npt.NDArray[np.bool_] = (kinds & _LAST) == 0
+        return starts
 
     def gather(
         self, items: Int64Vector, discount: float

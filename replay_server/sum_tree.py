@@ -60,7 +60,7 @@ class SumTree:
         return _sample(self._nodes, self._depth, targets)  # type: ignore[no-any-return]
 
     def sample_stratified(self, uniforms: Float64Vector) -> tuple[Int64Vector, Float64Vector]:
-        """One leaf from each of N equal parts of the total mass (Schaul et al. 2016, appendix B.2.1).
+        """One leaf from each of N equal parts of the total (Schaul et al. 2016, appendix B.2.1).
 
         Args:
             uniforms: [N] in [0, 1), the place within each part.

@@ -1,0 +1,56 @@
+"""One role in a process of its own, as the launcher starts it."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+from common.errors import ZapexError
+from common.process import UNEXPECTED, configure_logging, stop_with_parent
+from deploy.topology import RoleSpec, run_role
+
+READY, FAILED = "ready", "failed"
+
+
+def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
+    """Run the role; tell the launcher (READY, address) and, if it comes to that, (FAILED, why).
+
+    Ends the process with the error's exit code.
+    """
+    # Ctrl-C reaches every process of the terminal; the launcher alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with spec.log_file.open("ab", buffering=0) as file:
+        # What libraries print, and the last words of a crash, belong in the log too.
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    configure_logging(log_level)
+    log = logging.getLogger(spec.name)
+    log.info("pid %d", os.getpid())
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        stop_with_parent(parent.sentinel, stop)
+    sys.exit(_run(spec, pipe, stop, log))
+
+
+def _run(spec: RoleSpec, pipe: Connection, stop: threading.Event, log: logging.Logger) -> int:
+    import torch
+    import zmq
+
+    torch.set_num_threads(1)
+    try:
+        with zmq.Context() as context:
+            run_role(spec, context, stop, lambda address: pipe.send((READY, address)))
+    except ZapexError as error:
+        log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+        pipe.send((FAILED, str(error)))
+        return error.exit_code
+    except Exception as error:
+        log.exception("unexpected")
+        pipe.send((FAILED, f"unexpected {type(error).__name__}: {error} (see {spec.log_file})"))
+        return UNEXPECTED
+    return 0

@@ -1,0 +1,189 @@
+"""`python -m deploy launch`: one command from nothing to a trained agent."""
+
+import contextlib
+import json
+import logging
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from common import run_directory
+from common.config import Config
+from common.errors import ConfigError, RoleFailed
+from common.flags import parse, peek
+from deploy import launcher, presets
+from deploy.live_view import LiveView, StatusClient
+from deploy.topology import follower_roles, learner_role
+
+POLL_S = 0.1
+FOLLOWERS_STOP_S = 2.0
+
+
+@dataclass(kw_only=True)
+class Launch:
+    """Train an agent on this host: learner, replay server, actors and evaluator as processes.
+
+    Ends by itself when the greedy score reaches the target (exit code 0) or the budget of
+    environment steps is spent (exit code 1). Ctrl-C stops cleanly; --resume goes on from there."""
+
+    preset: str | None = None
+    """Name of a preset, or path of a TOML file of your own. Neither --preset nor --env: cartpole."""
+    run_dir: Path | None = None
+    """Directory for checkpoints, logs and result. None: runs/ENV-seedS-TIME."""
+    resume: Path | None = None
+    """Run directory of a run to continue, with its configuration, counters and experience."""
+    overwrite: bool = False
+    """Replace the run in run_dir if there is one."""
+    in_process: bool = False
+    """All roles as threads of this process, for debugging."""
+    bind: str = "tcp://127.0.0.1:0"
+    """Where the head listens, for more actors to join; port 0 takes a free one."""
+    insecure: bool = False
+    """Allow an address that other hosts can reach, without keys."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages in the log files."""
+    debug: bool = False
+    """Print a traceback with an error."""
+
+
+def launch(argv: list[str]) -> int:
+    """Returns the exit code. Raises ZapexError for what ends a run before its result."""
+    started_s = psutil.Process().create_time()
+    if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
+        launcher.preload()
+    options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    run_dir = _run_directory(options, config)
+    stop = threading.Event()
+    interrupted = threading.Event()
+    with _signals(stop, interrupted), LiveView(config, run_dir) as view:
+        if options.in_process:
+            from deploy.in_process import run_in_process
+
+            run_in_process(
+                config,
+                run_dir,
+                resume=options.resume is not None,
+                started_s=started_s,
+                log_level=options.log_level,
+                stop=stop,
+                view=view,
+            )
+        else:
+            _run_processes(options, config, run_dir, started_s, stop, view)
+    return _conclude(config, run_dir, interrupted.is_set())
+
+
+def _run_processes(
+    options: Launch,
+    config: Config,
+    run_dir: Path,
+    started_s: float,
+    stop: threading.Event,
+    view: LiveView,
+) -> None:
+    logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=logging.INFO)
+    supervisor = launcher.Supervisor(options.log_level, view.say)
+    try:
+        supervisor.start(
+            learner_role(
+                config,
+                run_dir,
+                options.bind,
+                resume=options.resume is not None,
+                insecure=options.insecure,
+                started_s=started_s,
+            )
+        )
+        head = supervisor.wait_ready("learner", stop.is_set)
+        if head is None:
+            return
+        for spec in follower_roles(config, run_dir, head, "tcp://127.0.0.1:0"):
+            supervisor.start(spec)
+        view.show_head(head)
+        with contextlib.closing(StatusClient(head)) as status:
+            while "learner" in supervisor.children or supervisor.restarting("learner"):
+                supervisor.poll(POLL_S)
+                view.update(status.latest())
+                if stop.is_set():
+                    view.say("stopping: writing a checkpoint")
+                    return
+    finally:
+        supervisor.stop()
+
+
+def _run_directory(options: Launch, config: Config) -> Path:
+    if options.resume is not None:
+        return options.resume
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", config.env)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    run_dir = options.run_dir or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
+    run_directory.create(run_dir, overwrite=options.overwrite)
+    return run_dir
+
+
+def _base(argv: list[str]) -> Config:
+    """What the flags change: a stored run's configuration, a preset's, or the defaults."""
+    resume, preset = peek(argv, "--resume"), peek(argv, "--preset")
+    if resume is not None:
+        if preset is not None:
+            raise ConfigError("--resume continues a run with its own configuration: drop --preset")
+        return run_directory.stored_config(Path(resume))
+    if preset is None and peek(argv, "--env") is not None:
+        return Config()
+    return presets.load(preset or "cartpole")
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event, interrupted: threading.Event) -> Iterator[None]:
+    def on_signal(*_: Any) -> None:
+        interrupted.set()
+        stop.set()
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
+    path = run_dir / "result.json"
+    if interrupted:
+        print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}")
+        return 130
+    if not path.exists():
+        raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
+    result = json.loads(path.read_text())
+    score = result["eval_return_mean"]
+    shown = (
+        "no greedy score"
+        if score is None
+        else (
+            f"greedy return {score:.1f} ± {result['eval_return_std']:.1f} "
+            f"over {result['eval_episodes']} episodes"
+        )
+    )
+    verdict = (
+        "solved"
+        if result["solved"]
+        else ("budget spent" if config.target_return is None else "target not reached")
+    )
+    print(
+        f"{verdict}: {config.env}, {shown}"
+        + ("" if config.target_return is None else f" (target {config.target_return:g})")
+        + f", {result['env_steps']:,} env steps, {result['learner_updates']:,} updates, "
+        f"{result['wall_s']:.1f} s"
+    )
+    print(f"  everything lies in {run_dir}")
+    print(f"  python -m deploy evaluate {run_dir} --episodes 100")
+    sys.stdout.flush()
+    return 0 if result["solved"] or config.target_return is None else 1

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Trains an agent: makes the environment .venv if there is none, then runs
+# `python -m deploy launch` with the arguments given. Without arguments: the preset cartpole.
+# An extra of pyproject.toml can be added: ZAPEX_EXTRAS=box2d deploy/launch.sh --preset lunarlander
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/deploy/environment.sh"
+prepare_environment "$root" "${ZAPEX_EXTRAS:-}"
+exec "$root/.venv/bin/python" -m deploy launch "$@"

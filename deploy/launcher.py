@@ -1,0 +1,194 @@
+"""Starts the processes of a run on this host, watches them, restarts what crashed, stops them all.
+
+Roles are forked from one process that has imported everything (`deploy/preload.py`). Nothing here
+sleeps: the launcher waits for what its children say and for their ends.
+"""
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from common.errors import ConfigError, EnvironmentFault, RoleFailed, ZapexError
+from deploy.child import FAILED, READY, child_main
+from deploy.topology import RoleSpec
+
+STOP_S = 5.0
+"""A role that has not stopped so long after it was asked to is killed."""
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.2, 10.0
+MAX_RESTARTS = 5
+"""Restarts of one role within `RESTART_WINDOW_S` after which the run is given up."""
+RESTART_WINDOW_S = 60.0
+HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code}
+"""Exit codes that a restart cannot mend while the role has never been ready."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Child:
+    spec: RoleSpec
+    process: BaseProcess
+    pipe: Connection
+    ready: bool = False
+    address: str = ""
+    failure: str = ""
+    """What it said before it ended."""
+
+
+@dataclass(slots=True)
+class _Restart:
+    spec: RoleSpec
+    due_s: float
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The children of one run.
+
+    Args:
+        say: prints a line for the user.
+    """
+
+    log_level: str
+    say: Callable[[str], None]
+    children: dict[str, _Child] = field(default_factory=dict)
+    restarts: int = 0
+    """Of all roles, since the run began."""
+    _scheduled: list[_Restart] = field(default_factory=list)
+    _recent: dict[str, list[float]] = field(default_factory=dict)
+
+    def start(self, spec: RoleSpec) -> None:
+        """Start a role; `poll` tells when it is ready."""
+        ours, theirs = _CONTEXT.Pipe(duplex=False)
+        process = _CONTEXT.Process(
+            target=child_main, args=(spec, theirs, self.log_level), name=spec.name
+        )
+        process.start()
+        theirs.close()
+        self.children[spec.name] = _Child(spec, process, ours)
+
+    def wait_ready(self, name: str, stopped: Callable[[], bool]) -> str | None:
+        """The address a role is ready at, or None when `stopped()` became true before.
+
+        Raises RoleFailed (or what `poll` raises) when it will not come up.
+        """
+        while not stopped():
+            self.poll(0.05)
+            child = self.children.get(name)
+            if child is None and not self._scheduled:
+                raise RoleFailed(f"{name} ended before it was ready")
+            if child is not None and child.ready:
+                return child.address
+        return None
+
+    def restarting(self, name: str) -> bool:
+        """Whether a role is about to be started again."""
+        return any(r.spec.name == name for r in self._scheduled)
+
+    def poll(self, timeout_s: float) -> None:
+        """Hear the children for at most `timeout_s` seconds; restart what crashed.
+
+        Raises RoleFailed when a role cannot be kept alive, in that role's own words.
+        """
+        sources: dict[Any, _Child] = {}
+        for child in self.children.values():
+            sources[child.process.sentinel] = child
+            if not child.pipe.closed:
+                sources[child.pipe] = child
+        due_s = min((r.due_s for r in self._scheduled), default=float("inf"))
+        timeout_s = min(timeout_s, max(due_s - time.monotonic(), 0.0))
+        for source in wait(list(sources), timeout_s):
+            child = sources[source]
+            if source is child.pipe:
+                self._hear(child)
+            elif self.children.get(child.spec.name) is child:
+                self._ended(child)
+        now_s = time.monotonic()
+        for restart in [r for r in self._scheduled if r.due_s <= now_s]:
+            self._scheduled.remove(restart)
+            self.start(restart.spec)
+
+    def stop(self) -> None:
+        """Ask all roles to stop; kill those that have not within `STOP_S`."""
+        self._scheduled.clear()
+        for child in self.children.values():
+            child.process.terminate()
+        deadline_s = time.monotonic() + STOP_S
+        for child in self.children.values():
+            child.process.join(max(deadline_s - time.monotonic(), 0.0))
+            if child.process.is_alive():
+                self.say(f"{child.spec.name} did not stop within {STOP_S:.0f} s: killed")
+                child.process.kill()
+                child.process.join()
+            child.process.close()
+            child.pipe.close()
+        self.children.clear()
+
+    def _hear(self, child: _Child) -> None:
+        try:
+            while child.pipe.poll():
+                what, text = child.pipe.recv()
+                if what == READY:
+                    child.ready, child.address = True, text
+                elif what == FAILED:
+                    child.failure = text
+        except (EOFError, OSError):
+            child.pipe.close()
+
+    def _ended(self, child: _Child) -> None:
+        child.process.join()
+        code = child.process.exitcode or 0
+        if not child.pipe.closed:
+            self._hear(child)
+            child.pipe.close()
+        name = child.spec.name
+        del self.children[name]
+        child.process.close()
+        if code == 0:
+            log.info("%s ended", name)
+            return
+        how = child.failure or (
+            f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        )
+        self._decide(child, code, how)
+
+    def _decide(self, child: _Child, code: int, how: str) -> None:
+        name, now_s = child.spec.name, time.monotonic()
+        explained = bool(child.failure)
+        # A learner that explains itself (NaN, a full disk, a wrong network) would do so again.
+        hopeless = (code in HOPELESS and not child.ready) or (
+            explained and child.spec.role == "learner"
+        )
+        recent = [t for t in self._recent.get(name, []) if now_s - t < RESTART_WINDOW_S]
+        if hopeless or len(recent) >= MAX_RESTARTS:
+            tries = f" ({len(recent)} restarts did not help)" if recent else ""
+            raise _failure(code, f"{name}: {how}{tries}")
+        self._recent[name] = [*recent, now_s]
+        self.restarts += 1
+        backoff_s = min(FIRST_BACKOFF_S * 2 ** len(recent), LAST_BACKOFF_S)
+        self.say(
+            f"{name} {how}: restarting in {backoff_s:.1f} s ({len(recent) + 1} of {MAX_RESTARTS})"
+        )
+        self._scheduled.append(_Restart(child.spec.restarted(child.address), now_s + backoff_s))
+
+
+def _failure(code: int, message: str) -> ZapexError:
+    """The role's own exit code is the launcher's too."""
+    error = RoleFailed(message)
+    error.exit_code = code if code > 0 else RoleFailed.exit_code
+    return error
+
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def preload() -> None:
+    """Start the process that roles are forked from; it imports while the caller goes on."""
+    _CONTEXT.set_forkserver_preload(["deploy.preload"])
+    forkserver.ensure_running()

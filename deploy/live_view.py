@@ -1,0 +1,199 @@
+"""What a run shows while it goes on: a live panel on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import zmq
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from common import transport
+from common.config import Config
+from common.errors import WireError
+from common.messages import Status, StatusRequest
+
+REQUEST_PERIOD_S = 0.25
+LINE_PERIOD_S = 5.0
+RATE_WINDOW_S = 3.0
+"""Rates are means over this much of the recent past."""
+
+Plain = dict[str, Any]
+
+
+class StatusClient:
+    """Asks a head for its status, again and again, without ever waiting for it."""
+
+    def __init__(self, head: str, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
+        self._context = context or zmq.Context()
+        self._owns_context = context is None
+        self._socket = transport.connect(self._context, zmq.DEALER, head)
+        self._socket.linger = 0
+        self._next_s = 0.0
+
+    def latest(self) -> Plain | None:
+        """The newest status that came since the last call, if any."""
+        latest = None
+        try:
+            while (message := transport.receive(self._socket)) is not None:
+                if isinstance(message, Status):
+                    latest = message.status
+        except WireError:
+            pass
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + REQUEST_PERIOD_S
+            transport.send(self._socket, StatusRequest())
+        return latest
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._owns_context:
+            self._context.term()
+
+
+class Rates:
+    """Differences of counters over the recent past."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, dict[str, float]]] = []
+
+    def add(self, now_s: float, counters: dict[str, float]) -> None:
+        self._samples.append((now_s, counters))
+        while now_s - self._samples[0][0] > RATE_WINDOW_S and len(self._samples) > 2:
+            self._samples.pop(0)
+
+    def per_second(self, name: str) -> float:
+        if len(self._samples) < 2:
+            return 0.0
+        (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
+        change = last.get(name, 0.0) - first.get(name, 0.0)
+        return max(change, 0.0) / max(last_s - first_s, 1e-9)
+
+
+class LiveView:
+    """Context manager; `update` with each status, `say` for a line that stays."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self._config, self._run_dir = config, run_dir
+        self._console = Console()
+        self._rates = Rates()
+        self._next_line_s = 0.0
+        self._last_evaluation = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=40),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _StepsColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("budget", total=config.total_env_steps)
+        self._live: Live | None = None
+
+    def __enter__(self) -> "LiveView":
+        self.say(f"{self._config.env}, seed {self._config.seed}: {self._run_dir}")
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console, refresh_per_second=4, transient=True, auto_refresh=False
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays on the screen."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show_head(self, address: str) -> None:
+        self.say(f"head at {address} (more actors: python -m actor --connect {address})")
+
+    def update(self, status: Plain | None) -> None:
+        """Show a status; None: there is nothing new."""
+        if status is None:
+            return
+        now_s = time.monotonic()
+        self._rates.add(now_s, _counters(status))
+        self._announce_evaluation(status)
+        if self._live is not None:
+            self._live.update(self._panel(status), refresh=True)
+        elif now_s >= self._next_line_s:
+            self._next_line_s = now_s + LINE_PERIOD_S
+            self.say("  ".join(f"{name} {value}" for name, value in self._facts(status)))
+
+    def _announce_evaluation(self, status: Plain) -> None:
+        learner = status["learner"]
+        if learner["evaluations"] > self._last_evaluation and self._live is None:
+            self._last_evaluation = learner["evaluations"]
+            self.say(
+                f"{status['wall_s']:6.1f} s  evaluation {learner['evaluations']}: "
+                f"greedy return {learner['score']:.1f}"
+            )
+
+    def _panel(self, status: Plain) -> Group:
+        learner = status["learner"]
+        self._progress.update(self._task, completed=learner["env_steps"])
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column()
+        for name, value in self._facts(status):
+            table.add_row(name, Text(value))
+        return Group(self._progress, table)
+
+    def _facts(self, status: Plain) -> Iterator[tuple[str, str]]:
+        learner = status["learner"]
+        yield "time", f"{status['wall_s']:.0f} s, {learner['phase']}"
+        target = "" if status["target_return"] is None else f" (target {status['target_return']:g})"
+        best = _number(learner["best_score"])
+        yield "greedy", f"{_number(learner['score'])}, best {best}{target}"
+        yield "training return", _number(status["train_return"])
+        yield (
+            "env steps",
+            f"{learner['env_steps']:,} ({self._rates.per_second('env_steps'):,.0f}/s)",
+        )
+        yield "updates", f"{learner['updates']:,} ({self._rates.per_second('updates'):,.0f}/s)"
+        fill = learner["table_size"] / status["replay_capacity"]
+        yield "replay", f"{learner['table_size']:,} ({fill:.0%})"
+        wanted = status["samples_per_insert"]
+        actual = learner["sampled"] / max(learner["inserted"], 1)
+        yield "samples/insert", f"{actual:.1f} of {'∞' if wanted is None else f'{wanted:g}'}"
+        yield "policy lag", f"{learner['policy_lag']:.0f} updates"
+        actors_wait = min(self._rates.per_second("insert_blocked_s"), 1.0)
+        learner_waits = min(self._rates.per_second("sample_blocked_s"), 1.0)
+        yield "waiting", f"actors {actors_wait:.0%}, learner {learner_waits:.0%} of the time"
+        roles = [m["role"] for m in status["members"]]
+        members = f"{roles.count('actor')} actors"
+        if status["lost"]:
+            members += f", lost so far: {sum(status['lost'].values())}"
+        yield "members", members
+
+
+class _StepsColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:,.0f} / {task.total or 0:,.0f} env steps")
+
+
+def _counters(status: Plain) -> dict[str, float]:
+    learner = status["learner"]
+    counters = {"env_steps": learner["env_steps"], "updates": learner["updates"]}
+    for member in status["members"]:
+        if member["role"] == "replay_server":
+            for name in ("insert_blocked_s", "sample_blocked_s"):
+                counters[name] = counters.get(name, 0.0) + member["counters"].get(name, 0.0)
+    return counters
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,117 @@
+"""What a run consists of, as data. Every way of starting one reads this.
+
+learner (the head)  →  replay_server, evaluator, actors: all told the head's address alone
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from common.config import Config
+
+Ready = Callable[[str], None]
+Run = Callable[[zmq.Context[zmq.Socket[bytes]], threading.Event, Ready], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSpec:
+    """One process of a run. Picklable: it is sent to the process it describes."""
+
+    name: str
+    """Unique within the run: learner, replay_server, evaluator, actor-0, …"""
+    role: str
+    config: Config
+    run_dir: Path
+    head: str
+    """Where the head listens; for the learner itself: where it is to listen."""
+    bind: str = ""
+    """Where a replay server is to listen."""
+    number: int = 0
+    """Of this process among its role."""
+    resume: bool = False
+    """The learner continues from its newest checkpoint."""
+    insecure: bool = False
+    started_s: float | None = None
+    """When the run began, as time.time()."""
+
+    @property
+    def log_file(self) -> Path:
+        return self.run_dir / "logs" / f"{self.name}.log"
+
+    def restarted(self, address: str) -> "RoleSpec":
+        """The same role in place of a process that died; it listens where that one did."""
+        if self.role == "learner":
+            return replace(self, resume=True, head=address or self.head)
+        return replace(self, bind=address or self.bind)
+
+
+def learner_role(
+    config: Config,
+    run_dir: Path,
+    bind: str,
+    *,
+    resume: bool = False,
+    insecure: bool = False,
+    started_s: float | None = None,
+) -> RoleSpec:
+    """The head: the first process of a run."""
+    return RoleSpec(
+        "learner",
+        "learner",
+        config,
+        run_dir,
+        bind,
+        resume=resume,
+        insecure=insecure,
+        started_s=started_s,
+    )
+
+
+def follower_roles(config: Config, run_dir: Path, head: str, replay_bind: str) -> list[RoleSpec]:
+    """Everything that joins the head."""
+    return [
+        RoleSpec("replay_server", "replay_server", config, run_dir, head, bind=replay_bind),
+        *(
+            RoleSpec(f"actor-{i}", "actor", config, run_dir, head, number=i)
+            for i in range(config.actors)
+        ),
+        RoleSpec("evaluator", "evaluator", config, run_dir, head),
+    ]
+
+
+def run_role(
+    spec: RoleSpec,
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Ready,
+) -> None:
+    """Be that role until the run or `stop` ends it."""
+    # Imported here: whoever only reads the topology needs neither torch nor gymnasium.
+    if spec.role == "learner":
+        from learner.loop import LearnerOptions, run_learner
+
+        run_learner(
+            LearnerOptions(spec.run_dir, spec.head, spec.resume, spec.insecure, spec.started_s),
+            spec.config,
+            context,
+            stop,
+            ready,
+        )
+    elif spec.role == "replay_server":
+        from replay_server.server import ReplayOptions, run_replay_server
+
+        storage = spec.run_dir / "replay" / "storage"
+        run_replay_server(ReplayOptions(spec.head, spec.bind, storage), context, stop, ready)
+    elif spec.role == "actor":
+        from actor.loop import ActorOptions, run_actor
+
+        run_actor(ActorOptions(spec.head, number=spec.number), context, stop, ready)
+    else:
+        from actor.evaluator import run_evaluator
+        from actor.loop import ActorOptions
+
+        run_evaluator(ActorOptions(spec.head), context, stop, ready)

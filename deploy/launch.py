@@ -35,7 +35,7 @@ class Launch:
     environment steps is spent (exit code 1). Ctrl-C stops cleanly; --resume goes on from there."""
 
     preset: str | None = None
-    """Name of a preset, or path of a TOML file of your own. Neither --preset nor --env: cartpole."""
+    """Name of a preset, or path of a TOML file of your own. Without it and --env: cartpole."""
     run_dir: Path | None = None
     """Directory for checkpoints, logs and result. None: runs/ENV-seedS-TIME."""
     resume: Path | None = None

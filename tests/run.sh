@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# All checks: ruff (lint and format), mypy, pytest. Further arguments go to pytest.
+#   tests/run.sh                 what CI runs
+#   tests/run.sh --slow          the minutes-long suites instead
+#   tests/run.sh tests/unit -k tree
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+source deploy/environment.sh
+prepare_environment "$root" test,box2d
+marker="not slow"
+if [ "${1:-}" = --slow ]; then
+  marker="slow"
+  shift
+fi
+bin="$root/.venv/bin"
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+exec "$bin/python" -m pytest -m "$marker" "$@"

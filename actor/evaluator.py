@@ -29,7 +29,7 @@ def run_evaluator(
     ready: Callable[[str], None],
 ) -> None:
     """Evaluate until the head says stop or `stop` is set."""
-    membership = Membership(context, options.connect, "evaluator")
+    membership = Membership(context, options.connect, "evaluator", preferred_number=options.number)
     reason = "stopped"
     try:
         manifest = membership.join(time.monotonic, stop)
@@ -66,7 +66,7 @@ class _Evaluator:
                 membership.poll(time.monotonic(), self._counters)
                 if membership.joins != self._joins:
                     self._joins = membership.joins
-                    self._weights.forget()
+                    self._weights.move(membership.weights_endpoint)
                 weights = self._weights.latest(WAIT_MS)
                 if weights is not None:
                     self._policy.load(weights)

@@ -133,7 +133,8 @@ class _Actor:
         membership.poll(time.monotonic(), self._counters)
         if membership.joins != self._joins:
             self._joins = membership.joins
-            self._weights.forget()
+            self._weights.move(membership.weights_endpoint)
+            self._epsilon = self._epsilons()
         if membership.ladder_size != self._ladder_size:
             self._ladder_size = membership.ladder_size
             self._epsilon = self._epsilons()

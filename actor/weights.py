@@ -20,6 +20,7 @@ class WeightsSubscription:
         # would forbid messages of several frames.)
         self._socket = transport.connect(context, zmq.SUB, endpoint, queue_messages=4)
         self._socket.subscribe(topic)
+        self._endpoint = endpoint
         self._newest = (-1, -1)
         self.rejected = 0
         """Messages that were no weights."""
@@ -41,9 +42,14 @@ class WeightsSubscription:
                 latest = message
         return latest
 
-    def forget(self) -> None:
-        """Take whatever version comes next: the head was restarted from an earlier state."""
+    def move(self, endpoint: str) -> None:
+        """The head was restarted: weights come from here now. Takes whatever version is next, for
+        the head may have gone back to an earlier one."""
         self._newest = (-1, -1)
+        if endpoint != self._endpoint:
+            self._socket.disconnect(self._endpoint)
+            self._socket.connect(endpoint)
+            self._endpoint = endpoint
 
     def close(self) -> None:
         self._socket.close()

@@ -23,6 +23,10 @@ class ZapexError(Exception):
 
     exit_code = 3
 
+    def __str__(self) -> str:
+        # What a library or an environment said may have several lines.
+        return " ".join(super().__str__().split())
+
 
 class ConfigError(ZapexError):
     exit_code = 2

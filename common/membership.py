@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 
 from common import transport
-from common.errors import HeadUnreachable, JoinRefused, WireError
+from common.errors import HeadUnreachable, JoinRefused, SchemaMismatch, WireError
 from common.manifest import Manifest
 from common.messages import (
     Directive,
@@ -178,6 +178,10 @@ class Membership:
         while True:
             try:
                 message = transport.receive(self._socket)
+            except SchemaMismatch as error:
+                raise JoinRefused(
+                    f"the head at {self._address} cannot be joined: {error}"
+                ) from error
             except WireError as error:
                 log.warning("the head sent what cannot be read: %s", error)
                 continue

@@ -9,14 +9,14 @@ logs/           one file per process
 
 from pathlib import Path
 
-from common.config import Config, config_from_mapping, read_toml
+from common.config import Config, config_from_mapping, read_toml, write_toml
 from common.errors import RunDirectoryError
 
 CONFIG_FILE = "config.toml"
 
 
-def create(run_dir: Path, *, overwrite: bool = False) -> None:
-    """Make the directory for a new run.
+def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
+    """Make the directory for a new run and put its configuration there.
 
     Raises RunDirectoryError when it holds a run already and `overwrite` is false, or cannot be
     written.
@@ -33,14 +33,17 @@ def create(run_dir: Path, *, overwrite: bool = False) -> None:
             _clear(run_dir)
         for part in ("checkpoints", "replay", "logs"):
             (run_dir / part).mkdir(parents=True, exist_ok=True)
-        probe = run_dir / ".writable"
-        probe.touch()
-        probe.unlink()
+        store_config(run_dir, config)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write to {run_dir} ({error.strerror}): make it writable or choose another "
             "--run-dir"
         ) from error
+
+
+def store_config(run_dir: Path, config: Config) -> None:
+    """Write every value in force."""
+    write_toml(config, run_dir / CONFIG_FILE)
 
 
 def stored_config(run_dir: Path) -> Config:

@@ -51,6 +51,7 @@ def _run(spec: RoleSpec, pipe: Connection, stop: threading.Event, log: logging.L
         return error.exit_code
     except Exception as error:
         log.exception("unexpected")
-        pipe.send((FAILED, f"unexpected {type(error).__name__}: {error} (see {spec.log_file})"))
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        pipe.send((FAILED, f"unexpected {what} (see {spec.log_file})"))
         return UNEXPECTED
     return 0

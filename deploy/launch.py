@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.flags import parse, peek
+from common.process import process_start_s
 from deploy import launcher, presets
 from deploy.live_view import LiveView, StatusClient
 from deploy.topology import follower_roles, learner_role
@@ -56,7 +55,7 @@ class Launch:
 
 def launch(argv: list[str]) -> int:
     """Returns the exit code. Raises ZapexError for what ends a run before its result."""
-    started_s = psutil.Process().create_time()
+    started_s = process_start_s()
     if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
@@ -125,7 +124,7 @@ def _run_directory(options: Launch, config: Config) -> Path:
     name = re.sub(r"[^A-Za-z0-9.]+", "-", config.env)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run_dir = options.run_dir or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
-    run_directory.create(run_dir, overwrite=options.overwrite)
+    run_directory.create(run_dir, config, overwrite=options.overwrite)
     return run_dir
 
 

@@ -6,6 +6,7 @@ sleeps: the launcher waits for what its children say and for their ends.
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,17 +15,18 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from common.errors import ConfigError, EnvironmentFault, RoleFailed, ZapexError
+from common.errors import CheckpointError, ConfigError, EnvironmentFault, RoleFailed, ZapexError
 from deploy.child import FAILED, READY, child_main
 from deploy.topology import RoleSpec
 
 STOP_S = 5.0
 """A role that has not stopped so long after it was asked to is killed."""
+ASK_AGAIN_S = 0.5
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.2, 10.0
 MAX_RESTARTS = 5
 """Restarts of one role within `RESTART_WINDOW_S` after which the run is given up."""
 RESTART_WINDOW_S = 60.0
-HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code}
+HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code, CheckpointError.exit_code}
 """Exit codes that a restart cannot mend while the role has never been ready."""
 
 log = logging.getLogger(__name__)
@@ -117,15 +119,19 @@ class Supervisor:
     def stop(self) -> None:
         """Ask all roles to stop; kill those that have not within `STOP_S`."""
         self._scheduled.clear()
-        for child in self.children.values():
-            child.process.terminate()
         deadline_s = time.monotonic() + STOP_S
+        alive = list(self.children.values())
+        while alive and time.monotonic() < deadline_s:
+            for child in alive:
+                child.process.terminate()
+            # Asked again now and then: one that is just being started does not listen yet.
+            wait([child.process.sentinel for child in alive], ASK_AGAIN_S)
+            alive = [child for child in alive if child.process.is_alive()]
         for child in self.children.values():
-            child.process.join(max(deadline_s - time.monotonic(), 0.0))
             if child.process.is_alive():
                 self.say(f"{child.spec.name} did not stop within {STOP_S:.0f} s: killed")
                 child.process.kill()
-                child.process.join()
+            child.process.join()
             child.process.close()
             child.pipe.close()
         self.children.clear()
@@ -191,4 +197,11 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 def preload() -> None:
     """Start the process that roles are forked from; it imports while the caller goes on."""
     _CONTEXT.set_forkserver_preload(["deploy.preload"])
-    forkserver.ensure_running()
+    # What is ignored stays ignored in the new process and in those forked from it: signals that
+    # reach the whole process group are the launcher's alone to hear.
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

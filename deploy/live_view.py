@@ -84,7 +84,7 @@ class LiveView:
         self._console = Console()
         self._rates = Rates()
         self._next_line_s = 0.0
-        self._last_evaluation = 0
+        self._last_evaluation: int | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=40),
@@ -135,6 +135,8 @@ class LiveView:
 
     def _announce_evaluation(self, status: Plain) -> None:
         learner = status["learner"]
+        if self._last_evaluation is None:
+            self._last_evaluation = learner["evaluations"]
         if learner["evaluations"] > self._last_evaluation and self._live is None:
             self._last_evaluation = learner["evaluations"]
             self.say(

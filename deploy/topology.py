@@ -45,7 +45,8 @@ class RoleSpec:
     def restarted(self, address: str) -> "RoleSpec":
         """The same role in place of a process that died; it listens where that one did."""
         if self.role == "learner":
-            return replace(self, resume=True, head=address or self.head)
+            # The time before it died is in its checkpoint.
+            return replace(self, resume=True, head=address or self.head, started_s=None)
         return replace(self, bind=address or self.bind)
 
 
@@ -105,7 +106,9 @@ def run_role(
         from replay_server.server import ReplayOptions, run_replay_server
 
         storage = spec.run_dir / "replay" / "storage"
-        run_replay_server(ReplayOptions(spec.head, spec.bind, storage), context, stop, ready)
+        run_replay_server(
+            ReplayOptions(spec.head, spec.bind, storage, number=spec.number), context, stop, ready
+        )
     elif spec.role == "actor":
         from actor.loop import ActorOptions, run_actor
 
@@ -114,4 +117,4 @@ def run_role(
         from actor.evaluator import run_evaluator
         from actor.loop import ActorOptions
 
-        run_evaluator(ActorOptions(spec.head), context, stop, ready)
+        run_evaluator(ActorOptions(spec.head, number=spec.number), context, stop, ready)

@@ -44,7 +44,7 @@ def main() -> int:
 def _run(argv: list[str]) -> int:
     flags, config = parse(Flags, argv, prog="python -m learner", base=_base(argv))
     if not flags.resume:
-        run_directory.create(flags.run_dir, overwrite=flags.overwrite)
+        run_directory.create(flags.run_dir, config, overwrite=flags.overwrite)
 
     from learner.loop import LearnerOptions, run_learner
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import zmq
 
 from common import codec, transport
-from common.errors import SchemaMismatch, WireError
+from common.errors import AddressInUse, SchemaMismatch, WireError
 from common.manifest import Manifest
 from common.messages import (
     EvalResult,
@@ -41,7 +41,7 @@ class ControlPlane:
 
     Args:
         bind: address of the control socket. The weights socket takes the next port on the same
-            interface, or a free one where the port is free to choose.
+            interface, or a free one where that is taken or `bind` leaves the choice.
         counters: what the training loop shows of itself.
         wall_s: seconds since the run began.
 
@@ -65,12 +65,8 @@ class ControlPlane:
         self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
         self._control.router_mandatory = True
         try:
-            self._weights, weights_endpoint = transport.bind(
-                context,
-                zmq.XPUB,
-                weights_address(bind, self.endpoint),
-                insecure=insecure,
-                queue_messages=WEIGHTS_QUEUE_MESSAGES,
+            self._weights, weights_endpoint = _bind_weights(
+                context, weights_addresses(bind, self.endpoint), insecure
             )
         except Exception:
             self._control.close()
@@ -248,9 +244,27 @@ class ControlPlane:
                 transport.send(self._weights, self._current[topic], prefix=(topic,))
 
 
-def weights_address(bind: str, control_endpoint: str) -> str:
-    """Where weights are published, given the control socket's address."""
-    if bind.startswith("tcp://"):
-        host, _, port = bind.rpartition(":")
-        return f"{host}:{int(port) + 1}" if port.isdigit() and int(port) else f"{host}:0"
-    return f"{control_endpoint}-weights"
+def weights_addresses(bind: str, control_endpoint: str) -> list[str]:
+    """Where weights may be published, given the control socket's address, first choice first."""
+    if not bind.startswith("tcp://"):
+        return [f"{control_endpoint}-weights"]
+    host, _, port = bind.rpartition(":")
+    anywhere = f"{host}:0"
+    return [f"{host}:{int(port) + 1}", anywhere] if port.isdigit() and int(port) else [anywhere]
+
+
+def _bind_weights(
+    context: zmq.Context[zmq.Socket[bytes]], addresses: list[str], insecure: bool
+) -> tuple[zmq.Socket[bytes], str]:
+    for address in addresses[:-1]:
+        try:
+            return _bind_weights(context, [address], insecure)
+        except AddressInUse:
+            log.warning("%s is in use: publishing weights from a free port", address)
+    return transport.bind(
+        context,
+        zmq.XPUB,
+        addresses[-1],
+        insecure=insecure,
+        queue_messages=WEIGHTS_QUEUE_MESSAGES,
+    )

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import zmq
 
-from common.config import Config, write_toml
+from common import run_directory
+from common.config import Config
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.manifest import Manifest
@@ -87,6 +88,17 @@ def run_learner(
     return _Learner(options, config, context, stop).run(ready)
 
 
+def _counters_of(state: RunState) -> LearnerCounters:
+    last = state.evaluations[-1]["return_mean"] if state.evaluations else None
+    return LearnerCounters(
+        updates=state.updates,
+        env_steps=state.env_steps,
+        score=last,
+        best_score=state.best_score,
+        evaluations=len(state.evaluations),
+    )
+
+
 class _Learner:
     def __init__(
         self,
@@ -97,7 +109,6 @@ class _Learner:
     ) -> None:
         self._options, self._config, self._context, self._stop = options, config, context, stop
         self._directory = options.run_dir / "checkpoints"
-        self._counters = LearnerCounters()
         resumable = checkpoints(self._directory) if options.resume else []
         if resumable:
             self._resume_from: Path | None = resumable[-1]
@@ -107,6 +118,7 @@ class _Learner:
             self._resume_from = None
             self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
+        self._counters = _counters_of(self._state)
         self._began_s = (options.started_s or time.time()) - self._state.wall_s
         self._first_wall_s = self._state.wall_s
         self._first_updates = self._state.updates
@@ -122,7 +134,6 @@ class _Learner:
     def run(self, ready: Callable[[str], None]) -> Outcome:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
-        write_toml(config, options.run_dir / "config.toml")
         self._control = ControlPlane(
             self._context,
             options.bind,
@@ -135,6 +146,8 @@ class _Learner:
             ready(self._control.endpoint)
             # Everybody else starts up while this process still builds its network.
             self._build()
+            # Only now is it sure that a resumed run can have these values.
+            run_directory.store_config(options.run_dir, config)
             outcome = self._train()
             self._finish(outcome)
             return outcome

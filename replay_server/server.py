@@ -43,6 +43,8 @@ class ReplayOptions:
     """File that holds the experience and survives this process; none: memory."""
     insecure: bool = False
     """Listen on an address that other hosts can reach, without keys."""
+    number: int = -1
+    """Take over from the process of this host that had this number and died; −1: any."""
 
 
 def build_table(manifest: Manifest, path: Path | None) -> Table:
@@ -87,7 +89,9 @@ def run_replay_server(
     socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind, insecure=options.insecure)
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
-    membership = Membership(context, options.connect, "replay_server")
+    membership = Membership(
+        context, options.connect, "replay_server", preferred_number=options.number
+    )
     reason = "stopped"
     try:
         manifest = membership.join(time.monotonic, stop)

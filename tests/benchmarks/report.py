@@ -1,6 +1,7 @@
 """A benchmark's result: figures beside their limits and peers, as a table or as lines of JSON."""
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,10 @@ def report(figures: Iterable[Figure], *, as_json: bool) -> None:
 
     table = Table(box=None, header_style="bold")
     for heading in ("figure", "value", "unit", "limit", "of limit", "best peer", "of peer", "peer"):
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+        if heading in ("figure", "unit", "peer"):
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     for figure in figures:
         table.add_row(
             figure.name.replace("[", r"\["),
@@ -67,13 +71,8 @@ def report(figures: Iterable[Figure], *, as_json: bool) -> None:
             _ratio(figure.vs_peer),
             figure.peer_name or "",
         )
-    console = Console()
-    # Of a pipe or a file rich assumes 80 columns, and would cut the names off.
-    console.width = max(console.width, console.measure(table).maximum)
-    console.print(table)
-
-
-_WORDS = ("figure", "unit", "peer")
+    # Of a pipe or a file rich would assume 80 columns.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _number(value: float | None) -> str:

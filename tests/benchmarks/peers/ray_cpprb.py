@@ -131,7 +131,7 @@ def _read(endpoint: str, workload: Workload, progress: Progress) -> None:
 def ray_cpprb(chunk: int) -> ServedReplay:
     """The system under test, with `chunk` transitions in an insert."""
     write = functools.partial(_write, chunk=chunk)
-    return ServedReplay(f"Ray + cpprb, {chunk} in an insert", _serving, write, _read)
+    return ServedReplay(f"ray_cpprb_{chunk}", _serving, write, _read)
 
 
 def main() -> None:

@@ -1,0 +1,189 @@
+"""Small environments with known dynamics, by Gymnasium id: `tests.environments:Ledger-v0`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+Observation = npt.NDArray[np.float32]
+Step = tuple[Any, float, bool, bool, dict[str, Any]]
+"""observation, reward, terminated, truncated, info"""
+
+EPISODES = ((3, "terminated"), (1, "truncated"), (5, "truncated"), (1, "terminated"), (4, "both"))
+"""Length and ending of the episodes of a Ledger, in turn."""
+
+
+class Ledger(gym.Env[Observation, int]):
+    """Every observation says where it is: [seed, episode, step, the action that led here].
+
+    Episode e of seed s is `episodes[(s + e) % len(episodes)]`. The reward tells everything too:
+    100·episode + 10·step + action, negative for odd seeds. A step after the end raises.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[tuple[int, str]] = EPISODES,
+        num_actions: int = 3,
+        first_action: int = 0,
+    ) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        self.action_space = gym.spaces.Discrete(num_actions, start=first_action)
+        self._episodes = episodes
+        self._first_action = first_action
+        self._seed, self._episode, self._step = 0, -1, 0
+        self._over = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        if seed is not None:
+            self._seed, self._episode = seed, -1
+        self._episode += 1
+        self._step, self._over = 0, False
+        return self._observe(action=-1), {}
+
+    def step(self, action: int) -> Step:
+        if self._over:
+            raise RuntimeError("a step after the episode's end")
+        if action not in self.action_space:
+            raise ValueError(f"action {action} is not in {self.action_space}")
+        action = int(action) - self._first_action
+        reward = 100.0 * self._episode + 10.0 * self._step + action
+        self._step += 1
+        length, ending = self._episodes[(self._seed + self._episode) % len(self._episodes)]
+        self._over = self._step == length
+        terminated = self._over and ending in ("terminated", "both")
+        truncated = self._over and ending in ("truncated", "both")
+        sign = -1.0 if self._seed % 2 else 1.0
+        return self._observe(action), sign * reward, terminated, truncated, {}
+
+    def _observe(self, action: int) -> Observation:
+        return np.array([self._seed, self._episode, self._step, action], np.float32)
+
+
+class Faulty(gym.Env[Any, int]):
+    """Does one thing wrong: raises in `reset` or in `step`, or gives NaN, numbers too large for
+    float32 or an observation of another shape, from the step `after` on."""
+
+    def __init__(self, fault: str, after: int = 2) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = gym.spaces.Discrete(2)
+        self._fault, self._after = fault, after
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+        if self._fault == "reset raises":
+            raise RuntimeError("the simulator has no licence")
+        first = np.nan if self._fault == "first observation is NaN" else 0.0
+        return np.full(2, first), {}
+
+    def step(self, action: int) -> Step:
+        self._steps += 1
+        fault = self._fault if self._steps > self._after else ""
+        if fault == "step raises":
+            raise RuntimeError("the simulator fell over")
+        obs = {
+            "observation is NaN": np.array([0.0, np.nan]),
+            "observation is infinite": np.array([np.inf, 0.0]),
+            "observation is too large": np.array([0.0, 1e300]),
+            "observation has another shape": np.zeros(3),
+        }.get(fault, np.zeros(2))
+        reward = {
+            "reward is NaN": np.nan,
+            "reward is infinite": -np.inf,
+            "reward is too large": 1e300,
+        }.get(fault, 0.0)
+        return obs, reward, False, False, {}
+
+
+class Spaces(gym.Env[Any, Any]):
+    """Samples of any observation space; takes any action space; an episode lasts one step."""
+
+    def __init__(
+        self,
+        observations: gym.Space[Any] | None = None,
+        actions: gym.Space[Any] | None = None,
+    ) -> None:
+        self.observation_space = observations or gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.action_space = actions or gym.spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Step:
+        return self.observation_space.sample(), 0.0, True, False, {}
+
+
+class DisabledAutoreset(VectorEnv[Any, Any, Any]):
+    """A vector environment that leaves it to its user to start finished episodes over."""
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
+    def __init__(self, num_envs: int = 1, **_: Any) -> None:
+        self.num_envs = num_envs
+        self.single_observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.single_action_space = gym.spaces.Discrete(2)
+
+
+class SilentAutoreset(DisabledAutoreset):
+    """A vector environment that does not say how it starts finished episodes over."""
+
+    metadata = {}  # noqa: RUF012
+
+
+SUCCESSORS = np.array(
+    # P(s' | s, a): [state, action, next state]; states 4 and 5 are terminal.
+    [
+        [[0.0, 0.8, 0.2, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]],
+        [[0.5, 0.0, 0.0, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0, 0.0]],
+        [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.7, 0.0, 0.3]],
+        [[0.0, 1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]],
+        [[0.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0, 0.0]],
+        [[0.0, 0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]],
+    ]
+)
+REWARDS = np.array([[0.0, -0.5], [0.25, 1.0], [0.0, 0.5], [-0.25, 2.0], [0.0, 0.0], [0.0, 0.0]])
+"""r(s, a) of the tabular MDP."""
+TERMINAL = (4, 5)
+
+
+class Tabular(gym.Env[np.int64, int]):
+    """The MDP of SUCCESSORS and REWARDS: the observation is the state. Episodes begin anywhere."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Discrete(len(SUCCESSORS))
+        self.action_space = gym.spaces.Discrete(SUCCESSORS.shape[1])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.int64, dict[str, Any]]:
+        super().reset(seed=seed)
+        starts = [s for s in range(len(SUCCESSORS)) if s not in TERMINAL]
+        self._state = int(self.np_random.choice(starts))
+        return np.int64(self._state), {}
+
+    def step(self, action: int) -> Step:
+        reward = float(REWARDS[self._state, action])
+        successors = SUCCESSORS[self._state, action]
+        self._state = int(self.np_random.choice(len(successors), p=successors))
+        return np.int64(self._state), reward, self._state in TERMINAL, False, {}
+
+
+def _register() -> None:
+    for cls in (Ledger, Faulty, Spaces, Tabular):
+        gym.register(
+            f"{cls.__name__}-v0", entry_point=f"{__name__}:{cls.__name__}", disable_env_checker=True
+        )
+    for vector in (DisabledAutoreset, SilentAutoreset):
+        gym.register(f"{vector.__name__}-v0", vector_entry_point=f"{__name__}:{vector.__name__}")
+
+
+_register()

@@ -1,0 +1,78 @@
+"""Commands that end with their test, and a run that has ended."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common import run_directory
+from common.config import Config
+from deploy.in_process import run_in_process
+from deploy.live_view import LiveView
+from tests.integration.runs import TINY, Command
+
+Start = Callable[..., Command]
+InProcess = Callable[..., Path]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `python -m WORDS` in the test's directory; whatever is left at the end is killed."""
+    commands: list[Command] = []
+
+    def start(*words: str) -> Command:
+        commands.append(Command(tmp_path, *words))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        command.kill_family()
+
+
+@pytest.fixture(scope="session")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
+    """Runs a configuration in threads of this process; returns the run's directory."""
+
+    def run(config: Config, resume: Path | None = None) -> Path:
+        run_dir = resume or tmp_path_factory.mktemp("run")
+        if resume is None:
+            run_directory.create(run_dir)
+        with _own_logging(), LiveView(config, run_dir) as view:
+            run_in_process(
+                config,
+                run_dir,
+                resume=resume is not None,
+                started_s=time.time(),
+                log_level="info",
+                stop=threading.Event(),
+                view=view,
+            )
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(in_process: InProcess) -> Path:
+    """Directory of a run that spent its budget. For reading: copy it to do more."""
+    return in_process(Config(**TINY))
+
+
+class _own_logging:  # noqa: N801
+    """Gives the root logger back as it was: a program configures it for the whole process."""
+
+    def __enter__(self) -> None:
+        root = logging.getLogger()
+        self._before = root.handlers, root.level
+        root.handlers = []
+
+    def __exit__(self, *_: object) -> None:
+        root = logging.getLogger()
+        for handler in root.handlers:
+            handler.close()
+        root.handlers, level = self._before
+        root.setLevel(level)
+        logging.captureWarnings(False)

@@ -1,0 +1,178 @@
+"""Small runs, as commands in processes of their own, and ways to look at them from outside."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from common.config import Config, write_toml
+from deploy.live_view import StatusClient
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60.0
+"""How long anything may take before a test gives up; a loaded machine is slow to import torch."""
+MARK = "ZAPEX_TEST_COMMAND"
+"""Environment variable by which the processes that a command started are found again."""
+
+TINY: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "total_env_steps": 2_000,
+    "envs_per_actor": 4,
+    "block_length": 8,
+    "hidden_sizes": (16,),
+    "batch_size": 32,
+    "min_size_to_sample": 100,
+    "replay_capacity": 5_000,
+    "samples_per_insert": 8.0,
+    "eval_period": 50,
+    "eval_episodes": 2,
+    "publish_period": 5,
+    "checkpoint_period": 50,
+}
+"""A run of a few seconds that learns nothing much: 8 samples for each insert and 32 for an update
+make an update for 4 environment steps."""
+ENDLESS = 10**9
+"""A budget of environment steps that no test spends."""
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str) -> T:
+    """Wait until `condition()` is true and return it."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not (value := condition()):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not within {WAIT_S:.0f} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+def write_preset(path: Path, **changes: Any) -> str:
+    """A TOML file of TINY with some values changed; its name for the command line."""
+    write_toml(Config(**{**TINY, **changes}), path)
+    return str(path)
+
+
+class Command:
+    """`python -m MODULE …` as the leader of a process group of its own."""
+
+    def __init__(self, directory: Path, *words: str) -> None:
+        self._mark = uuid.uuid4().hex
+        self._output_file = directory / f"output-{self._mark}.txt"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: self._mark}
+        with self._output_file.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        """What it and its children printed so far."""
+        return self._output_file.read_text()
+
+    def line(self, text: str) -> str:
+        """Wait for a line with that text, and return it."""
+
+        def found() -> str | None:
+            ended = self.process.poll() is not None
+            lines = [line for line in self.output().splitlines() if text in line]
+            if ended and not lines:
+                raise AssertionError(f"ended without saying {text!r}:\n{self.output()}")
+            return lines[0] if lines else None
+
+        return until(found, f"{text!r} in the output") or ""
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code."""
+        until(lambda: self.process.poll() is not None, f"the end of {self.process.args!r}")
+        return self.process.returncode
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal sends SIGINT to the whole process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def family(self) -> list[psutil.Process]:
+        """This process and all that came from it and still run, whoever their parent is now."""
+        family = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark:
+                    family.append(process)
+        return family
+
+    def nothing_left(self) -> bool:
+        """Wait until all its processes have ended, without help."""
+        return until(lambda: not self.family(), "the end of all processes")
+
+    def kill_family(self) -> None:
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.wait()
+
+
+def head_of(launch: Command) -> str:
+    """The address where a launched run can be joined."""
+    return launch.line("head at tcp://").split()[2]
+
+
+def status(head: str) -> dict[str, Any]:
+    """How the run of that head goes, as it tells anyone who asks."""
+    with contextlib.closing(StatusClient(head)) as client:
+        return until(client.latest, f"a status from {head}") or {}
+
+
+def until_updates(head: str, more_than: int) -> dict[str, Any]:
+    """Wait until the learner has made more updates than that; the status then."""
+
+    def enough() -> dict[str, Any] | None:
+        now = status(head)
+        return now if now["learner"]["updates"] > more_than else None
+
+    return until(enough, f"more than {more_than} updates") or {}
+
+
+def pid_of(run_dir: Path, name: str) -> int:
+    """Of the newest process of a role, from its log."""
+    return int(re.findall(r"pid (\d+)$", log_of(run_dir, name), re.MULTILINE)[-1])
+
+
+def log_of(run_dir: Path, name: str) -> str:
+    return (run_dir / "logs" / f"{name}.log").read_text()
+
+
+def result_of(run_dir: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
+    return result
+
+
+def checkpoints_of(run_dir: Path) -> list[int]:
+    """Learner updates of the numbered checkpoints, oldest first."""
+    names = (path.stem for path in (run_dir / "checkpoints").glob("*.safetensors"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` neighbouring ports that nobody uses."""
+    for first in range(20_000, 30_000, count):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise OSError(f"no {count} free ports in a row")

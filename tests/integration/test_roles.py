@@ -1,0 +1,238 @@
+"""Single roles, each against a head and a replay server that the test has in its hands."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zmq
+
+import learner.head
+from actor.evaluator import run_evaluator
+from actor.loop import ActorOptions, run_actor
+from common import codec, transport
+from common.blocks import RowKind
+from common.config import Config
+from common.environments import probe_spec
+from common.errors import HeadUnreachable
+from common.manifest import Manifest
+from common.membership import Membership
+from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving
+from common.networks import build_network
+from learner.control import ControlPlane
+from learner.status import LearnerCounters
+from tests.integration.runs import TINY, until
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Body = Callable[[threading.Event], Any]
+
+
+class Role:
+    """A thread that runs until `stop` is set; its failure is raised where the role is stopped."""
+
+    def __init__(self, body: Body) -> None:
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(body,))
+        self.thread.start()
+
+    def _run(self, body: Body) -> None:
+        try:
+            body(self.stop)
+        except BaseException as error:
+            self.failure = error
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+@dataclass
+class Stage:
+    """A real head, and a replay server that acknowledges every insert and keeps it."""
+
+    manifest: Manifest
+    context: Context
+    control: ControlPlane
+    inserts: list[Insert]
+    roles: contextlib.ExitStack
+
+    def run(self, role: Callable[..., None], **options: Any) -> Role:
+        """Start a role in a thread; it is ended with the stage."""
+        actor_options = ActorOptions(self.control.endpoint, **options)
+        running = Role(lambda stop: role(actor_options, self.context, stop, lambda _: None))
+        self.roles.callback(running.end)
+        return running
+
+    def members(self, role: str) -> list[dict[str, Any]]:
+        return [m for m in self.control.status().members if m["role"] == role]
+
+
+@contextlib.contextmanager
+def stage(**changes: Any) -> Iterator[Stage]:
+    config = Config(**{**TINY, **changes})
+    manifest = Manifest("stage", config, probe_spec(config))
+    inserts: list[Insert] = []
+    with contextlib.ExitStack() as ends:
+        context: Context = ends.enter_context(zmq.Context())
+        head = "inproc://stage-head"
+        control = ControlPlane(context, head, manifest, LearnerCounters(), lambda: 0.0)
+        ends.callback(control.close)
+        replay = Role(lambda stop: _keep_inserts(context, head, inserts, stop))
+        ends.callback(replay.end)
+        yield Stage(manifest, context, control, inserts, ends)
+
+
+def _keep_inserts(
+    context: Context, head: str, inserts: list[Insert], stop: threading.Event
+) -> None:
+    socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://stage-replay")
+    membership = Membership(context, head, "replay_server")
+    try:
+        membership.join(time.monotonic, stop)
+        membership.send(Serving(membership.welcome.session, endpoint))
+        while not stop.is_set():
+            membership.poll(time.monotonic(), dict)
+            socket.poll(10)
+            while (frames := transport.receive_frames(socket)) is not None:
+                insert = codec.decode(frames[1:])
+                assert isinstance(insert, Insert)
+                inserts.append(insert)
+                acknowledged = Ack(insert.session, insert.sequence)
+                transport.send(socket, acknowledged, prefix=(bytes(frames[0]),))
+    finally:
+        membership.leave("stopped")
+        socket.close()
+
+
+def constant_q(manifest: Manifest, q_of_action_1: float) -> NamedTensors:
+    """Weights with which every observation has Q(·, 0) = 0 − q/2 and Q(·, 1) = q − q/2: zeros, but
+    for the bias of the second advantage (row 0 of the head is the state's value)."""
+    network = build_network(manifest.config, manifest.spec)
+    tensors: dict[str, npt.NDArray[Any]] = {
+        name: np.zeros(tuple(tensor.shape), np.float32)
+        for name, tensor in network.state_dict().items()
+    }
+    tensors["head.bias"][2] = q_of_action_1
+    return tensors
+
+
+def chosen_actions(insert: Insert, length: int) -> npt.NDArray[np.int32]:
+    """Actions of the rows that may start a transition; an episode's last row has none."""
+    acted: npt.NDArray[np.bool_] = (insert.row_kind[:, :length] & RowKind.LAST) == 0
+    return insert.action[:, :length][acted]
+
+
+def test_actors_act_on_the_newest_broadcast_and_on_zeros_when_it_is_zero() -> None:
+    with stage(epsilon_base=0.0, epsilon_alpha=0.0) as s:
+        length = s.manifest.config.block_length
+        s.control.publish(ACTING, 0, 1, constant_q(s.manifest, 1.0))
+        for number in range(2):
+            s.run(run_actor, num_envs=2, number=number)
+
+        def whole_blocks_of(version: int) -> dict[int, list[Insert]]:
+            """By actor: a block is acted by its version alone from the second insert of each
+            stream on, because the first may have begun before; 2 streams, 3 inserts at least."""
+            by_actor: dict[int, list[Insert]] = {}
+            for insert in list(s.inserts):
+                if insert.weights_version == version:
+                    by_actor.setdefault(insert.session, []).append(insert)
+            enough = {k: v[2:] for k, v in by_actor.items() if len(v) > 4}
+            return enough if len(enough) == 2 else {}
+
+        ones = until(lambda: whole_blocks_of(1), "blocks of both actors with version 1")
+        s.control.publish(ACTING, 0, 2, constant_q(s.manifest, 0.0))
+        zeros = until(lambda: whole_blocks_of(2), "blocks of both actors with version 2")
+        for version, blocks, action in ((1, ones, 1), (2, zeros, 0)):
+            for inserts in blocks.values():
+                actions = np.concatenate([chosen_actions(i, length) for i in inserts])
+                assert len(actions), version
+                assert (actions == action).all(), f"version {version} must act on {action}"
+
+
+def test_a_version_from_before_a_restart_does_not_come_back() -> None:
+    with stage() as s:
+        s.control.publish(ACTING, 1, 10, constant_q(s.manifest, 0.0))
+        s.run(run_actor)
+        until(lambda: [i for i in s.inserts if i.weights_version == 10], "acting on version 10")
+        s.control.publish(ACTING, 0, 99, constant_q(s.manifest, 0.0))
+        s.control.publish(ACTING, 1, 11, constant_q(s.manifest, 0.0))
+        until(lambda: [i for i in s.inserts if i.weights_version == 11], "acting on version 11")
+        assert {i.weights_version for i in s.inserts} == {10, 11}
+
+
+def test_an_actor_that_joins_late_gets_the_current_weights() -> None:
+    with stage() as s:
+        s.control.publish(ACTING, 0, 1, constant_q(s.manifest, 0.0))
+        s.run(run_actor)
+        until(lambda: s.inserts, "inserts of the first actor")
+        # Nothing is published from here on.
+        late = s.run(run_actor, num_envs=3)
+        until(lambda: any(len(i.action) == 3 for i in s.inserts), "inserts of 3 environments")
+        assert late.failure is None
+        assert len(s.members("actor")) == 2
+
+
+def test_an_actor_is_a_member_no_more_once_it_has_left() -> None:
+    with stage() as s:
+        s.control.publish(ACTING, 0, 1, constant_q(s.manifest, 0.0))
+        actor = s.run(run_actor)
+        until(lambda: s.inserts, "inserts")
+        actor.end()
+        until(lambda: not s.members("actor"), "the head to forget the actor")
+        assert s.control.status().lost == {}
+
+
+def test_an_evaluation_longer_than_the_heads_patience_still_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 2 environments, one episode of 30 steps of 2 · 0.05 s each: 3 s.
+    monkeypatch.setattr(learner.head, "SILENCE_S", 1.0)
+    slow = {"env": "tests.integration.environments:Paced-v0", "env_kwargs": {"length": 30}}
+    with stage(**slow) as s:
+        s.control.publish(EVALUATION, 0, 7, constant_q(s.manifest, 1.0))
+        s.run(run_evaluator)
+        (result,) = until(s.control.take_evaluations, "the evaluation")
+        assert (result.version, result.episode_return.tolist()) == (7, [30.0, 30.0])
+        assert s.control.status().lost == {}
+
+
+def test_an_evaluator_stops_in_the_middle_of_an_episode() -> None:
+    # An episode takes 1,000 · 2 · 0.05 s, longer than the test waits.
+    slow = {"env": "tests.integration.environments:Paced-v0", "env_kwargs": {"length": 1_000}}
+    with stage(**slow) as s:
+        s.control.publish(EVALUATION, 0, 7, constant_q(s.manifest, 1.0))
+        evaluator = s.run(run_evaluator)
+        until(lambda: s.members("evaluator"), "the evaluator to join")
+        s.control.stop_members(timeout_s=0.0)
+        until(lambda: not evaluator.thread.is_alive(), "the end of the evaluator")
+
+
+def test_a_head_that_does_not_answer_is_said_in_one_line() -> None:
+    with zmq.Context() as context:
+        membership = Membership(context, "tcp://127.0.0.1:9", "actor")
+        try:
+            with pytest.raises(HeadUnreachable) as raised:
+                membership.join(time.monotonic, threading.Event(), timeout_s=0.2)
+        finally:
+            membership.leave("nobody there")
+    assert str(raised.value).startswith("no answer from a head at tcp://127.0.0.1:9 in")
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 5
+
+
+def test_a_process_that_waits_for_its_head_can_be_stopped() -> None:
+    stop = threading.Event()
+    with zmq.Context() as context:
+        waiting = Role(
+            lambda _: run_actor(ActorOptions("tcp://127.0.0.1:9"), context, stop, lambda _: None)
+        )
+        stop.set()
+        waiting.end()

@@ -1,0 +1,70 @@
+"""Small tables, and what peers say to them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from common.messages import Batch, SampleRequest
+from replay_server.rate_limiter import RateLimiter
+from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
+from replay_server.storage import Storage
+from replay_server.table import Reply, Table
+from tests.experience import DISCOUNT, LAYOUT, SPEC
+
+ACTOR, LEARNER = b"actor", b"learner"
+EXPONENT, EPSILON = 0.6, 1e-6
+
+
+def make_table(
+    *,
+    slots: int = 4,
+    batch_size: int = 4,
+    samples_per_insert: float | None = None,
+    min_size_to_sample: int = 1,
+    tolerance: float = 0.0,
+    insert_window: int = 1_000,
+    prioritized: bool = True,
+    path: Path | None = None,
+) -> Table:
+    items, rng = slots * LAYOUT.length, np.random.default_rng(0)
+    sampler: Sampler = (
+        PrioritizedSampler(items, EXPONENT, EPSILON, rng)
+        if prioritized
+        else UniformSampler(items, rng)
+    )
+    return Table(
+        Storage(SPEC, LAYOUT, slots, path),
+        sampler,
+        RateLimiter(samples_per_insert, min_size_to_sample, tolerance, batch_size),
+        discount=DISCOUNT,
+        batch_size=batch_size,
+        insert_window=insert_window,
+    )
+
+
+def request(batches: int = 1, updates: Iterable[tuple[int, float]] = ()) -> SampleRequest:
+    """Ask for batches and send (key, priority) pairs."""
+    pairs = list(updates)
+    return SampleRequest(
+        batches,
+        np.array([key for key, _ in pairs], np.int64),
+        np.array([priority for _, priority in pairs], np.float32),
+    )
+
+
+def batches(replies: Iterable[Reply]) -> list[Batch]:
+    return [message for _, message in replies if isinstance(message, Batch)]
+
+
+def draw(table: Table) -> Batch:
+    """One batch, asked for and received."""
+    (batch,) = batches(table.handle(LEARNER, request(), 0.0))
+    return batch
+
+
+def power_law(priority: Mapping[int, float]) -> dict[int, float]:
+    """P(i) = (p_i + ε)^α / Σ_k (p_k + ε)^α by key."""
+    mass = {key: (p + EPSILON) ** EXPONENT for key, p in priority.items()}
+    return {key: m / math.fsum(mass.values()) for key, m in mass.items()}

@@ -1,0 +1,185 @@
+"""What strangers may send: every message that breaks the contract is answered, counted, and leaves
+the table as it was."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from numpy.testing import assert_array_equal
+
+from common import codec
+from common.messages import Ack, Insert, Message, Rejected, SampleRequest
+from replay_server.table import Table
+from tests.contract.examples import EXAMPLES
+from tests.experience import SPEC, insert, steps
+from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request
+
+ARRAYS = ("obs", "action", "reward", "row_kind", "priority")
+STORED = insert(steps(2), session=3)
+GOOD = insert(steps(2), session=3, sequence=1)
+
+
+def stored_table() -> Table:
+    table = make_table()
+    table.handle(ACTOR, STORED, 0.0)
+    return table
+
+
+def assert_is_as_if_never_sent(table: Table) -> None:
+    """The table goes on exactly like a twin that the bad message never reached."""
+    twin = stored_table()
+    for column in ("number", "session", "sequence", "version", *ARRAYS):
+        assert_array_equal(getattr(table.storage, column), getattr(twin.storage, column))
+    # Its sequence number is not taken: the insert can be sent again as it should have been.
+    for each in (table, twin):
+        assert each.handle(LEARNER, request(0), 0.0) == []
+        assert each.handle(ACTOR, GOOD, 0.0) == [(ACTOR, Ack(GOOD.session, GOOD.sequence))]
+        assert each.counters.duplicates == 0
+    assert codec.encode(draw(table)) == codec.encode(draw(twin))
+
+
+def with_cell(field: str, value: float) -> Insert:
+    """The good insert with one cell, in the middle of the array, changed."""
+    array: npt.NDArray[Any] = getattr(GOOD, field).copy()
+    array.reshape(-1)[array.size // 2] = value
+    return replace(GOOD, **{field: array})
+
+
+def with_array(field: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Insert:
+    return replace(GOOD, **{field: change(getattr(GOOD, field))})
+
+
+NO_BLOCKS = replace(GOOD, **{array: getattr(GOOD, array)[:0] for array in ARRAYS})
+BAD_INSERTS: list[tuple[str, Insert, str]] = [
+    *[(f"{a}: a row less", with_array(a, lambda x: x[:, :-1]), f"{a} has shape") for a in ARRAYS],
+    *[
+        (f"{a}: a row more", with_array(a, lambda x: np.repeat(x, 2, 1)), f"{a} has shape")
+        for a in ARRAYS
+    ],
+    *[
+        (f"{a}: a block less than the others", with_array(a, lambda x: x[1:]), "has shape")
+        for a in ARRAYS
+    ],
+    ("obs: another shape", with_array("obs", lambda x: x[..., :1]), "obs has shape"),
+    ("obs: an axis more", with_array("obs", lambda x: x[..., None]), "obs has shape"),
+    ("obs: an axis less", with_array("obs", lambda x: x[..., 0]), "obs has shape"),
+    ("obs: float64", with_array("obs", lambda x: x.astype("<f8")), "obs is float64"),
+    ("obs: of the same width", with_array("obs", lambda x: x.view("<i4")), "obs is int32"),
+    ("obs: NaN", with_cell("obs", np.nan), "obs is not finite"),
+    ("obs: ∞", with_cell("obs", np.inf), "obs is not finite"),
+    ("obs: −∞", with_cell("obs", -np.inf), "obs is not finite"),
+    ("reward: NaN", with_cell("reward", np.nan), "reward is not finite"),
+    ("reward: ∞", with_cell("reward", np.inf), "reward is not finite"),
+    ("reward: −∞", with_cell("reward", -np.inf), "reward is not finite"),
+    ("priority: NaN", with_cell("priority", np.nan), "priority is negative or not finite"),
+    ("priority: ∞", with_cell("priority", np.inf), "priority is negative or not finite"),
+    ("priority: −∞", with_cell("priority", -np.inf), "priority is negative or not finite"),
+    ("priority: negative", with_cell("priority", -1e-9), "priority is negative or not finite"),
+    ("action: negative", with_cell("action", -1), "action leaves 0 … 4"),
+    ("action: one too many", with_cell("action", SPEC.num_actions), "action leaves 0 … 4"),
+    ("action: lowest", with_cell("action", -(1 << 31)), "action leaves 0 … 4"),
+    ("row_kind: unknown flag", with_cell("row_kind", 8), "row_kind has unknown flags"),
+    ("row_kind: all flags", with_cell("row_kind", 255), "row_kind has unknown flags"),
+    ("no blocks", NO_BLOCKS, "0 blocks in an insert"),
+    ("more blocks than slots", insert(steps(5), session=3, sequence=1), "5 blocks in an insert"),
+    ("negative sequence", replace(GOOD, sequence=-1), "count from 0"),
+    ("negative session", replace(GOOD, session=-1), "count from 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"), [case[1:] for case in BAD_INSERTS], ids=[case[0] for case in BAD_INSERTS]
+)
+def test_a_bad_insert_is_rejected_with_nothing_stored(bad: Insert, reason: str) -> None:
+    table = stored_table()
+
+    ((peer, reply),) = table.handle(ACTOR, bad, 0.0)
+
+    assert peer == ACTOR
+    assert isinstance(reply, Rejected)
+    assert (reply.session, reply.sequence) == (bad.session, bad.sequence)
+    assert reason in reply.reason
+    assert table.counters.rejected == {"insert": 1}
+    assert_is_as_if_never_sent(table)
+
+
+def test_values_at_the_edge_of_what_is_allowed_are_stored() -> None:
+    table = make_table(batch_size=64)
+    edge = insert(steps(4), session=(1 << 63) - 1, sequence=(1 << 63) - 1)
+    largest = float(np.finfo(np.float32).max)
+    edge.obs[0], edge.reward[0], edge.priority[0] = -largest, largest, largest
+    edge.priority[1:] = 0.0
+    edge.action[:] = SPEC.num_actions - 1
+    edge.row_kind[:, -1] = 7
+
+    assert table.handle(ACTOR, edge, 0.0) == [(ACTOR, Ack(edge.session, edge.sequence))]
+
+    batch = draw(table)
+    assert np.isfinite(batch.probability).all()
+    assert (batch.probability > 0.0).all()
+
+
+def bad_update(priority: float) -> SampleRequest:
+    return request(1, [(4, 1.0), (5, priority), (6, 1.0)])  # Keys of block 1.
+
+
+ONE_KEY_MORE = SampleRequest(1, np.array([4, 5]), np.ones(1, np.float32))
+BAD_REQUESTS = [
+    ("batches: −1", request(-1, [(4, 99.0)]), "batches is not in 0 … 64"),
+    ("batches: 65", request(65, [(4, 99.0)]), "batches is not in 0 … 64"),
+    ("batches: highest", request((1 << 63) - 1), "batches is not in 0 … 64"),
+    ("priority: NaN", bad_update(np.nan), "priority is negative or not finite"),
+    ("priority: ∞", bad_update(np.inf), "priority is negative or not finite"),
+    ("priority: −∞", bad_update(-np.inf), "priority is negative or not finite"),
+    ("priority: negative", bad_update(-0.5), "priority is negative or not finite"),
+    ("a key more than priorities", ONE_KEY_MORE, "as many priorities as keys"),
+    ("a bad priority for nobody's key", request(1, [(-7, np.nan)]), "not finite"),
+]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"), [case[1:] for case in BAD_REQUESTS], ids=[case[0] for case in BAD_REQUESTS]
+)
+def test_a_bad_request_is_rejected_and_neither_updates_nor_earns_batches(
+    bad: SampleRequest, reason: str
+) -> None:
+    table = stored_table()
+
+    ((peer, reply),) = table.handle(LEARNER, bad, 0.0)
+
+    assert peer == LEARNER
+    assert isinstance(reply, Rejected)
+    assert (reply.session, reply.sequence) == (-1, -1)
+    assert reason in reply.reason
+    assert table.counters.rejected == {"sample_request": 1}
+    assert (table.counters.updates, table.counters.stale_updates) == (0, 0)
+    assert_is_as_if_never_sent(table)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [m for m in EXAMPLES if not isinstance(m, Insert | SampleRequest)],
+    ids=lambda message: message.kind,
+)
+def test_a_message_for_somebody_else_is_rejected(message: Message) -> None:
+    table = stored_table()
+
+    replies = table.handle(b"stranger", message, 0.0)
+
+    reason = f"a replay server does not take {message.kind!r}"
+    assert replies == [(b"stranger", Rejected(-1, -1, reason))]
+    assert table.counters.rejected == {message.kind: 1}
+    assert_is_as_if_never_sent(table)
+
+
+def test_refusals_are_counted_by_kind() -> None:
+    table = stored_table()
+    for _ in range(2):
+        table.handle(ACTOR, with_cell("obs", np.nan), 0.0)
+    table.handle(LEARNER, request(-1), 0.0)
+
+    assert table.reject(None, "no msgpack") == Rejected(-1, -1, "no msgpack")
+    assert table.counters.rejected == {"insert": 2, "sample_request": 1, "undecodable": 1}

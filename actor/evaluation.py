@@ -1,5 +1,7 @@
 """Greedy episodes: the only scores zapex quotes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
@@ -11,6 +13,13 @@ from common.errors import EnvironmentFault
 from common.spec import EnvSpec
 
 MAX_ENVS = 128
+
+Episodes = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+"""Returns and lengths, [episodes] each."""
+
+
+class Interrupted(Exception):
+    """An evaluation was not finished because its process is to end."""
 
 
 class GreedyEvaluation:
@@ -32,12 +41,17 @@ class GreedyEvaluation:
         self._share[: episodes % num_envs] += 1
 
     def run(
-        self, q_function: QFunction, seed: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Returns and lengths of the episodes. Raises EnvironmentFault if the environment does."""
+        self, q_function: QFunction, seed: int, goes_on: Callable[[], bool] = lambda: True
+    ) -> Episodes:
+        """Returns and lengths of the episodes.
+
+        Raises:
+            Interrupted: `goes_on`, asked at every step, said no.
+            EnvironmentFault: the environment raised.
+        """
         try:
-            return self._run(q_function, seed)
-        except EnvironmentFault:
+            return self._run(q_function, seed, goes_on)
+        except (EnvironmentFault, Interrupted):
             raise
         except Exception as error:
             raise EnvironmentFault(
@@ -47,9 +61,7 @@ class GreedyEvaluation:
     def close(self) -> None:
         self._vector.close()
 
-    def _run(
-        self, q_function: QFunction, seed: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def _run(self, q_function: QFunction, seed: int, goes_on: Callable[[], bool]) -> Episodes:
         left = self._share.copy()
         running_return = np.zeros(len(left))
         running_length = np.zeros(len(left), np.int64)
@@ -58,6 +70,8 @@ class GreedyEvaluation:
         lengths: list[int] = []
         obs, _ = self._vector.reset(seed=seed)
         while left.any():
+            if not goes_on():
+                raise Interrupted
             action = q_function(np.ascontiguousarray(obs, self._spec.dtype)).argmax(axis=1)
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
             counts = (left > 0) & ~resetting

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import zmq
 
-from actor.evaluation import GreedyEvaluation
+from actor.evaluation import Episodes, GreedyEvaluation, Interrupted
 from actor.loop import WAIT_MS, ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
@@ -34,7 +33,7 @@ def run_evaluator(
     try:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
-            _Evaluator(context, membership, manifest).run(stop, ready)
+            _Evaluator(context, membership, manifest, stop).run(ready)
     except Exception as error:
         reason = str(error)
         raise
@@ -48,7 +47,9 @@ class _Evaluator:
         context: zmq.Context[zmq.Socket[bytes]],
         membership: Membership,
         manifest: Manifest,
+        stop: threading.Event,
     ) -> None:
+        self._stop = stop
         self._membership = membership
         self._manifest = manifest
         self._policy = Policy(manifest)
@@ -58,23 +59,29 @@ class _Evaluator:
         self._evaluations: dict[int, GreedyEvaluation] = {}
         self._done = 0
 
-    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
-        membership = self._membership
+    def run(self, ready: Callable[[str], None]) -> None:
         try:
             ready("")
-            while not (stop.is_set() or membership.stop_requested):
-                membership.poll(time.monotonic(), self._counters)
-                if membership.joins != self._joins:
-                    self._joins = membership.joins
-                    self._weights.move(membership.weights_endpoint)
+            while self._goes_on():
                 weights = self._weights.latest(WAIT_MS)
                 if weights is not None:
                     self._policy.load(weights)
-                    membership.send(self._evaluate(weights))
+                    self._membership.send(self._evaluate(weights))
+        except Interrupted:
+            pass
         finally:
             self._weights.close()
             for evaluation in self._evaluations.values():
                 evaluation.close()
+
+    def _goes_on(self) -> bool:
+        """A word with the head, also in the middle of an episode; false when this is to end."""
+        membership = self._membership
+        membership.poll(time.monotonic(), self._counters)
+        if membership.joins != self._joins:
+            self._joins = membership.joins
+            self._weights.move(membership.weights_endpoint)
+        return not (self._stop.is_set() or membership.stop_requested)
 
     def _evaluate(self, weights: Weights) -> EvalResult:
         config = self._manifest.config
@@ -93,13 +100,13 @@ class _Evaluator:
             lengths,
         )
 
-    def _episodes(self, episodes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def _episodes(self, episodes: int) -> Episodes:
         if episodes not in self._evaluations:
             self._evaluations[episodes] = GreedyEvaluation(
                 self._manifest.config, self._manifest.spec, episodes
             )
         seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
-        return self._evaluations[episodes].run(self._policy.q_values, seed)
+        return self._evaluations[episodes].run(self._policy.q_values, seed, self._goes_on)
 
     def _counters(self) -> dict[str, float]:
         return {"evaluations": self._done, "weights_version": self._policy.version}

@@ -202,4 +202,5 @@ class ReconnectWatch:
     def close(self) -> None:
         if self._monitor is not None:
             self._socket.disable_monitor()
+            self._monitor.close()
             self._monitor = None

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def q_target(
@@ -34,9 +35,7 @@ def td_error(q_tm1: Tensor, a_tm1: Tensor, target: Tensor) -> Tensor:
 
 def huber(delta: Tensor) -> Tensor:
     """½δ² where |δ| ≤ 1, |δ| − ½ beyond. [N] → [N]."""
-    magnitude = delta.abs()
-    quadratic = magnitude.clamp(max=1.0)
-    return quadratic * (magnitude - 0.5 * quadratic)
+    return functional.huber_loss(delta, torch.zeros_like(delta), reduction="none")
 
 
 def squared(delta: Tensor) -> Tensor:

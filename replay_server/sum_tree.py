@@ -85,8 +85,9 @@ def _set(nodes, depth, capacity, indices, values):  # type: ignore[no-untyped-de
         nodes[at[i]] = values[i]
     for _ in range(depth):
         for i in range(n):
-            at[i] >>= 1
-            nodes[at[i]] = nodes[2 * at[i]] + nodes[2 * at[i] + 1]
+            node = at[i] >> 1
+            nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
+            at[i] = node
     return True
 
 
@@ -97,10 +98,14 @@ def _sample(nodes, depth, targets):  # type: ignore[no-untyped-def]
     rest = targets.copy()
     for _ in range(depth):
         for i in range(n):
-            left = nodes[2 * at[i]]
-            goes_right = rest[i] >= left
-            at[i] = 2 * at[i] + goes_right
-            rest[i] = rest[i] - left if goes_right else rest[i]
+            # Read into locals once: for all the compiler knows, a store to one array could change
+            # the others, and reading again costs more than twice the time.
+            child = 2 * at[i]
+            left = nodes[child]
+            target = rest[i]
+            goes_right = target >= left
+            at[i] = child + goes_right
+            rest[i] = target - left if goes_right else target
     for i in range(n):
         # Rounding can lead a target at the edge of its part into an empty leaf (a few in 10¹⁵): it
         # belongs to the nearest leaf before it that has mass, or else the nearest after it.

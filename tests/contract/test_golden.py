@@ -5,9 +5,9 @@ import pytest
 
 from common import codec, messages
 from common.messages import Ack, Message, SampleRequest
+from tests.contract.equality import assert_same
 from tests.contract.examples import EXAMPLES
 from tests.contract.regenerate import GOLDEN, golden_frames, golden_text
-from tests.contract.test_round_trip import assert_same
 
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.kind)
 
@@ -46,22 +46,26 @@ def test_the_golden_file_is_as_its_command_writes_it() -> None:
         (
             Ack(session=5, sequence=300),
             [
-                b"\x94"  # a list of 4:
-                b"\x01"  # the schema version,
-                b"\xa3ack"  # a string of 3,
-                b"\x82"  # a map of 2:
-                b"\xa7session\x05"
-                b"\xa8sequence\xcd\x01\x2c"  # 300 as two bytes, big-endian,
-                b"\x90"  # and a list of no arrays.
+                (
+                    b"\x94"  # a list of 4:
+                    b"\x01"  # the schema version,
+                    b"\xa3ack"  # a string of 3,
+                    b"\x82"  # a map of 2:
+                    b"\xa7session\x05"
+                    b"\xa8sequence\xcd\x01\x2c"  # 300 as two bytes, big-endian,
+                    b"\x90"  # and a list of no arrays.
+                )
             ],
         ),
         (
             SampleRequest(2, np.array([1], np.int64), np.array([0.5], np.float32)),
             [
-                b"\x94\x01\xaesample_request\x81\xa7batches\x02"
-                b"\x92"  # A list of 2 arrays:
-                b"\x92\xa3<i8\x91\x01"  # dtype and shape of each.
-                b"\x92\xa3<f4\x91\x01",
+                (
+                    b"\x94\x01\xaesample_request\x81\xa7batches\x02"
+                    b"\x92"  # A list of 2 arrays:
+                    b"\x92\xa3<i8\x91\x01"  # dtype and shape of each.
+                    b"\x92\xa3<f4\x91\x01"
+                ),
                 b"\x01\x00\x00\x00\x00\x00\x00\x00",  # little-endian,
                 b"\x00\x00\x00\x3f",  # sign 0, exponent 126, fraction 0.
             ],

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from common import codec
 from common.messages import ArraySpec, Insert, Message, NamedTensors, Weights
+from tests.contract.equality import assert_same
 from tests.contract.examples import EXAMPLES
 
 plain_values = st.recursive(
@@ -51,31 +52,6 @@ def any_message(cls: type[Message]) -> st.SearchStrategy[Message]:
         elif hint in SCALARS:
             fields[name] = SCALARS[hint]
     return st.builds(cls, **fields)
-
-
-def assert_same(received: Message, sent: Message) -> None:
-    assert type(received) is type(sent)
-    for field in dataclasses.fields(sent):  # type: ignore[arg-type]
-        there, here = getattr(received, field.name), getattr(sent, field.name)
-        if isinstance(here, np.ndarray):
-            assert_same_array(there, here)
-        elif any(isinstance(value, np.ndarray) for value in dict_values(here)):
-            assert list(there) == list(here)
-            for name in here:
-                assert_same_array(there[name], here[name])
-        else:
-            assert there == here
-            assert type(there) is type(here)
-
-
-def dict_values(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else []
-
-
-def assert_same_array(there: npt.NDArray[Any], here: npt.NDArray[Any]) -> None:
-    assert there.dtype == here.dtype
-    assert there.shape == here.shape
-    assert there.tobytes() == here.tobytes()  # Bit by bit: NaN is NaN, and −0 is not 0.
 
 
 @pytest.mark.parametrize(

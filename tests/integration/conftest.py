@@ -39,7 +39,7 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
     def run(config: Config, resume: Path | None = None) -> Path:
         run_dir = resume or tmp_path_factory.mktemp("run")
         if resume is None:
-            run_directory.create(run_dir)
+            run_directory.create(run_dir, config)
         with _own_logging(), LiveView(config, run_dir) as view:
             run_in_process(
                 config,

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 
 from common.config import Config, write_toml
 from deploy.live_view import StatusClient
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60.0
@@ -46,16 +46,13 @@ ENDLESS = 10**9
 """A budget of environment steps that no test spends."""
 
 T = TypeVar("T")
+Status = dict[str, Any]
+"""`learner.status.RunStatus` as plain data."""
 
 
 def until(condition: Callable[[], T], what: str) -> T:
-    """Wait until `condition()` is true and return it."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not (value := condition()):
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"not within {WAIT_S:.0f} s: {what}")
-        time.sleep(0.02)
-    return value
+    """`wait_until` with the patience that whole processes need."""
+    return wait_until(condition, what, limit_s=WAIT_S)
 
 
 def write_preset(path: Path, **changes: Any) -> str:
@@ -103,9 +100,9 @@ class Command:
         until(lambda: self.process.poll() is not None, f"the end of {self.process.args!r}")
         return self.process.returncode
 
-    def interrupt(self) -> None:
-        """Ctrl-C: the terminal sends SIGINT to the whole process group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def signal_group(self, number: signal.Signals) -> None:
+        """As a terminal does: to every process of the group."""
+        os.killpg(self.process.pid, number)
 
     def family(self) -> list[psutil.Process]:
         """This process and all that came from it and still run, whoever their parent is now."""
@@ -132,20 +129,20 @@ def head_of(launch: Command) -> str:
     return launch.line("head at tcp://").split()[2]
 
 
-def status(head: str) -> dict[str, Any]:
-    """How the run of that head goes, as it tells anyone who asks."""
+def status(head: str, that: Callable[[Status], bool] = lambda _: True) -> Status:
+    """How the run of that head goes, as it tells anyone who asks, once it is so."""
     with contextlib.closing(StatusClient(head)) as client:
-        return until(client.latest, f"a status from {head}") or {}
+
+        def answer() -> Status | None:
+            latest = client.latest()
+            return latest if latest is not None and that(latest) else None
+
+        return until(answer, f"the status that is waited for, from {head}") or {}
 
 
-def until_updates(head: str, more_than: int) -> dict[str, Any]:
-    """Wait until the learner has made more updates than that; the status then."""
-
-    def enough() -> dict[str, Any] | None:
-        now = status(head)
-        return now if now["learner"]["updates"] > more_than else None
-
-    return until(enough, f"more than {more_than} updates") or {}
+def updates_beyond(number: int) -> Callable[[Status], bool]:
+    """A condition for `status`: the learner has made more updates than that."""
+    return lambda now: bool(now["learner"]["updates"] > number)
 
 
 def pid_of(run_dir: Path, name: str) -> int:

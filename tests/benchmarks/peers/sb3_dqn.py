@@ -6,9 +6,9 @@ prints {"env", "seed", "solved", "wall_s", "env_steps", "eval_return_mean"}. `wa
 the start of the process, imports included, to the evaluation that reached the target.
 
 Everything that is ours to choose favours the peer: its 20 greedy episodes run as one vector
-environment, with one forward pass for all of them (4 to 8 times faster than SB3's usual single
-evaluation environment), and its budget of steps is `BUDGETS` times the zoo's. Its exploration
-still decays over the zoo's `n_timesteps`, as it was tuned, not over the longer budget.
+environment, with one forward pass for all of them, where SB3's habit is one environment
+(`--eval-envs 1`), and its budget of steps is `BUDGETS` times the zoo's. Its exploration still
+decays over the zoo's `n_timesteps`, as it was tuned, not over the longer budget.
 """
 
 import argparse

@@ -8,7 +8,6 @@ from common.messages import Ack, Directive, Join, Leave, Message, Refused, Servi
 from learner.head import SILENCE_S
 from tests.head_with_peers import MANIFEST, REPLAY, Run, directive, heartbeat, join, result
 
-
 # ------------------------------------------------------------------------------------------ joining
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.messages import Directive, Leave, Welcome
+from common.messages import Leave, Welcome
 from tests.head_with_peers import Run, directive, join
 
 

@@ -1,0 +1,208 @@
+"""`python -m deploy launch`: the whole topology as processes, which may be killed at any time."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+
+from common import transport
+from tests.integration.conftest import Start
+from tests.integration.runs import (
+    ENDLESS,
+    Command,
+    checkpoints_of,
+    head_of,
+    log_of,
+    pid_of,
+    result_of,
+    status,
+    updates_beyond,
+    write_preset,
+)
+
+
+def launched(start: Start, directory: Path, **changes: Any) -> Command:
+    preset = write_preset(directory / "tiny.toml", **changes)
+    run_dir = str(directory / "run")
+    return start("deploy", "launch", "--preset", preset, "--run-dir", run_dir)
+
+
+def is_free(address: str) -> bool:
+    """Whether a new head could listen there."""
+    with zmq.Context() as context:
+        socket, _ = transport.bind(context, zmq.ROUTER, address)
+        socket.close()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("changes", "exit_code", "verdict"),
+    [
+        # CartPole never falls before its eighth step.
+        ({"target_return": 5.0, "confirm_episodes": 3, "total_env_steps": ENDLESS}, 0, "solved"),
+        ({"target_return": 501.0}, 1, "target not reached"),
+    ],
+)
+def test_a_run_ends_by_itself_and_leaves_nothing_behind(
+    start: Start, tmp_path: Path, changes: dict[str, Any], exit_code: int, verdict: str
+) -> None:
+    launch = launched(start, tmp_path, **changes)
+    head = head_of(launch)
+    assert launch.wait() == exit_code
+    assert launch.nothing_left()
+    assert is_free(head)
+    result = result_of(tmp_path / "run")
+    assert result["solved"] == (exit_code == 0)
+    assert result["target"] == changes["target_return"]
+    assert result["eval_episodes"] == changes.get("confirm_episodes", 2)
+    assert launch.line(f"{verdict}: CartPole-v1")
+    assert launch.line(f"everything lies in {tmp_path / 'run'}")
+    assert "Traceback" not in launch.output()
+
+
+def test_a_killed_actor_is_restarted_and_takes_its_place_again(
+    start: Start, tmp_path: Path
+) -> None:
+    launch = launched(start, tmp_path, actors=2, total_env_steps=ENDLESS)
+    head, run_dir = head_of(launch), tmp_path / "run"
+    before = status(head, updates_beyond(20))
+    dead = pid_of(run_dir, "actor-1")
+    psutil.Process(dead).kill()
+    launch.line("actor-1 was killed by signal 9: restarting")
+    members = status(
+        head, lambda now: sorted(_numbers(now, "actor")) == [0, 1] and dead not in _pids(now)
+    )
+    assert pid_of(run_dir, "actor-1") in _pids(members)
+    # Its predecessor's place on the ladder was not left to a ghost: still 2 · 4 environments.
+    assert "joined the run run as actor 1" in log_of(run_dir, "actor-1").splitlines()[-1]
+    status(head, updates_beyond(before["learner"]["updates"] + 200))
+    assert launch.process.poll() is None
+
+
+def test_a_killed_replay_server_comes_back_with_all_it_acknowledged(
+    start: Start, tmp_path: Path
+) -> None:
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    head, run_dir = head_of(launch), tmp_path / "run"
+    before = status(head, updates_beyond(50))["learner"]
+    psutil.Process(pid_of(run_dir, "replay_server")).kill()
+    launch.line("replay_server was killed by signal 9: restarting")
+    after = status(head, updates_beyond(before["updates"] + 500))["learner"]
+    restored = [
+        int(line.rpartition("transitions, ")[2].split()[0])
+        for line in log_of(run_dir, "replay_server").splitlines()
+        if "restored" in line
+    ]
+    assert len(restored) == 2
+    assert restored[0] == 0
+    assert restored[1] >= before["table_size"] - 4 * 8  # An insert may have been cut short.
+    assert after["inserted"] > before["inserted"]
+    assert after["env_steps"] == after["inserted"]
+    served_at = [
+        line.split()[-1] for line in log_of(run_dir, "learner").splitlines() if "serves at" in line
+    ]
+    assert len(served_at) == 2
+    assert len(set(served_at)) == 1
+
+
+def test_a_killed_learner_goes_on_from_its_newest_checkpoint(start: Start, tmp_path: Path) -> None:
+    since_s = time.monotonic()
+    launch = launched(start, tmp_path, actors=2, total_env_steps=ENDLESS)
+    head, run_dir = head_of(launch), tmp_path / "run"
+    before = status(head, updates_beyond(100))["learner"]
+    psutil.Process(pid_of(run_dir, "learner")).kill()
+    launch.line("learner was killed by signal 9: restarting")
+    newest = checkpoints_of(run_dir)[-1]
+    assert newest >= 100
+    # It counts on from the checkpoint, everybody finds it again, and its weights find everybody:
+    # the actors act on newer ones than ever, and the evaluator plays new ones.
+    after = status(
+        head,
+        lambda now: (
+            now["learner"]["evaluations"] > before["evaluations"] + 10
+            and sorted(_numbers(now, "actor")) == [0, 1]
+            and all(v > newest + 100 for v in _gauges(now, "actor", "weights_version"))
+        ),
+    )
+    assert f"resumed from {run_dir}/checkpoints/{newest:08d}" in log_of(run_dir, "learner")
+    assert after["learner"]["env_steps"] > before["env_steps"]
+    assert after["learner"]["policy_lag"] < after["learner"]["updates"] - newest
+    assert after["wall_s"] < time.monotonic() - since_s
+    # Nothing is counted twice: the steps that reached the replay are the run's.
+    assert after["learner"]["env_steps"] == after["learner"]["inserted"]
+
+
+def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Path) -> None:
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    head, run_dir = head_of(launch), tmp_path / "run"
+    status(head, updates_beyond(20))
+    launch.process.kill()
+    assert launch.nothing_left()
+    assert is_free(head)
+    assert checkpoints_of(run_dir)[-1] == result_of(run_dir)["learner_updates"]
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "sigterm", "sigterm to all"])
+def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) -> None:
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    head, run_dir = head_of(launch), tmp_path / "run"
+    status(head, updates_beyond(100))
+    if how == "ctrl-c":
+        launch.signal_group(signal.SIGINT)
+    elif how == "sigterm":
+        launch.process.terminate()
+    else:
+        launch.signal_group(signal.SIGTERM)
+    assert launch.wait() == 130
+    assert launch.nothing_left()
+    assert is_free(head)
+    launch.line(f"stopped. Continue with: python -m deploy launch --resume {run_dir}")
+    for noise in ("Traceback", "restarting", "killed"):
+        assert noise not in launch.output()
+    stopped = result_of(run_dir)
+    assert stopped["reason"] == "stopped"
+    assert checkpoints_of(run_dir)[-1] == stopped["learner_updates"]
+    if how != "ctrl-c":
+        return
+
+    budget = stopped["env_steps"] + 400
+    resumed = start("deploy", "launch", "--resume", str(run_dir), "--total-env-steps", str(budget))
+    assert resumed.wait() == 0
+    assert resumed.nothing_left()
+    result = result_of(run_dir)
+    assert result["env_steps"] >= budget
+    assert result["learner_updates"] > stopped["learner_updates"]
+    assert result["wall_s"] > stopped["wall_s"]
+    seen = len(stopped["evaluations"])
+    assert result["evaluations"][:seen] == stopped["evaluations"]
+    assert len(result["evaluations"]) > seen
+    # The replay's content was there again, and with it the proportion of acting and learning.
+    *_, restored = (x for x in log_of(run_dir, "replay_server").splitlines() if "restored" in x)
+    assert int(restored.rpartition("transitions, ")[2].split()[0]) >= stopped["env_steps"]
+    assert result["samples_per_insert"] == pytest.approx(8.0, rel=0.5)
+
+
+def test_ctrl_c_while_everything_starts_ends_it_in_silence(start: Start, tmp_path: Path) -> None:
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    launch.line("CartPole-v1, seed 0")  # The launcher's first line; its roles import torch now.
+    launch.signal_group(signal.SIGINT)
+    assert launch.wait() == 130
+    assert launch.nothing_left()
+    launch.line("stopped.")
+    assert "Traceback" not in launch.output()
+
+
+def _numbers(now: dict[str, Any], role: str) -> list[int]:
+    return [m["number"] for m in now["members"] if m["role"] == role]
+
+
+def _pids(now: dict[str, Any]) -> list[int]:
+    return [m["pid"] for m in now["members"]]
+
+
+def _gauges(now: dict[str, Any], role: str, name: str) -> list[float]:
+    return [m["counters"].get(name, -1.0) for m in now["members"] if m["role"] == role]

@@ -55,7 +55,9 @@ class _Evaluator:
         self._policy = Policy(manifest)
         self._weights = WeightsSubscription(context, membership.weights_endpoint, EVALUATION)
         self._joins = membership.joins
-        self._seeds = np.random.SeedSequence([manifest.config.seed, 2, membership.welcome.session])
+        self._seeds = np.random.SeedSequence(
+            [manifest.config.seed, 2, membership.welcome.incarnation]
+        )
         self._evaluations: dict[int, GreedyEvaluation] = {}
         self._done = 0
 

@@ -130,7 +130,11 @@ def _fault(config: Config, error: Exception) -> EnvironmentFault:
         return error
     if isinstance(error, gym.error.DependencyNotInstalled):
         extra = "box2d" if "box2d" in str(error).lower() else None
-        how = f"pip install 'zapex[{extra}]'" if extra else "install it"
+        how = (
+            f"pip install -e '.[{extra}]' (deploy/launch.sh does it with ZAPEX_EXTRAS={extra})"
+            if extra
+            else "install it"
+        )
         return EnvironmentFault(f"{name} needs a package that is not installed ({error}): {how}")
     if isinstance(error, (gym.error.UnregisteredEnv, ModuleNotFoundError)):
         return EnvironmentFault(

@@ -99,8 +99,8 @@ class Membership:
                 return None
             if now_s() > deadline_s:
                 raise HeadUnreachable(
-                    f"no answer from a head at {self._address} in {timeout_s:.0f} s: "
-                    "is the learner running, and is this its address?"
+                    f"no answer from a head at {self._address} in {timeout_s:.0f} s: is the "
+                    "learner running, is this its address, and has its replay server started?"
                 )
             if self._watch.reconnected():
                 self._send_join()

@@ -91,6 +91,8 @@ class Welcome(Message):
     """Names this membership; never reused within a run."""
     number: int
     """Of this process among its role, from 0."""
+    incarnation: int
+    """Processes that had this number before: one that takes over draws other random numbers."""
     first_env_index: int
     """Where this actor's sub-environments stand on the ε ladder."""
     ladder_size: int

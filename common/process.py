@@ -87,3 +87,6 @@ def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        traceback.print_exc()
+        return UNEXPECTED

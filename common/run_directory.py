@@ -22,15 +22,14 @@ def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
     written.
     """
     try:
-        if (run_dir / CONFIG_FILE).exists() and not overwrite:
+        if _holds_a_run(run_dir) and not overwrite:
             raise RunDirectoryError(
                 f"{run_dir} holds a run already: continue it with --resume {run_dir}, replace it "
                 "with --overwrite, or choose another --run-dir"
             )
         if run_dir.exists() and not run_dir.is_dir():
             raise RunDirectoryError(f"{run_dir} is a file: choose another --run-dir")
-        if overwrite and (run_dir / CONFIG_FILE).exists():
-            _clear(run_dir)
+        _clear(run_dir)
         for part in ("checkpoints", "replay", "logs"):
             (run_dir / part).mkdir(parents=True, exist_ok=True)
         store_config(run_dir, config)
@@ -52,6 +51,12 @@ def stored_config(run_dir: Path) -> Config:
     if not path.exists():
         raise RunDirectoryError(f"{run_dir} holds no run (no {CONFIG_FILE} there)")
     return config_from_mapping(read_toml(path, str(path)), str(path))
+
+
+def _holds_a_run(run_dir: Path) -> bool:
+    """Whether there is anything to lose: a start that failed leaves only its configuration."""
+    traces = ("result.json", "checkpoints/*.safetensors", "replay/storage")
+    return any(True for pattern in traces for _ in run_dir.glob(pattern))
 
 
 def _clear(run_dir: Path) -> None:

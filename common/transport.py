@@ -24,7 +24,7 @@ MAX_MESSAGE_BYTES = 1 << 30
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
 
-_DEFAULT_PORTS_ARE_FREE = (":*", ":0")
+_ANY_PORT = (":*", ":0")
 
 
 def _make(
@@ -60,7 +60,7 @@ def bind(
             f"refusing to listen on {address}: anyone who can reach it could write experience and "
             "read weights. Use tcp://127.0.0.1:PORT, or add --insecure on a network you trust"
         )
-    if address.endswith(_DEFAULT_PORTS_ARE_FREE):
+    if address.endswith(_ANY_PORT):
         address = address[: address.rindex(":")] + ":*"
     socket = _make(context, socket_type, address, queue_messages)
     try:

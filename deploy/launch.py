@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common import run_directory
+from common import run_directory, transport
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.flags import parse, peek
 from common.process import process_start_s
 from deploy import launcher, presets
-from deploy.live_view import LiveView, StatusClient
+from deploy.live_view import LiveView, StatusClient, show_return
 from deploy.topology import follower_roles, learner_role
 
 POLL_S = 0.1
@@ -88,7 +88,7 @@ def _run_processes(
     stop: threading.Event,
     view: LiveView,
 ) -> None:
-    logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=logging.INFO)
+    logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
     supervisor = launcher.Supervisor(options.log_level, view.say)
     try:
         supervisor.start(
@@ -104,9 +104,12 @@ def _run_processes(
         head = supervisor.wait_ready("learner", stop.is_set)
         if head is None:
             return
-        for spec in follower_roles(config, run_dir, head, "tcp://127.0.0.1:0"):
-            supervisor.start(spec)
+        # The replay server listens where the head does: on loopback, or for other hosts too.
+        replay_bind = options.bind.rpartition(":")[0] + ":0"
         view.show_head(head)
+        head = transport.reachable(head, "tcp://127.0.0.1")
+        for spec in follower_roles(config, run_dir, head, replay_bind, insecure=options.insecure):
+            supervisor.start(spec)
         with contextlib.closing(StatusClient(head)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
@@ -167,7 +170,7 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
         "no greedy score"
         if score is None
         else (
-            f"greedy return {score:.1f} ± {result['eval_return_std']:.1f} "
+            f"greedy return {show_return(score)} ± {show_return(result['eval_return_std'])} "
             f"over {result['eval_episodes']} episodes"
         )
     )

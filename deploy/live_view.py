@@ -1,5 +1,6 @@
 """What a run shows while it goes on: a live panel on a terminal, a line now and then elsewhere."""
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,7 +119,8 @@ class LiveView:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show_head(self, address: str) -> None:
-        self.say(f"head at {address} (more actors: python -m actor --connect {address})")
+        shown = transport.reachable(address, f"tcp://{socket.gethostname()}")
+        self.say(f"head at {shown} (more actors: python -m actor --connect {shown})")
 
     def update(self, status: Plain | None) -> None:
         """Show a status; None: there is nothing new."""
@@ -141,7 +143,7 @@ class LiveView:
             self._last_evaluation = learner["evaluations"]
             self.say(
                 f"{status['wall_s']:6.1f} s  evaluation {learner['evaluations']}: "
-                f"greedy return {learner['score']:.1f}"
+                f"greedy return {show_return(learner['score'])}"
             )
 
     def _panel(self, status: Plain) -> Group:
@@ -171,7 +173,13 @@ class LiveView:
         wanted = status["samples_per_insert"]
         actual = learner["sampled"] / max(learner["inserted"], 1)
         yield "samples/insert", f"{actual:.1f} of {'∞' if wanted is None else f'{wanted:g}'}"
-        yield "policy lag", f"{learner['policy_lag']:.0f} updates"
+        lags = [
+            learner["updates"] - m["counters"].get("weights_version", 0.0)
+            for m in status["members"]
+            if m["role"] == "actor"
+        ]
+        lag = max(sum(lags) / max(len(lags), 1), 0.0)
+        yield "policy lag", f"{lag:.0f} updates (experience {learner['experience_age']:,.0f})"
         actors_wait = min(self._rates.per_second("insert_blocked_s"), 1.0)
         learner_waits = min(self._rates.per_second("sample_blocked_s"), 1.0)
         yield "waiting", f"actors {actors_wait:.0%}, learner {learner_waits:.0%} of the time"
@@ -180,6 +188,11 @@ class LiveView:
         if status["lost"]:
             members += f", lost so far: {sum(status['lost'].values())}"
         yield "members", members
+
+
+def show_return(value: float) -> str:
+    """A return with as many digits as tell something."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 class _StepsColumn(ProgressColumn):
@@ -198,4 +211,4 @@ def _counters(status: Plain) -> dict[str, float]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return "–" if value is None else show_return(value)

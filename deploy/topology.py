@@ -72,10 +72,20 @@ def learner_role(
     )
 
 
-def follower_roles(config: Config, run_dir: Path, head: str, replay_bind: str) -> list[RoleSpec]:
+def follower_roles(
+    config: Config, run_dir: Path, head: str, replay_bind: str, *, insecure: bool = False
+) -> list[RoleSpec]:
     """Everything that joins the head."""
     return [
-        RoleSpec("replay_server", "replay_server", config, run_dir, head, bind=replay_bind),
+        RoleSpec(
+            "replay_server",
+            "replay_server",
+            config,
+            run_dir,
+            head,
+            bind=replay_bind,
+            insecure=insecure,
+        ),
         *(
             RoleSpec(f"actor-{i}", "actor", config, run_dir, head, number=i)
             for i in range(config.actors)
@@ -107,7 +117,10 @@ def run_role(
 
         storage = spec.run_dir / "replay" / "storage"
         run_replay_server(
-            ReplayOptions(spec.head, spec.bind, storage, number=spec.number), context, stop, ready
+            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number),
+            context,
+            stop,
+            ready,
         )
     elif spec.role == "actor":
         from actor.loop import ActorOptions, run_actor

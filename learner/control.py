@@ -76,6 +76,7 @@ class ControlPlane:
         self._head = Head(manifest, weights_endpoint)
         self._current: dict[bytes, Weights] = {}
         self._outbox: dict[bytes, Weights] = {}
+        self._rejected = 0
         self._run_state = "run"
         self._lock = threading.Lock()
         self._evaluations: list[EvalResult] = []
@@ -182,11 +183,13 @@ class ControlPlane:
         try:
             message = codec.decode(frames[1:])
         except SchemaMismatch as error:
+            self._rejected += 1
             log.warning("refused a peer: %s", error)
             return [(peer, Refused(str(error)))]
         except WireError as error:
-            log.warning("a message that cannot be read: %s", error)
-            return []
+            self._rejected += 1
+            log.debug("a message that cannot be read: %s", error)
+            return [(peer, Refused(f"this message cannot be read: {error}"))]
         if isinstance(message, StatusRequest):
             return [(peer, Status(self.status().to_plain()))]
         return self._head.handle(peer, message, now_s)
@@ -218,6 +221,7 @@ class ControlPlane:
                 for m in head.members.values()
             ],
             lost=head.lost,
+            rejected=self._rejected,
         )
 
     def _send(self, replies: list[Reply]) -> None:

@@ -7,7 +7,7 @@ that is silent for `SILENCE_S` is gone.
 
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,6 +30,8 @@ Reply = tuple[bytes, Message]
 
 SILENCE_S = 15.0
 RECENT_EPISODES = 100
+MAX_WAITING = 10_000
+"""Joins kept until a replay server serves."""
 ROLES = ("actor", "evaluator", "replay_server")
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Head:
         self._weights_endpoint = weights_endpoint
         self._new_session = new_session
         self._waiting: dict[bytes, Join] = {}
+        self._incarnations: Counter[tuple[str, int]] = Counter()
         self.members: dict[int, Member] = {}
         self.run_state = "run"
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -144,6 +147,8 @@ class Head:
                 reason = "this run has its replay server; start another run, or wait for it to go"
                 return [*replies, (peer, Refused(reason))]
         elif not self.replay_endpoints:
+            if len(self._waiting) >= MAX_WAITING:
+                return [*replies, (peer, Refused("too many processes wait for a replay server"))]
             self._waiting[peer] = join
             return replies
         return replies + self._admit(peer, join, now_s)
@@ -170,12 +175,14 @@ class Head:
             num_envs=num_envs if is_actor else 0,
             last_heard_s=now_s,
         )
+        self._incarnations[join.role, member.number] += 1
         before = self.ladder_size
         self.members[member.session] = member
         log.info("%s %d joined from %s (pid %d)", join.role, member.number, join.host, join.pid)
         welcome = Welcome(
             session=member.session,
             number=member.number,
+            incarnation=self._incarnations[join.role, member.number] - 1,
             first_env_index=member.first_env_index,
             ladder_size=self.ladder_size,
             manifest=self._plain_manifest,

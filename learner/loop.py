@@ -249,7 +249,7 @@ class _Learner:
         counters.updates, counters.env_steps = state.updates, state.env_steps
         counters.table_size = batch.table_size
         counters.inserted, counters.sampled = batch.inserted, batch.sampled
-        counters.policy_lag = state.updates - batch.mean_version
+        counters.experience_age = max(state.updates - batch.mean_version, 0.0)
 
     # --------------------------------------------------------------------------- weights and scores
 

@@ -76,8 +76,7 @@ class Prefetcher:
         self._credit = manifest.config.prefetch_batches
         self._context = context
         self._endpoint = endpoint
-        # One buffer more than the credit: the batch in training still holds its own.
-        self._slots = [_Slot(manifest, device) for _ in range(self._credit + 1)]
+        self._slots = [_Slot(manifest, device) for _ in range(self._credit)]
         self._free = list(range(len(self._slots)))
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[_Used] = queue.SimpleQueue()

@@ -18,7 +18,7 @@ class LearnerCounters:
     sampled: int = 0
     loss: float = 0.0
     mean_q: float = 0.0
-    policy_lag: float = 0.0
+    experience_age: float = 0.0
     """Updates between the weights that acted in the newest batch and the present ones, mean."""
     waited_s: float = 0.0
     """Time without a batch to train on, in seconds."""
@@ -48,6 +48,8 @@ class RunStatus:
     members: list[dict[str, Any]] = field(default_factory=list)
     """role, number, host, pid and counters of each."""
     lost: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+    """Messages to the head that could not be read."""
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -24,6 +24,8 @@ class Flags:
     """File that keeps the experience and survives this process; none: memory."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
+    number: int = -1
+    """0 takes over at once from a server of this host that died; −1: waits until it is missed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to print."""
     debug: bool = False
@@ -41,7 +43,7 @@ def _run(flags: Flags) -> None:
     configure_logging(flags.log_level)
     stop = threading.Event()
     stop_on_signals(stop)
-    options = ReplayOptions(flags.connect, flags.bind, flags.storage, flags.insecure)
+    options = ReplayOptions(flags.connect, flags.bind, flags.storage, flags.insecure, flags.number)
     with zmq.Context() as context:
         run_replay_server(options, context, stop, lambda _: None)
 

@@ -84,9 +84,10 @@ class RateLimiter:
         """Continue the counters of an earlier run.
 
         When the settings changed meanwhile, the old error can lie far outside the new band and one
-        side would wait for hours; the centre moves so that the error is zero instead.
+        side would wait for hours; `samples` is then set so that the error is zero instead. (Up to
+        twice the tolerance is no such case: an insert may have stepped over the edge.)
         """
         self.inserts, self.samples = inserts, samples
         spi, beyond = self.samples_per_insert, inserts - self.min_size_to_sample
-        if spi is not None and beyond >= 0 and abs(self.error) > self.tolerance:
+        if spi is not None and beyond >= 0 and abs(self.error) > 2 * self.tolerance:
             self.samples = round(beyond * spi)

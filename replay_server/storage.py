@@ -2,8 +2,8 @@
 
 Slot s holds one block: its number, who sent it, and its rows. Block numbers count up from 1 and are
 never reused; block number b lies in slot b mod slots, so a new block evicts the oldest one. The
-file is the memory: after a crash of the process, what was written is still there, and a slot whose
-number is 0 was being written at that moment and is empty.
+file is the memory: after a crash of the process, what was written is still there, and an insert
+that was being written at that moment is not: its slots count as empty.
 """
 
 import errno
@@ -27,6 +27,8 @@ _MAGIC = b"zapex replay 1\n"
 _HEADER_BYTES = 4096
 _ALIGNMENT = 4096
 _LAST = int(RowKind.LAST)
+INSERTED, SAMPLED, _NEXT = range(3)
+"""Places in `Storage.counters`."""
 
 Int64Vector = npt.NDArray[np.int64]
 
@@ -68,7 +70,8 @@ class Storage:
         }
         self._mapped = buffer
         self.counters: Int64Vector = arrays["counters"]
-        """inserted and sampled transitions since the run began, in this order."""
+        """Transitions inserted, transitions sampled since the run began, and the next block
+        number: blocks from that number on belong to an insert that was not finished."""
         self.number: Int64Vector = arrays["number"]
         self.session: Int64Vector = arrays["session"]
         self.sequence: Int64Vector = arrays["sequence"]
@@ -79,7 +82,8 @@ class Storage:
         self.row_kind: npt.NDArray[np.uint8] = arrays["row_kind"]
         self.priority: npt.NDArray[np.float32] = arrays["priority"]
         self._obs_rows = self.obs.reshape(slots * rows, *spec.obs_shape)
-        self.next_number = int(self.number.max()) + 1
+        if self.counters[_NEXT] == 0:
+            self.counters[_NEXT] = 1
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -97,7 +101,7 @@ class Storage:
             The slots written [B], and which rows may start a transition [B, L].
         """
         blocks = len(insert.action)
-        numbers = np.arange(self.next_number, self.next_number + blocks)
+        numbers = int(self.counters[_NEXT]) + np.arange(blocks)
         slots = numbers % self.slots
         self.number[slots] = 0
         self.session[slots] = insert.session
@@ -108,10 +112,14 @@ class Storage:
         self.reward[slots] = insert.reward
         self.row_kind[slots] = insert.row_kind
         self.priority[slots] = insert.priority
-        # The number is written last: it says that the block is whole.
         self.number[slots] = numbers
-        self.next_number += blocks
+        # Written last, and at once: with this the insert is whole, all of it or nothing.
+        self.counters[_NEXT] += blocks
         return slots, self.starts(insert.row_kind)
+
+    def filled(self) -> Int64Vector:
+        """Slots that hold a whole block."""
+        return np.flatnonzero((self.number > 0) & (self.number < self.counters[_NEXT]))
 
     def starts(self, row_kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Which of the L rows of each block may start a transition, [B, L]."""
@@ -188,7 +196,10 @@ def _map(path: Path | None, nbytes: int, description: dict[str, Any]) -> mmap.mm
             )
         try:
             # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
-            os.posix_fallocate(file.fileno(), 0, nbytes)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+            else:
+                file.truncate(nbytes)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise ZapexError(

@@ -18,7 +18,7 @@ from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Insert, Message, Rejected, SampleRequest
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import Sampler
-from replay_server.storage import Storage
+from replay_server.storage import INSERTED, SAMPLED, Storage
 
 Reply = tuple[bytes, Message]
 
@@ -186,7 +186,7 @@ class Table:
         items = (slots[:, None] * length + np.arange(length)).ravel()
         self.sampler.write(items, insert.priority.ravel(), starts.ravel())
         self.limiter.count_insert(int(np.count_nonzero(starts)))
-        self.storage.counters[0] = self.limiter.inserts
+        self.storage.counters[INSERTED] = self.limiter.inserts
         self.counters.inserted_blocks += len(slots)
         session = self._sessions[insert.session]
         session.stored = insert.sequence
@@ -232,7 +232,7 @@ class Table:
     def _batch(self) -> Batch:
         items, probability = self.sampler.sample(self._batch_size)
         self.limiter.count_sample(self._batch_size)
-        self.storage.counters[1] = self.limiter.samples
+        self.storage.counters[SAMPLED] = self.limiter.samples
         obs, action, n_step_return, discount, next_obs, key, version = self.storage.gather(
             items, self._discount
         )
@@ -276,7 +276,7 @@ class Table:
     def _restore(self) -> None:
         """Take up what the storage file holds."""
         storage = self.storage
-        filled = np.flatnonzero(storage.number)
+        filled = storage.filled()
         if not len(filled):
             return
         length = storage.layout.length
@@ -287,4 +287,4 @@ class Table:
             session = self._sessions.setdefault(int(storage.session[slot]), _Session())
             session.stored = max(session.stored, int(storage.sequence[slot]))
             session.received = session.stored
-        self.limiter.resume(int(storage.counters[0]), int(storage.counters[1]))
+        self.limiter.resume(int(storage.counters[INSERTED]), int(storage.counters[SAMPLED]))

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import tyro
 
-NAMES = ("solve", "sum_tree", "replay_served")
+NAMES = ("memory", "replay_served", "solve", "sum_tree")
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from common import transport
 from common.errors import AddressInUse, ConfigError
 from common.messages import Ack
 from tests.contract.sockets import Sockets, receive, receive_with_prefix
-from tests.waiting import wait_until
 
 
 def test_an_address_that_is_taken_is_refused_and_its_owner_not_disturbed(
@@ -30,9 +29,9 @@ def test_an_address_that_is_taken_is_refused_and_its_owner_not_disturbed(
 
 def test_an_address_is_free_again_after_its_owner_closed(sockets: Sockets, address: str) -> None:
     server, endpoint = sockets.bind(zmq.ROUTER, address)
-    server.close()
+    sockets.stop(server, endpoint)
 
-    assert wait_until(lambda: sockets.bind_when_free(endpoint), "the address is free")
+    assert sockets.bind_when_free(endpoint)
 
 
 def test_a_socket_file_that_a_dead_process_left_behind_is_taken_over(sockets: Sockets) -> None:
@@ -96,9 +95,7 @@ def test_insecure_listens_on_all_interfaces(sockets: Sockets) -> None:
     server, endpoint = sockets.bind(zmq.ROUTER, "tcp://0.0.0.0:0", insecure=True)
     assert endpoint.startswith("tcp://0.0.0.0:")
 
-    client = transport.connect(
-        context, zmq.DEALER, transport.reachable(endpoint, "tcp://127.0.0.1:5550")
-    )
+    client = sockets.connect(zmq.DEALER, transport.reachable(endpoint, "tcp://127.0.0.1:5550"))
     transport.send(client, Ack(0, 1))
     assert receive_with_prefix(server)[1] == Ack(0, 1)
 

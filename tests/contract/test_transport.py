@@ -1,4 +1,4 @@
-"""One suite for every transport: what is sent arrives, whole and in order, or the sender is told."""
+"""One suite for every transport: what is sent arrives whole and in order."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from tests.contract.equality import assert_same
 from tests.contract.examples import EXAMPLES
 from tests.contract.sockets import PATIENCE_MS, Sockets, receive, receive_with_prefix
 from tests.waiting import wait_until
+
+over_a_network = pytest.mark.parametrize("address", ["tcp", "ipc"], indirect=True)
 
 
 def test_every_message_arrives_in_both_directions(sockets: Sockets, address: str) -> None:
@@ -108,61 +110,54 @@ def test_bytes_that_are_no_message_are_refused_and_the_next_message_is_read(
     assert receive(client) == Ack(0, 1)
 
 
-# -------------------------------------------------------------------------------------- reconnecting
+# -------------------------------------------------------------------------------------- reconnects
 
 
 def test_a_watch_is_silent_while_the_first_connection_stands(
     sockets: Sockets, address: str
 ) -> None:
     server, endpoint = sockets.bind(zmq.ROUTER, address)
-    client = sockets.connect(zmq.DEALER, endpoint)
-    watch = transport.ReconnectWatch(client, endpoint)
+    client, watch = sockets.connect_watched(endpoint)
     assert not watch.reconnected()
     for i in range(3):
         transport.send(client, Ack(0, i))
         assert receive_with_prefix(server)[1] == Ack(0, i)
         assert not watch.reconnected()
-    watch.close()
-    watch.close()
 
 
-@pytest.mark.parametrize("address", ["tcp", "ipc"], indirect=True)
-def test_a_watch_tells_once_of_each_server_that_came_back_at_the_same_address(
+@over_a_network
+def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_address(
     sockets: Sockets, address: str
 ) -> None:
     server, endpoint = sockets.bind(zmq.ROUTER, address)
-    client = sockets.connect(zmq.DEALER, endpoint)
-    watch = transport.ReconnectWatch(client, endpoint)
-    transport.send(client, Ack(0, 0))
-    receive_with_prefix(server)
+    clients = [sockets.connect_watched(endpoint) for _ in range(8)]
+    for client, _ in clients:
+        transport.send(client, Ack(0, 0))
+        receive_with_prefix(server)
     for restart in (1, 2):
-        server.close()
-        server = wait_until(lambda: sockets.bind_when_free(endpoint), "the address is free")
-
-        wait_until(watch.reconnected, "the client is connected again")
-
-        assert not watch.reconnected()
-        transport.send(client, Ack(0, restart))
-        peer, message = receive_with_prefix(server)
-        assert message == Ack(0, restart)
-        transport.send(server, message, prefix=(peer,))
-        assert receive(client) == message
-    watch.close()
+        sockets.stop(server, endpoint)
+        server = sockets.bind_when_free(endpoint)
+        for i, (client, watch) in enumerate(clients):
+            wait_until(watch.reconnected, f"client {i} is told of restart {restart}", limit_s=10)
+            assert not watch.reconnected()
+            transport.send(client, Ack(i, restart))
+            peer, message = receive_with_prefix(server)
+            assert message == Ack(i, restart)
+            transport.send(server, message, prefix=(peer,))
+            assert receive(client) == message
 
 
-@pytest.mark.parametrize("address", ["tcp", "ipc"], indirect=True)
-def test_a_client_that_was_there_first_is_not_told_of_a_reconnection(
+@over_a_network
+def test_a_client_that_was_there_before_its_server_is_not_told_of_a_reconnection(
     sockets: Sockets, address: str
 ) -> None:
-    # An address of a server that starts later: taken once to learn which it is, and given back.
+    # The address is taken once to learn a free port, and given back.
     before, endpoint = sockets.bind(zmq.ROUTER, address)
-    before.close()
-    client = sockets.connect(zmq.DEALER, endpoint)
-    watch = transport.ReconnectWatch(client, endpoint)
+    sockets.stop(before, endpoint)
+    client, watch = sockets.connect_watched(endpoint)
     transport.send(client, Ack(0, 7))
 
-    server = wait_until(lambda: sockets.bind_when_free(endpoint), "the address is free")
+    server = sockets.bind_when_free(endpoint)
 
     assert receive_with_prefix(server)[1] == Ack(0, 7)
     assert not watch.reconnected()
-    watch.close()

@@ -1,6 +1,5 @@
 """Commands that end with their test, and a run that has ended."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from common import run_directory
 from common.config import Config
 from deploy.in_process import run_in_process
 from deploy.live_view import LiveView
-from tests.integration.runs import TINY, Command
+from tests.integration.runs import TINY, Command, own_logging
 
 Start = Callable[..., Command]
 InProcess = Callable[..., Path]
@@ -40,7 +39,7 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
         run_dir = resume or tmp_path_factory.mktemp("run")
         if resume is None:
             run_directory.create(run_dir, config)
-        with _own_logging(), LiveView(config, run_dir) as view:
+        with own_logging(), LiveView(config, run_dir) as view:
             run_in_process(
                 config,
                 run_dir,
@@ -59,20 +58,3 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
 def finished_run(in_process: InProcess) -> Path:
     """Directory of a run that spent its budget. For reading: copy it to do more."""
     return in_process(Config(**TINY))
-
-
-class _own_logging:  # noqa: N801
-    """Gives the root logger back as it was: a program configures it for the whole process."""
-
-    def __enter__(self) -> None:
-        root = logging.getLogger()
-        self._before = root.handlers, root.level
-        root.handlers = []
-
-    def __exit__(self, *_: object) -> None:
-        root = logging.getLogger()
-        for handler in root.handlers:
-            handler.close()
-        root.handlers, level = self._before
-        root.setLevel(level)
-        logging.captureWarnings(False)

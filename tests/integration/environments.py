@@ -21,7 +21,7 @@ class Paced(gym.Env[Observation, int]):
     """
 
     observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
-    action_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Discrete(2)  # type: ignore[assignment]
 
     def __init__(self, length: int = 10, delay_s: float = 0.05, hold: str | None = None) -> None:
         self._length, self._delay_s = length, delay_s

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,9 +51,27 @@ Status = dict[str, Any]
 """`learner.status.RunStatus` as plain data."""
 
 
-def until(condition: Callable[[], T], what: str) -> T:
+def until(condition: Callable[[], T | None], what: str) -> T:
     """`wait_until` with the patience that whole processes need."""
-    return wait_until(condition, what, limit_s=WAIT_S)
+    found = wait_until(condition, what, limit_s=WAIT_S)
+    assert found is not None
+    return found
+
+
+@contextlib.contextmanager
+def own_logging() -> Iterator[None]:
+    """Give the root logger back as it was: a program configures it for its whole process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers = handlers
+        root.setLevel(level)
+        logging.captureWarnings(False)
 
 
 def write_preset(path: Path, **changes: Any) -> str:
@@ -93,7 +112,7 @@ class Command:
                 raise AssertionError(f"ended without saying {text!r}:\n{self.output()}")
             return lines[0] if lines else None
 
-        return until(found, f"{text!r} in the output") or ""
+        return until(found, f"{text!r} in the output")
 
     def wait(self) -> int:
         """Wait for its end; the exit code."""
@@ -137,7 +156,7 @@ def status(head: str, that: Callable[[Status], bool] = lambda _: True) -> Status
             latest = client.latest()
             return latest if latest is not None and that(latest) else None
 
-        return until(answer, f"the status that is waited for, from {head}") or {}
+        return until(answer, f"the status that is waited for, from {head}")
 
 
 def updates_beyond(number: int) -> Callable[[Status], bool]:

@@ -24,6 +24,9 @@ from tests.integration.runs import (
     write_preset,
 )
 
+ENOUGH = 100_000
+"""A replay's capacity in transitions that a test does not fill."""
+
 
 def launched(start: Start, directory: Path, **changes: Any) -> Command:
     preset = write_preset(directory / "tiny.toml", **changes)
@@ -78,7 +81,7 @@ def test_a_killed_actor_is_restarted_and_takes_its_place_again(
     )
     assert pid_of(run_dir, "actor-1") in _pids(members)
     # Its predecessor's place on the ladder was not left to a ghost: still 2 · 4 environments.
-    assert "joined the run run as actor 1" in log_of(run_dir, "actor-1").splitlines()[-1]
+    assert log_of(run_dir, "actor-1").count("joined the run run as actor 1") == 2
     status(head, updates_beyond(before["learner"]["updates"] + 200))
     assert launch.process.poll() is None
 
@@ -86,12 +89,19 @@ def test_a_killed_actor_is_restarted_and_takes_its_place_again(
 def test_a_killed_replay_server_comes_back_with_all_it_acknowledged(
     start: Start, tmp_path: Path
 ) -> None:
-    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS, replay_capacity=ENOUGH)
     head, run_dir = head_of(launch), tmp_path / "run"
     before = status(head, updates_beyond(50))["learner"]
     psutil.Process(pid_of(run_dir, "replay_server")).kill()
     launch.line("replay_server was killed by signal 9: restarting")
-    after = status(head, updates_beyond(before["updates"] + 500))["learner"]
+    # Learning goes on, and nothing is lost or counted twice: what was inserted are the run's steps.
+    after = status(
+        head,
+        lambda now: (
+            updates_beyond(before["updates"] + 500)(now)
+            and now["learner"]["env_steps"] == now["learner"]["inserted"]
+        ),
+    )["learner"]
     restored = [
         int(line.rpartition("transitions, ")[2].split()[0])
         for line in log_of(run_dir, "replay_server").splitlines()
@@ -101,7 +111,6 @@ def test_a_killed_replay_server_comes_back_with_all_it_acknowledged(
     assert restored[0] == 0
     assert restored[1] >= before["table_size"] - 4 * 8  # An insert may have been cut short.
     assert after["inserted"] > before["inserted"]
-    assert after["env_steps"] == after["inserted"]
     served_at = [
         line.split()[-1] for line in log_of(run_dir, "learner").splitlines() if "serves at" in line
     ]
@@ -118,22 +127,20 @@ def test_a_killed_learner_goes_on_from_its_newest_checkpoint(start: Start, tmp_p
     launch.line("learner was killed by signal 9: restarting")
     newest = checkpoints_of(run_dir)[-1]
     assert newest >= 100
-    # It counts on from the checkpoint, everybody finds it again, and its weights find everybody:
-    # the actors act on newer ones than ever, and the evaluator plays new ones.
+    # It counts on from the checkpoint (every step that reached the replay once), everybody finds it
+    # again, and its weights find everybody: the actors act on newer ones, the evaluator plays them.
     after = status(
         head,
         lambda now: (
             now["learner"]["evaluations"] > before["evaluations"] + 10
+            and now["learner"]["env_steps"] == now["learner"]["inserted"]
             and sorted(_numbers(now, "actor")) == [0, 1]
             and all(v > newest + 100 for v in _gauges(now, "actor", "weights_version"))
         ),
     )
     assert f"resumed from {run_dir}/checkpoints/{newest:08d}" in log_of(run_dir, "learner")
     assert after["learner"]["env_steps"] > before["env_steps"]
-    assert after["learner"]["policy_lag"] < after["learner"]["updates"] - newest
     assert after["wall_s"] < time.monotonic() - since_s
-    # Nothing is counted twice: the steps that reached the replay are the run's.
-    assert after["learner"]["env_steps"] == after["learner"]["inserted"]
 
 
 def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Path) -> None:
@@ -148,7 +155,7 @@ def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Pat
 
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm", "sigterm to all"])
 def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) -> None:
-    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS, replay_capacity=ENOUGH)
     head, run_dir = head_of(launch), tmp_path / "run"
     status(head, updates_beyond(100))
     if how == "ctrl-c":

@@ -5,6 +5,7 @@ is learned must come out as what dynamic programming computes from the same prob
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from replay_server.storage import Storage
 from replay_server.table import Table
 from tests.environments import REWARDS, SUCCESSORS, TERMINAL
 
-UPDATES = 4_000
+UPDATES = 2_500
 STATES = len(SUCCESSORS)
 Q = npt.NDArray[np.float64]
 
@@ -46,10 +47,18 @@ TABULAR = Config(
     loss="squared",  # Huber's minimum is no mean.
     importance_sampling_exponent=1.0,  # β < 1 leaves a bias where transitions are random.
     target_update_period=50,
-    publish_period=1,
     device="cpu",
 )
 PLAIN = {"double": False, "dueling": False, "prioritized": False}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in the learner; and a second thread would wait for a core more than it helps."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(TABULAR.learner_threads)
+    yield
+    torch.set_num_threads(before)
 
 
 def known_q_values(discount: float, n_step: int) -> Q:

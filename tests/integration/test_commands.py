@@ -1,0 +1,74 @@
+"""The command lines that are no run: help, and evaluate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config import Config
+from tests.integration.conftest import Start
+from tests.integration.runs import checkpoints_of
+
+
+@pytest.mark.parametrize(
+    ("words", "fragments"),
+    [
+        ("deploy", ["launch", "evaluate"]),
+        ("deploy --help", ["launch", "evaluate"]),
+        ("deploy launch --help", ["--preset", "--resume", "--in-process", "--run-dir"]),
+        ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
+        ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),
+        ("replay_server --help", ["--connect", "--bind", "--storage"]),
+        ("actor --help", ["--connect", "--envs", "--evaluator"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_command_explains_itself(start: Start, words: str, fragments: list[str]) -> None:
+    command = start(*words.split())
+    assert command.wait() == 0
+    for fragment in fragments:
+        assert fragment in command.output()
+
+
+@pytest.mark.parametrize("program", ["deploy launch", "learner"])
+def test_help_lists_every_field_of_the_configuration(start: Start, program: str) -> None:
+    command = start(*program.split(), "--help")
+    assert command.wait() == 0
+    for name in Config.model_fields:
+        assert f"--{name.replace('_', '-')}" in command.output()
+
+
+def test_an_unknown_command_is_answered_by_those_that_there_are(start: Start) -> None:
+    command = start("deploy", "lunch")
+    assert command.wait() == 2
+    first, *rest = command.output().splitlines()
+    assert first == "error: unknown command 'lunch'"
+    assert any("launch" in line for line in rest)
+
+
+def test_evaluate_gives_the_returns_of_greedy_episodes_as_json(
+    start: Start, finished_run: Path
+) -> None:
+    words = ("deploy", "evaluate", str(finished_run), "--episodes", "3", "--seed", "5", "--json")
+    first, second = start(*words), start(*words)
+    assert first.wait() == second.wait() == 0
+    result = json.loads(first.output())
+    assert result.keys() == {"return_mean", "return_std", "return_min", "return_max", "episodes"}
+    assert result["episodes"] == 3
+    assert 8.0 <= result["return_min"] <= result["return_mean"] <= result["return_max"] <= 500.0
+    # The same seed, the same episodes.
+    assert json.loads(second.output()) == result
+
+
+def test_evaluate_takes_the_checkpoint_it_is_told(start: Start, finished_run: Path) -> None:
+    numbered = checkpoints_of(finished_run)
+    for name, file in (
+        ("best", "best.safetensors"),
+        ("latest", f"{numbered[-1]:08d}.safetensors"),
+        (str(numbered[0]), f"{numbered[0]:08d}.safetensors"),
+    ):
+        words = ("--checkpoint", name, "--episodes", "1")
+        command = start("deploy", "evaluate", str(finished_run), *words)
+        assert command.wait() == 0
+        assert command.output().startswith(f"CartPole-v1, {file}: return ")
+        assert command.output().rstrip().endswith("over 1 greedy episodes")

@@ -1,0 +1,107 @@
+"""A server is replaced by another at its address: clients notice, however fast they had connected.
+
+What was under way on the old connection is lost; who does not notice waits for it for ever.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+import zmq
+
+from actor.blocks import Blocks
+from actor.replay_client import ReplayClient
+from common import codec, transport
+from common.config import Config
+from common.errors import AddressInUse
+from common.manifest import Manifest
+from common.messages import Insert, Message, SampleRequest
+from common.spec import EnvSpec
+from learner.prefetch import Prefetcher
+from tests.integration.runs import TINY, until
+
+Context = zmq.Context[zmq.Socket[bytes]]
+SPEC = EnvSpec((2,), "<f4", 2)
+MANIFEST = Manifest("run", Config(**TINY), SPEC)
+
+
+class Server:
+    """A ROUTER that hears everything and answers nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.socket, self.address = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
+
+    def hear(self, client: Callable[[], object] = lambda: None) -> Message:
+        """The next message; the client does something again and again until it comes."""
+
+        def frames() -> list[codec.Frame] | None:
+            client()
+            return transport.receive_frames(self.socket)
+
+        return codec.decode(until(frames, "a message of the client")[1:])
+
+    def is_replaced(self) -> None:
+        """It goes; another one comes to its address and knows nothing."""
+        self.socket.close(linger=0)
+
+        def bound() -> zmq.Socket[bytes] | None:
+            with contextlib.suppress(AddressInUse):
+                return transport.bind(self.context, zmq.ROUTER, self.address)[0]
+            return None
+
+        self.socket = until(bound, f"{self.address} to be free again")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Connecting to it takes until a first message has gone to and fro, as it does when the client
+    is suspended just then."""
+    with zmq.Context() as context:
+        server = Server(context)
+        connect = zmq.Socket.connect
+
+        def connect_and_exchange(client: zmq.Socket[bytes], address: str) -> None:
+            connect(client, address)
+            if address == server.address:
+                client.send(b"")
+                server.socket.send_multipart(server.socket.recv_multipart())
+                client.recv()
+
+        monkeypatch.setattr(zmq.Socket, "connect", connect_and_exchange)
+        yield server
+        server.socket.close(linger=0)
+
+
+def test_an_actor_sends_its_window_again(server: Server) -> None:
+    rows, length = (1, MANIFEST.layout.rows), MANIFEST.layout.length
+    blocks = Blocks(
+        obs=np.zeros((*rows, 2), np.float32),
+        action=np.zeros(rows, np.int32),
+        reward=np.zeros(rows, np.float32),
+        row_kind=np.zeros(rows, np.uint8),
+        priority=np.zeros((1, length), np.float32),
+    )
+    actor = ReplayClient(server.context, server.address, session=5, window=2)
+    with contextlib.closing(actor):
+        actor.insert(blocks, weights_version=3)
+        first = server.hear(actor.poll)
+        server.is_replaced()
+        again = server.hear(actor.poll)
+        assert isinstance(first, Insert)
+        assert isinstance(again, Insert)
+        assert (again.session, again.sequence) == (first.session, first.sequence) == (5, 0)
+        assert actor.resent == 1
+
+
+def test_a_learner_asks_for_its_batches_again(server: Server) -> None:
+    learner = Prefetcher(server.context, server.address, MANIFEST, torch.device("cpu"))
+    with contextlib.closing(learner):
+        first = server.hear()
+        server.is_replaced()
+        again = server.hear()
+        assert isinstance(first, SampleRequest)
+        assert isinstance(again, SampleRequest)
+        assert again.batches == first.batches == MANIFEST.config.prefetch_batches

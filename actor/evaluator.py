@@ -56,7 +56,7 @@ class _Evaluator:
         self._weights = WeightsSubscription(context, membership.weights_endpoint, EVALUATION)
         self._joins = membership.joins
         self._seeds = np.random.SeedSequence(
-            [manifest.config.seed, 2, membership.welcome.incarnation]
+            [manifest.config.seed, 2, membership.welcome.epoch, membership.welcome.incarnation]
         )
         self._evaluations: dict[int, GreedyEvaluation] = {}
         self._done = 0

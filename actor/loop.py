@@ -89,7 +89,9 @@ class _Actor:
                 f"{config.env} is {spec_of(self._vector)} here and {manifest.spec} at the head: "
                 "install the same versions on both"
             )
-        seeds = np.random.SeedSequence([config.seed, 1, welcome.number, welcome.incarnation])
+        seeds = np.random.SeedSequence(
+            [config.seed, 1, welcome.number, welcome.epoch, welcome.incarnation]
+        )
         self._rng = np.random.default_rng(seeds)
         self._rollout = Rollout(
             self._vector,

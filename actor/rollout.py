@@ -24,6 +24,7 @@ from common.manifest import Manifest
 QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
 _FIRST, _STEP = np.uint8(RowKind.FIRST), np.uint8(RowKind.STEP)
+_MAX_REWARD = float(np.finfo(np.float32).max)
 _TERMINATED, _TRUNCATED = np.uint8(RowKind.TERMINATED), np.uint8(RowKind.TRUNCATED)
 
 
@@ -101,8 +102,9 @@ class Rollout:
         action: npt.NDArray[np.int64],
         reward: npt.NDArray[np.float64],
     ) -> None:
-        if not np.isfinite(reward).all():
-            bad = reward[~np.isfinite(reward)][0]
+        storable = np.abs(reward) <= _MAX_REWARD  # False for NaN too.
+        if not storable.all():
+            bad = reward[~storable][0]
             raise EnvironmentFault(f"{self._env} returned a reward that is not finite: {bad}")
         self.env_steps += len(streams)
         self._return[streams] += reward
@@ -132,13 +134,15 @@ class Rollout:
                 f"{self._env} returned observations of shape {array.shape[1:]}, "
                 f"its space says {self._spec.obs_shape}"
             )
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, self._spec.dtype)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
             raise EnvironmentFault(
                 f"{self._env} returned an observation that is not finite (environment {bad[0]} of "
                 "this actor)"
             )
-        return np.ascontiguousarray(array, self._spec.dtype)
+        return array
 
     def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:

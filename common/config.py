@@ -6,6 +6,7 @@ key, the value and what is allowed.
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,12 +25,18 @@ from common.errors import ConfigError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _NONE = "none"  # TOML has no null.
 
 
 def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() == _NONE else value
+
+
+def _json_text(value: Any) -> Any:
+    """TOML's tables cannot hold null; their JSON can."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Config(BaseModel):
@@ -42,7 +49,7 @@ class Config(BaseModel):
 
     env: str = "CartPole-v1"
     """Gymnasium id, or module:EnvId for an environment of your own."""
-    env_kwargs: dict[str, Any] = {}
+    env_kwargs: Annotated[dict[str, Any], BeforeValidator(_json_text)] = {}
     """Keyword arguments for the environment, as a JSON object."""
     vectorization: Literal["sync", "async", "vector_entry_point"] = "sync"
     """How an actor steps its environments: in turn, in a process each, or by the environment's own
@@ -59,7 +66,7 @@ class Config(BaseModel):
     """Seeds environments, exploration, sampling and the network."""
     total_env_steps: PositiveInt = 1_000_000
     """Budget: the run ends after this many environment steps of all actors together."""
-    target_return: Annotated[float | None, BeforeValidator(_none)] = None
+    target_return: Annotated[FiniteFloat | None, BeforeValidator(_none)] = None
     """The run ends when the greedy score reaches this return."""
     eval_period: PositiveInt = 1_000
     """Learner updates between two greedy evaluations."""
@@ -245,4 +252,5 @@ def read_toml(path: Path, source: str) -> dict[str, Any]:
 def write_toml(config: Config, path: Path) -> None:
     """Every value in force, readable by `config_from_mapping`."""
     values = {k: _NONE if v is None else v for k, v in config.model_dump(mode="json").items()}
+    values["env_kwargs"] = json.dumps(config.env_kwargs)
     path.write_text(tomli_w.dumps(values))

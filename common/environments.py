@@ -117,10 +117,10 @@ def _storage_dtype(space: gym.spaces.Box) -> np.dtype[Any]:
         return np.dtype(np.float32)
     if dtype.kind in "iu":
         low, high = int(space.low.min()), int(space.high.max())
-        return min(
-            (dtype, np.result_type(np.min_scalar_type(low), np.min_scalar_type(high))),
-            key=lambda candidate: candidate.itemsize,
-        )
+        for smaller in map(np.dtype, ("u1", "i1", "<u2", "<i2", "<u4", "<i4")):
+            bounds = np.iinfo(smaller)
+            if smaller.itemsize < dtype.itemsize and bounds.min <= low and high <= bounds.max:
+                return smaller
     return dtype
 
 

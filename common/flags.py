@@ -7,6 +7,7 @@ manifest are refused in the same words.
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -38,7 +39,7 @@ def parse(
     )
     flags.__doc__ = options.__doc__
     # TOML and this project write none, Python and tyro None.
-    words = ["None" if word.lower() == "none" else word for word in argv]
+    words = [re.sub(r"(?i)^(--[a-z-]+=)?none$", r"\1None", word) for word in argv]
     parsed: Any = tyro.cli(flags, args=words, prog=prog)
     values = {name: getattr(parsed, name) for name in Config.model_fields}
     own = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(options)}  # type: ignore[arg-type]

@@ -91,8 +91,11 @@ class Welcome(Message):
     """Names this membership; never reused within a run."""
     number: int
     """Of this process among its role, from 0."""
+    epoch: int
+    """Starts of the learner within the run before this one."""
     incarnation: int
-    """Processes that had this number before: one that takes over draws other random numbers."""
+    """Processes that had this number in this epoch before. Who comes later, in either sense, draws
+    other random numbers."""
     first_env_index: int
     """Where this actor's sub-environments stand on the ε ladder."""
     ladder_size: int

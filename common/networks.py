@@ -49,7 +49,7 @@ class MLPQNetwork(nn.Module):
         self.head = nn.Linear(width, num_actions + dueling)
 
     def forward(self, obs: Tensor) -> Tensor:
-        out: Tensor = self.head(self.torso(obs.float().flatten(1)))
+        out: Tensor = self.head(self.torso(obs.float().reshape(len(obs), -1)))
         return dueling_q(out[:, :1], out[:, 1:]) if self.dueling else out
 
 
@@ -72,9 +72,18 @@ def build_network(config: Config, spec: EnvSpec) -> nn.Module:
         raise ConfigError(f"{where} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{where} gave a {type(network).__name__}, expected a torch.nn.Module")
-    with torch.no_grad():
-        probe = torch.from_numpy(np.zeros((2, *spec.obs_shape), spec.dtype))
-        shape = tuple(network(probe).shape)
+    probe = torch.from_numpy(np.zeros((2, *spec.obs_shape), spec.dtype))
+    try:
+        with torch.no_grad():
+            values = network(probe)
+    except Exception as error:
+        raise ConfigError(
+            f"{where} raises for observations {tuple(probe.shape)} of {probe.dtype}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(values, Tensor):
+        raise ConfigError(f"{where} gives a {type(values).__name__}, expected a tensor")
+    shape = tuple(values.shape)
     if shape != (2, spec.num_actions):
         raise ConfigError(
             f"{where} maps 2 observations to {shape}, expected (2, {spec.num_actions})"

@@ -7,6 +7,7 @@ A file is written under a temporary name, flushed to the disk, then renamed, so 
 final name is complete. Reading one runs no code.
 """
 
+import contextlib
 import json
 import os
 import struct
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, MalformedMessage
 from common.spec import EnvSpec
 from learner.update import QLearner
 
@@ -75,7 +76,8 @@ def save_best(
 
 def checkpoints(directory: Path) -> list[Path]:
     """Complete numbered checkpoints, oldest first."""
-    return sorted(p for p in directory.glob("*.safetensors") if p.stem.isdigit())
+    numbered = (p for p in directory.glob("*.safetensors") if p.stem.isdigit())
+    return sorted(numbered, key=lambda p: int(p.stem))
 
 
 def load_run_state(path: Path) -> tuple[RunState, EnvSpec]:
@@ -83,7 +85,7 @@ def load_run_state(path: Path) -> tuple[RunState, EnvSpec]:
     _, facts = _read(path, tensors=False)
     try:
         return RunState(**facts["state"]), EnvSpec.from_plain(facts["spec"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, MalformedMessage) as error:
         raise CheckpointError(f"{path} lacks the counters of a run: {error}") from error
 
 
@@ -141,22 +143,23 @@ def _load_module(module: nn.Module, tensors: dict[str, Tensor], prefix: str, pat
 def _optimizer_keys(optimizer: torch.optim.Optimizer) -> set[str]:
     if isinstance(optimizer, torch.optim.Adam):
         return {"step", "exp_avg", "exp_avg_sq"}
-    return {"step", "square_avg", "grad_avg"}
+    return {"mean", "variance"}
 
 
 def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     metadata = {"zapex": json.dumps({"format": FORMAT, **facts})}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(contiguous, temporary, metadata=metadata)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_directory(path.parent)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise CheckpointError(
             f"cannot write {path} ({error}): free space or make it writable; "
             "the checkpoints before it are intact"
@@ -180,7 +183,9 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str
         raise CheckpointError(
             f"{path} is missing, damaged or no zapex checkpoint ({error})"
         ) from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path} is no zapex checkpoint")
+    if facts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {facts.get('format')}, this release reads {FORMAT}"
         )

@@ -44,6 +44,7 @@ class ControlPlane:
             interface, or a free one where that is taken or `bind` leaves the choice.
         counters: what the training loop shows of itself.
         wall_s: seconds since the run began.
+        epoch: starts of the learner within the run before this one.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -57,6 +58,7 @@ class ControlPlane:
         counters: LearnerCounters,
         wall_s: Callable[[], float],
         *,
+        epoch: int = 0,
         insecure: bool = False,
     ) -> None:
         self._manifest = manifest
@@ -73,7 +75,7 @@ class ControlPlane:
             raise
         # Tell about every subscription, not only a topic's first: each wants the current version.
         self._weights.xpub_verbose = True
-        self._head = Head(manifest, weights_endpoint)
+        self._head = Head(manifest, weights_endpoint, epoch)
         self._current: dict[bytes, Weights] = {}
         self._outbox: dict[bytes, Weights] = {}
         self._rejected = 0

@@ -59,6 +59,7 @@ class Head:
 
     Args:
         weights_endpoint: where members subscribe to weights.
+        epoch: starts of the learner within the run before this one.
         new_session: a number never given before; actors' inserts are told apart by it.
     """
 
@@ -66,12 +67,14 @@ class Head:
         self,
         manifest: Manifest,
         weights_endpoint: str,
+        epoch: int = 0,
         new_session: Callable[[], int] = lambda: secrets.randbits(62),
     ) -> None:
         self._manifest = manifest
         self._plain_manifest = manifest.to_plain()
         self._weights_endpoint = weights_endpoint
         self._new_session = new_session
+        self._epoch = epoch
         self._waiting: dict[bytes, Join] = {}
         self._incarnations: Counter[tuple[str, int]] = Counter()
         self.members: dict[int, Member] = {}
@@ -147,7 +150,7 @@ class Head:
                 reason = "this run has its replay server; start another run, or wait for it to go"
                 return [*replies, (peer, Refused(reason))]
         elif not self.replay_endpoints:
-            if len(self._waiting) >= MAX_WAITING:
+            if peer not in self._waiting and len(self._waiting) >= MAX_WAITING:
                 return [*replies, (peer, Refused("too many processes wait for a replay server"))]
             self._waiting[peer] = join
             return replies
@@ -182,6 +185,7 @@ class Head:
         welcome = Welcome(
             session=member.session,
             number=member.number,
+            epoch=self._epoch,
             incarnation=self._incarnations[join.role, member.number] - 1,
             first_env_index=member.first_env_index,
             ladder_size=self.ladder_size,
@@ -217,10 +221,13 @@ class Head:
 
     def _on_eval_result(self, peer: bytes, result: EvalResult, now_s: float) -> list[Reply]:
         member = self.members.get(result.session)
-        if member is None or member.role != "evaluator" or not len(result.episode_return):
+        if member is None or member.role != "evaluator":
             return [(peer, self._rejoin(result.session))]
         member.last_heard_s = now_s
-        self._evaluations.append(result)
+        if len(result.episode_return) and np.isfinite(result.episode_return).all():
+            self._evaluations.append(result)
+        else:
+            log.warning("evaluator %d sent a score that is no number", member.number)
         return []
 
     def _on_leave(self, peer: bytes, leave: Leave, now_s: float) -> list[Reply]:

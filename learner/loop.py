@@ -140,6 +140,7 @@ class _Learner:
             self._manifest,
             self._counters,
             self._wall_s,
+            epoch=self._state.epoch,
             insecure=options.insecure,
         )
         try:

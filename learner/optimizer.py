@@ -1,10 +1,11 @@
 """The optimisers of the configuration."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.config import Config
 
@@ -17,10 +18,49 @@ def rmsprop_epsilon_outside(epsilon_inside: float) -> float:
     return math.sqrt(epsilon_inside)
 
 
+class CentredRMSProp(torch.optim.Optimizer):
+    """RMSProp divided by the gradient's standard deviation (Graves 2013, eq. 38–40), with ε outside
+    the root:
+
+        m ← m + (1 − α)(g − m),    v ← α(v + (1 − α)(g − m_old)²),    θ ← θ − lr · g / (√v + ε)
+
+    v is the moving variance E[g²] − E[g]², tracked as such. torch.optim.RMSprop subtracts the two
+    moments, which rounds to less than zero under a steady gradient, and its root to NaN.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, alpha: float, eps: float
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "alpha": alpha, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._step(parameters, group["lr"], group["alpha"], group["eps"])
+
+    def _step(self, parameters: list[Tensor], lr: float, alpha: float, eps: float) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["mean"] = torch.zeros_like(parameter)
+                self.state[parameter]["variance"] = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        means = [self.state[p]["mean"] for p in parameters]
+        variances = [self.state[p]["variance"] for p in parameters]
+        deviations = torch._foreach_sub(gradients, means)
+        torch._foreach_add_(means, deviations, alpha=1.0 - alpha)
+        torch._foreach_addcmul_(variances, deviations, deviations, value=1.0 - alpha)
+        torch._foreach_mul_(variances, alpha)
+        divisors = torch._foreach_sqrt(variances)
+        torch._foreach_add_(divisors, eps)
+        torch._foreach_addcdiv_(parameters, gradients, divisors, value=-lr)
+
+
 def build_optimizer(
     config: Config, parameters: Iterable[nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam, or RMSProp centred on the gradient's mean (Graves 2013, eq. 38–40)."""
+    """Adam, or the paper's RMSProp."""
     if config.optimizer == "adam":
         return torch.optim.Adam(
             parameters,
@@ -28,11 +68,9 @@ def build_optimizer(
             eps=config.adam_epsilon,
             fused=device.type in ("cpu", "cuda", "mps"),
         )
-    return torch.optim.RMSprop(
+    return CentredRMSProp(
         parameters,
         lr=config.learning_rate,
         alpha=config.rmsprop_decay,
         eps=rmsprop_epsilon_outside(config.rmsprop_epsilon),
-        centered=True,
-        foreach=True,
     )

@@ -47,7 +47,7 @@ class RateLimiter:
             )
         # With the actors waiting (error > centre + tolerance) a batch must still be allowed
         # (error − batch_size ≥ centre − tolerance).
-        if 2 * self.tolerance < self.batch_size:
+        if not 2 * self.tolerance >= self.batch_size:  # NaN fails every comparison.
             raise ConfigError(
                 f"samples_per_insert_tolerance = {self.tolerance:g} must be at least half of "
                 f"batch_size = {self.batch_size}: in a narrower band actors and learner would wait "
@@ -88,6 +88,8 @@ class RateLimiter:
         twice the tolerance is no such case: an insert may have stepped over the edge.)
         """
         self.inserts, self.samples = inserts, samples
-        spi, beyond = self.samples_per_insert, inserts - self.min_size_to_sample
-        if spi is not None and beyond >= 0 and abs(self.error) > 2 * self.tolerance:
-            self.samples = round(beyond * spi)
+        if self.samples_per_insert is None:
+            return
+        due = max(inserts - self.min_size_to_sample, 0) * self.samples_per_insert
+        if abs(due - samples) > 2 * self.tolerance:
+            self.samples = round(due)

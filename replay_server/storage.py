@@ -84,6 +84,7 @@ class Storage:
         self._obs_rows = self.obs.reshape(slots * rows, *spec.obs_shape)
         if self.counters[_NEXT] == 0:
             self.counters[_NEXT] = 1
+        self.number[self.number >= self.counters[_NEXT]] = 0
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -101,7 +102,7 @@ class Storage:
             The slots written [B], and which rows may start a transition [B, L].
         """
         blocks = len(insert.action)
-        numbers = int(self.counters[_NEXT]) + np.arange(blocks)
+        numbers = self.next_number + np.arange(blocks)
         slots = numbers % self.slots
         self.number[slots] = 0
         self.session[slots] = insert.session
@@ -117,9 +118,14 @@ class Storage:
         self.counters[_NEXT] += blocks
         return slots, self.starts(insert.row_kind)
 
+    @property
+    def next_number(self) -> int:
+        """The number the next block will have."""
+        return int(self.counters[_NEXT])
+
     def filled(self) -> Int64Vector:
         """Slots that hold a whole block."""
-        return np.flatnonzero((self.number > 0) & (self.number < self.counters[_NEXT]))
+        return np.flatnonzero(self.number)
 
     def starts(self, row_kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Which of the L rows of each block may start a transition, [B, L]."""

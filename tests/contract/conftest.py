@@ -8,9 +8,8 @@ from tests.contract.sockets import Sockets
 
 @pytest.fixture
 def sockets() -> Iterator[Sockets]:
-    sockets = Sockets()
-    yield sockets
-    sockets.close()
+    with Sockets() as sockets:
+        yield sockets
 
 
 @pytest.fixture(params=["tcp", "ipc", "inproc"])

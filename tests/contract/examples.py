@@ -34,6 +34,8 @@ EXAMPLES: list[Message] = [
     Welcome(
         session=7,
         number=2,
+        epoch=3,
+        incarnation=1,
         first_env_index=16,
         ladder_size=24,
         manifest={"run_id": "r", "config": {"n_step": 3, "clip": None}, "shape": [4, 1.5, True]},

@@ -1,5 +1,6 @@
 """The whole topology in threads of this process."""
 
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from common import run_directory
 from common.config import Config
 from common.errors import EnvironmentFault
+from deploy.launch import launch
 from tests.integration.conftest import InProcess
-from tests.integration.runs import TINY, checkpoints_of, result_of
+from tests.integration.runs import TINY, checkpoints_of, own_logging, result_of, write_preset
 
 
 def test_a_run_ends_with_a_result_a_configuration_and_checkpoints(finished_run: Path) -> None:
@@ -41,7 +43,8 @@ def test_acting_and_learning_keep_the_proportion_that_was_set(finished_run: Path
     # lies 8 · 100 samples (min_size_to_sample) below the line.
     inserted = result["env_steps"]
     samples = result["learner_updates"] * 32
-    assert inserted * 8 - 800 - 512 - 256 - 5 * 32 <= samples <= inserted * 8 - 800 + 512
+    assert inserted * 8 - 800 - 512 - 256 <= samples <= inserted * 8 - 800 + 512
+    assert result["samples_per_insert"] == pytest.approx(samples / inserted)
     # The budget is spent, and overshot by no more than what is under way.
     assert 2_000 <= inserted < 2_000 + (512 + 512) / 8 + 32
     # Evaluations came along the way, each of a version that was due or of the last one.
@@ -64,7 +67,22 @@ def test_a_resumed_run_goes_on_where_it_was(
     assert after["evaluations"][: len(before["evaluations"])] == before["evaluations"]
 
 
-DIFFERENT_PATHS: Sequence[dict[str, Any]] = (
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, finished_run: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    (run_dir / "notes.txt").write_text("mine")
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=400, seed=1)
+    with own_logging():
+        options = ["--in-process", "--preset", preset, "--run-dir", str(run_dir), "--overwrite"]
+        assert launch(options) == 0
+    # Neither counters nor experience of the first run's 2,000 steps went into the second one's.
+    assert 400 <= result_of(run_dir)["env_steps"] < 2_000
+    assert result_of(run_dir)["seed"] == run_directory.stored_config(run_dir).seed == 1
+    assert checkpoints_of(run_dir)[-1] == result_of(run_dir)["learner_updates"]
+    assert (run_dir / "notes.txt").read_text() == "mine"
+
+
+KINDS_OF_RUN: Sequence[dict[str, Any]] = (
     {"vectorization": "vector_entry_point"},
     {"autoreset": "same_step", "actors": 2, "envs_per_actor": 1},
     {"prioritized": False, "double": False, "dueling": False, "n_step": 1, "loss": "squared"},
@@ -73,7 +91,7 @@ DIFFERENT_PATHS: Sequence[dict[str, Any]] = (
 )
 
 
-@pytest.mark.parametrize("changes", DIFFERENT_PATHS, ids=lambda changes: " ".join(changes))
+@pytest.mark.parametrize("changes", KINDS_OF_RUN, ids=lambda changes: " ".join(changes))
 def test_every_kind_of_run_spends_its_budget(
     in_process: InProcess, changes: dict[str, Any]
 ) -> None:

@@ -1,6 +1,7 @@
 """`python -m deploy launch`: the whole topology as processes, which may be killed at any time."""
 
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.integration.runs import (
     pid_of,
     result_of,
     status,
+    until,
     updates_beyond,
     write_preset,
 )
@@ -65,6 +67,18 @@ def test_a_run_ends_by_itself_and_leaves_nothing_behind(
     assert launch.line(f"{verdict}: CartPole-v1")
     assert launch.line(f"everything lies in {tmp_path / 'run'}")
     assert "Traceback" not in launch.output()
+
+
+def test_a_run_may_live_in_the_file_system(start: Start, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=400)
+    # A socket's path must be short, and the test's directory need not be.
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        bind = f"ipc://{directory}/head"
+        launch = start("deploy", "launch", "--preset", preset, "--run-dir", "run", "--bind", bind)
+        launch.line(f"head at {bind}")
+        assert launch.wait() == 0
+        assert launch.nothing_left()
+    assert result_of(tmp_path / "run")["env_steps"] >= 400
 
 
 def test_a_killed_actor_is_restarted_and_takes_its_place_again(
@@ -144,9 +158,11 @@ def test_a_killed_learner_goes_on_from_its_newest_checkpoint(start: Start, tmp_p
 
 
 def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Path) -> None:
-    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    # Even the processes that its actor's and its evaluator's environments live in.
+    launch = launched(start, tmp_path, vectorization="async", total_env_steps=ENDLESS)
     head, run_dir = head_of(launch), tmp_path / "run"
     status(head, updates_beyond(20))
+    assert len(launch.family()) > 4 + 4
     launch.process.kill()
     assert launch.nothing_left()
     assert is_free(head)
@@ -191,6 +207,18 @@ def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) 
     *_, restored = (x for x in log_of(run_dir, "replay_server").splitlines() if "restored" in x)
     assert int(restored.rpartition("transitions, ")[2].split()[0]) >= stopped["env_steps"]
     assert result["samples_per_insert"] == pytest.approx(8.0, rel=0.5)
+
+
+def test_a_run_in_threads_stops_as_well(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
+    options = ("--preset", preset, "--run-dir", str(run_dir))
+    launch = start("deploy", "launch", "--in-process", *options)
+    until(lambda: checkpoints_of(run_dir), "a checkpoint")
+    launch.signal_group(signal.SIGINT)
+    assert launch.wait() == 130
+    launch.line(f"stopped. Continue with: python -m deploy launch --resume {run_dir}")
+    assert checkpoints_of(run_dir)[-1] == result_of(run_dir)["learner_updates"]
 
 
 def test_ctrl_c_while_everything_starts_ends_it_in_silence(start: Start, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ What was under way on the old connection is lost; who does not notice waits for 
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -20,7 +21,7 @@ from common.manifest import Manifest
 from common.messages import Insert, Message, SampleRequest
 from common.spec import EnvSpec
 from learner.prefetch import Prefetcher
-from tests.integration.runs import TINY, until
+from tests.integration.runs import TINY, WAIT_S, until
 
 Context = zmq.Context[zmq.Socket[bytes]]
 SPEC = EnvSpec((2,), "<f4", 2)
@@ -33,6 +34,8 @@ class Server:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.socket, self.address = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
+        self.is_known = threading.Event()
+        """Until then the socket is in the hands of the client's thread."""
 
     def hear(self, client: Callable[[], object] = lambda: None) -> Message:
         """The next message; the client does something again and again until it comes."""
@@ -41,6 +44,7 @@ class Server:
             client()
             return transport.receive_frames(self.socket)
 
+        assert self.is_known.wait(WAIT_S)
         return codec.decode(until(frames, "a message of the client")[1:])
 
     def is_replaced(self) -> None:
@@ -69,6 +73,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 client.send(b"")
                 server.socket.send_multipart(server.socket.recv_multipart())
                 client.recv()
+                server.is_known.set()
 
         monkeypatch.setattr(zmq.Socket, "connect", connect_and_exchange)
         yield server

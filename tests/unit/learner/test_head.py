@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+import learner.head
 from common.messages import Ack, Directive, Join, Leave, Message, Refused, Serving, Welcome
 from learner.head import SILENCE_S
 from tests.head_with_peers import MANIFEST, REPLAY, Run, directive, heartbeat, join, result
@@ -19,6 +20,8 @@ def test_a_welcome_holds_all_that_a_process_must_know() -> None:
             Welcome(
                 session=101,
                 number=0,
+                epoch=0,
+                incarnation=0,
                 first_env_index=0,
                 ladder_size=8,
                 manifest=MANIFEST.to_plain(),
@@ -50,6 +53,27 @@ def test_a_join_sent_twice_while_waiting_is_taken_in_once() -> None:
         assert run.send(b"early", join(pid=5)) == []
     run.send(b"replay", Serving(run.welcome(b"replay", join("replay_server")).session, REPLAY))
     assert run.places() == {0: (0, 4)}
+
+
+def test_who_waited_is_taken_in_once_however_often_the_server_says_where_it_serves() -> None:
+    run = Run(serving=False)
+    run.send(b"early", join(pid=5))
+    replay = run.welcome(b"replay", join("replay_server"))
+    for _ in range(2):
+        replies = run.send(b"replay", Serving(replay.session, REPLAY))
+    assert not any(isinstance(message, Welcome) for _, message in replies)
+    assert run.places() == {0: (0, 4)}
+
+
+def test_a_crowd_does_not_wait_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner.head, "MAX_WAITING", 2)
+    run = Run(serving=False)
+    for peer in (b"a", b"b"):
+        assert run.send(peer, join()) == []
+    assert run.send(b"c", join()) == [
+        (b"c", Refused("too many processes wait for a replay server"))
+    ]
+    assert run.send(b"a", join()) == []  # It waits already, and may ask again.
 
 
 def test_a_join_waits_again_once_the_replay_server_has_gone() -> None:
@@ -107,6 +131,7 @@ def test_a_successor_takes_over_the_place_of_the_one_that_died() -> None:
     dead = run.welcome(b"b", join())
     successor = run.welcome(b"new", join(preferred_number=1, take_over=True))
     assert (successor.number, successor.first_env_index) == (1, 4)
+    assert (dead.incarnation, successor.incarnation) == (0, 1)  # It draws other random numbers.
     assert successor.session != dead.session
     assert run.places() == {0: (0, 4), 1: (4, 4)}
     # The dead one is told so, should it have been alive after all.

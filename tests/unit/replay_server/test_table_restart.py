@@ -245,6 +245,10 @@ def test_killed_while_writing_a_column_it_keeps_no_half_insert_and_takes_it_agai
     assert all(after[key][:-1] == before[key][:-1] for key in after)
     kept = range(1 if stored == 2 else 3, stored + 1)
     assert {key // LENGTH for key in after} >= set(kept)
+    # Nor can a stranger who guesses keys bring a half insert to life.
+    guessed = np.arange(9 * LENGTH)
+    _, live = restarted.storage.live_items(guessed)
+    assert set(guessed[live].tolist()) == set(after)
 
     assert restarted.handle(ACTOR, killed, 0.0) == [(ACTOR, Ack(0, 1))]
     assert restarted.sampler.size == 4 * LENGTH

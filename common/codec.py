@@ -11,6 +11,7 @@ decoded message claims about its arrays' sizes, their frames were that long.
 
 import dataclasses
 import math
+import reprlib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -127,14 +128,14 @@ def decode(frames: Sequence[Frame]) -> Message:
     if not frames:
         raise MalformedMessage("a message without frames")
     version, kind, fields, descriptors = _decode_header(frames[0])
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise SchemaMismatch(
-            f"the peer speaks schema version {version!r}, this side {SCHEMA_VERSION}: "
+            f"the peer speaks schema version {reprlib.repr(version)}, this side {SCHEMA_VERSION}: "
             "run the same zapex release on every host"
         )
     layout = _LAYOUTS.get(kind) if type(kind) is str else None
     if layout is None:
-        raise MalformedMessage(f"unknown message kind {kind!r:.40}")
+        raise MalformedMessage(f"unknown message kind {reprlib.repr(kind)}")
     if type(fields) is not dict or type(descriptors) is not list:
         raise MalformedMessage(f"{kind}: the header is not [version, kind, fields, arrays]")
     if len(frames) != len(descriptors) + 1:
@@ -145,7 +146,9 @@ def decode(frames: Sequence[Frame]) -> Message:
     for name, is_valid in layout.scalars:
         value = fields.get(name)
         if not is_valid(value):
-            raise MalformedMessage(f"{kind}.{name} is missing or of the wrong type: {value!r:.60}")
+            raise MalformedMessage(
+                f"{kind}.{name} is missing or of the wrong type: {reprlib.repr(value)}"
+            )
         values[name] = value
     if len(fields) != len(layout.scalars) + (layout.tensors is not None):
         raise MalformedMessage(f"{kind}: unknown fields beside {sorted(values)}")
@@ -174,7 +177,7 @@ def _decode_header(frame: Frame) -> tuple[Any, Any, Any, Any]:
     if type(header) is not list or not header:
         raise MalformedMessage("the header is not a list")
     # The version comes first and is read alone, so that any later layout is recognised as such.
-    if header[0] != SCHEMA_VERSION:
+    if type(header[0]) is not int or header[0] != SCHEMA_VERSION:
         return header[0], None, None, None
     if len(header) != 4:
         raise MalformedMessage("the header is not [version, kind, fields, arrays]")
@@ -199,15 +202,20 @@ def _decode_array(where: str, descriptor: Any, frame: Frame, spec: ArraySpec) ->
     dtype = DTYPES.get(name) if type(name) is str else None
     if dtype is None or (spec.dtype is not None and name != spec.dtype):
         raise MalformedMessage(
-            f"{where} has dtype {name!r:.20}, expected {spec.dtype or 'a number'}"
+            f"{where} has dtype {reprlib.repr(name)}, expected {spec.dtype or 'a number'}"
         )
     if type(shape) is not list or len(shape) > MAX_NDIM:
         raise MalformedMessage(f"{where}: a shape is a list of at most {MAX_NDIM} sizes")
-    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
-        raise MalformedMessage(f"{where} has an impossible shape {shape!r:.60}")
+    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape) or (
+        # Numpy counts the bytes of an empty array too, as if its empty axes had one element.
+        0 in shape and math.prod(size or 1 for size in shape) >= 1 << 48
+    ):
+        raise MalformedMessage(f"{where} has an impossible shape {reprlib.repr(shape)}")
     if spec.ndim is not None and len(shape) != spec.ndim:
         raise MalformedMessage(f"{where} has {len(shape)} axes, expected {spec.ndim}")
     # Python integers do not overflow: a huge announced shape is compared, never allocated.
     if math.prod(shape) * dtype.itemsize != len(frame):
-        raise MalformedMessage(f"{where}: {name} {shape!r:.60} does not fill {len(frame)} bytes")
+        raise MalformedMessage(
+            f"{where}: {name} {reprlib.repr(shape)} does not fill {len(frame)} bytes"
+        )
     return np.frombuffer(frame, dtype).reshape(shape)

@@ -6,7 +6,9 @@ half-open connections and the errors of a busy port are the same everywhere.
 
 import errno
 import ipaddress
+import socket as stream_sockets
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import zmq
@@ -62,6 +64,11 @@ def bind(
         )
     if address.endswith(_ANY_PORT):
         address = address[: address.rindex(":")] + ":*"
+    _check(address)
+    if _is_served(address):
+        raise AddressInUse(
+            f"{address} is in use by another process: stop it or choose another path"
+        )
     socket = _make(context, socket_type, address, queue_messages)
     try:
         socket.bind(address)
@@ -88,6 +95,7 @@ def connect(
 
     Raises ConfigError when the address is not one.
     """
+    _check(address)
     socket = _make(context, socket_type, address, queue_messages)
     try:
         socket.connect(address)
@@ -99,9 +107,31 @@ def connect(
     return socket
 
 
+def _check(address: str) -> None:
+    """Raises ConfigError when the address is none that zapex uses."""
+    expected = "expected tcp://HOST:PORT or ipc://PATH"
+    scheme, _, rest = address.partition("://")
+    if scheme not in ("tcp", "ipc", "inproc") or not rest:
+        raise ConfigError(f"{address!r} is no address: {expected}")
+    if scheme == "tcp":
+        host, _, port = rest.rpartition(":")
+        if not host or not (port == "*" or (port.isdecimal() and int(port) <= 65_535)):
+            raise ConfigError(f"{address!r} is no address: {expected}, with a port of 0 to 65535")
+
+
+def _is_served(address: str) -> bool:
+    """Whether another process listens at an ipc path. ZeroMQ would take it away from that process,
+    for it cannot tell a living socket from one that a crash left behind."""
+    path = address.removeprefix("ipc://")
+    if path == address or not Path(path).exists():
+        return False
+    with stream_sockets.socket(stream_sockets.AF_UNIX, stream_sockets.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == 0
+
+
 def is_local(address: str) -> bool:
     """Whether only this host can reach the address."""
-    if not address.startswith("tcp://"):
+    if address.startswith(("inproc://", "ipc://")):
         return True
     host = urlsplit(address).hostname or ""
     if host == "localhost":
@@ -186,17 +216,19 @@ class ReconnectWatch:
         self._monitor = (
             None
             if address.startswith("inproc://")
-            else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         )
-        self._connections = 0
+        self._lost = False
 
     def reconnected(self) -> bool:
-        """Whether a connection other than the first was made since the last call."""
+        """Whether, since the last call, a connection was made in place of one that was lost."""
         again = False
         while self._monitor is not None and has_message(self._monitor):
-            zmq.utils.monitor.recv_monitor_message(self._monitor)
-            self._connections += 1
-            again = again or self._connections > 1
+            event = zmq.utils.monitor.recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_DISCONNECTED:
+                self._lost = True
+            elif self._lost:
+                again, self._lost = True, False
         return again
 
     def close(self) -> None:

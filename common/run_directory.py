@@ -54,9 +54,11 @@ def stored_config(run_dir: Path) -> Config:
 
 
 def _holds_a_run(run_dir: Path) -> bool:
-    """Whether there is anything to lose: a start that failed leaves only its configuration."""
+    """Whether there is anything to lose: a start that failed leaves only its configuration. A
+    config.toml that does not lie beside our directories is somebody else's."""
+    foreign = (run_dir / CONFIG_FILE).exists() and not (run_dir / "checkpoints").is_dir()
     traces = ("result.json", "checkpoints/*.safetensors", "replay/storage")
-    return any(True for pattern in traces for _ in run_dir.glob(pattern))
+    return foreign or any(True for pattern in traces for _ in run_dir.glob(pattern))
 
 
 def _clear(run_dir: Path) -> None:

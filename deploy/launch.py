@@ -105,7 +105,9 @@ def _run_processes(
         if head is None:
             return
         # The replay server listens where the head does: on loopback, or for other hosts too.
-        replay_bind = options.bind.rpartition(":")[0] + ":0"
+        replay_bind = f"{options.bind}-replay"
+        if options.bind.startswith("tcp://"):
+            replay_bind = options.bind.rpartition(":")[0] + ":0"
         view.show_head(head)
         head = transport.reachable(head, "tcp://127.0.0.1")
         for spec in follower_roles(config, run_dir, head, replay_bind, insecure=options.insecure):

@@ -69,6 +69,7 @@ class _Evaluator:
                 if weights is not None:
                     self._policy.load(weights)
                     self._membership.send(self._evaluate(weights))
+                    self._weights.ask_again()
         except Interrupted:
             pass
         finally:

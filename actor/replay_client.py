@@ -29,8 +29,7 @@ class ReplayClient:
         session: int,
         window: int,
     ) -> None:
-        self._socket = transport.connect(context, zmq.DEALER, endpoint)
-        self._watch = transport.ReconnectWatch(self._socket, endpoint)
+        self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
         self._session = session
         self._window = window
         self._unacknowledged: OrderedDict[int, Insert] = OrderedDict()

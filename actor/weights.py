@@ -20,6 +20,7 @@ class WeightsSubscription:
         # would forbid messages of several frames.)
         self._socket = transport.connect(context, zmq.SUB, endpoint, queue_messages=4)
         self._socket.subscribe(topic)
+        self._topic = topic
         self._endpoint = endpoint
         self._newest = (-1, -1)
         self.rejected = 0
@@ -41,6 +42,12 @@ class WeightsSubscription:
                 self._newest = (message.epoch, message.version)
                 latest = message
         return latest
+
+    def ask_again(self) -> None:
+        """Have the head send its current version: while this process was busy and the queue full,
+        the newest were dropped. The head answers every subscription."""
+        self._socket.unsubscribe(self._topic)
+        self._socket.subscribe(self._topic)
 
     def move(self, endpoint: str) -> None:
         """The head was restarted: weights come from here now. Takes whatever version is next, for

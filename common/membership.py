@@ -59,8 +59,7 @@ class Membership:
         self._role = role
         self._num_envs = num_envs
         self._number = preferred_number
-        self._socket = transport.connect(context, zmq.DEALER, address)
-        self._watch = transport.ReconnectWatch(self._socket, address)
+        self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, address)
         self._next_poll_s = 0.0
         self._next_heartbeat_s = 0.0
         self._last_heard_s = 0.0

@@ -97,6 +97,26 @@ def connect(
     """
     _check(address)
     socket = _make(context, socket_type, address, queue_messages)
+    _connect(socket, address)
+    return socket
+
+
+def connect_watched(
+    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str
+) -> tuple[zmq.Socket[bytes], "ReconnectWatch"]:
+    """As `connect`, with a watch that was there before the first connection."""
+    _check(address)
+    socket = _make(context, socket_type, address, QUEUE_MESSAGES)
+    watch = ReconnectWatch(socket, address)
+    try:
+        _connect(socket, address)
+    except ConfigError:
+        watch.close()
+        raise
+    return socket, watch
+
+
+def _connect(socket: zmq.Socket[bytes], address: str) -> None:
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -104,7 +124,6 @@ def connect(
         raise ConfigError(
             f"{address!r} is no address: expected tcp://HOST:PORT or ipc://PATH ({error.strerror})"
         ) from error
-    return socket
 
 
 def _check(address: str) -> None:

@@ -311,7 +311,10 @@ class _Learner:
         if not self._control.has_evaluator:
             return
         version = self._learner.updates
-        self._evaluate()
+        if self._last_evaluation is not None and self._last_evaluation.version == version:
+            return
+        if version not in self._evaluating:
+            self._evaluate()
         deadline_s = time.monotonic() + FINAL_EVALUATION_S
         while version in self._evaluating and time.monotonic() < deadline_s:
             if self._stop.wait(WAIT_S):

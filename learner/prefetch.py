@@ -118,8 +118,7 @@ class Prefetcher:
             self._wake.send(b"", zmq.NOBLOCK)
 
     def _run(self) -> None:
-        socket = transport.connect(self._context, zmq.DEALER, self._endpoint)
-        watch = transport.ReconnectWatch(socket, self._endpoint)
+        socket, watch = transport.connect_watched(self._context, zmq.DEALER, self._endpoint)
         wake = self._context.socket(zmq.PAIR)
         wake.connect(self._wake_address)
         poller = zmq.Poller()

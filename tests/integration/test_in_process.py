@@ -12,6 +12,7 @@ from common import run_directory
 from common.config import Config
 from common.errors import EnvironmentFault
 from deploy.launch import launch
+from learner.loop import FINAL_EVALUATION_S
 from tests.integration.conftest import InProcess
 from tests.integration.runs import TINY, checkpoints_of, own_logging, result_of, write_preset
 
@@ -65,6 +66,17 @@ def test_a_resumed_run_goes_on_where_it_was(
     assert after["learner_updates"] > before["learner_updates"]
     assert after["wall_s"] > before["wall_s"]
     assert after["evaluations"][: len(before["evaluations"])] == before["evaluations"]
+
+
+def test_the_last_weights_are_not_scored_twice(in_process: InProcess) -> None:
+    # Every update is evaluated, and a checkpoint after it gives the evaluator time to answer.
+    every = {"eval_period": 1, "checkpoint_period": 1, "total_env_steps": 150}
+    result = result_of(in_process(Config(**{**TINY, **every})))
+    evaluated = [e["updates"] for e in result["evaluations"]]
+    assert evaluated == sorted(set(evaluated))
+    assert evaluated[-1] == result["learner_updates"]
+    # It did not wait, until its patience was over, for an answer that it had already.
+    assert result["wall_s"] < FINAL_EVALUATION_S
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, finished_run: Path) -> None:

@@ -22,7 +22,7 @@ from common.environments import probe_spec
 from common.errors import HeadUnreachable
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving
+from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving, StatusRequest
 from common.networks import build_network
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
@@ -61,18 +61,31 @@ class Stage:
     manifest: Manifest
     context: Context
     control: ControlPlane
+    head: str
     inserts: list[Insert]
     roles: contextlib.ExitStack
 
     def run(self, role: Callable[..., None], **options: Any) -> Role:
         """Start a role in a thread; it is ended with the stage."""
-        actor_options = ActorOptions(self.control.endpoint, **options)
+        actor_options = ActorOptions(self.head, **options)
         running = Role(lambda stop: role(actor_options, self.context, stop, lambda _: None))
         self.roles.callback(running.end)
         return running
 
     def members(self, role: str) -> list[dict[str, Any]]:
         return [m for m in self.control.status().members if m["role"] == role]
+
+    def evaluator_plays(self, version: int) -> bool:
+        """Whether the evaluator has said that it took that version."""
+        return any(
+            m["counters"].get("weights_version") == version for m in self.members("evaluator")
+        )
+
+    def until_published(self) -> None:
+        """Wait until what was published has gone out: the head sends it before it answers."""
+        with contextlib.closing(transport.connect(self.context, zmq.DEALER, self.head)) as socket:
+            transport.send(socket, StatusRequest())
+            until(lambda: transport.receive(socket), "the head's answer")
 
 
 @contextlib.contextmanager
@@ -87,7 +100,7 @@ def stage(**changes: Any) -> Iterator[Stage]:
         ends.callback(control.close)
         replay = Role(lambda stop: _keep_inserts(context, head, inserts, stop))
         ends.callback(replay.end)
-        yield Stage(manifest, context, control, inserts, ends)
+        yield Stage(manifest, context, control, head, inserts, ends)
 
 
 def _keep_inserts(
@@ -204,13 +217,38 @@ def test_an_evaluation_longer_than_the_heads_patience_still_counts(
         assert s.control.status().lost == {}
 
 
+def test_an_evaluator_that_was_busy_catches_up_with_the_newest_weights() -> None:
+    # An evaluation takes 20 · 2 · 0.02 s; far more versions come meanwhile than its queue holds.
+    slow = {
+        "env": "tests.integration.environments:Paced-v0",
+        "env_kwargs": {"length": 20, "delay_s": 0.02},
+    }
+    with stage(**slow) as s:
+        s.control.publish(EVALUATION, 0, 1, constant_q(s.manifest, 1.0))
+        s.run(run_evaluator)
+        until(lambda: s.evaluator_plays(1), "the evaluator to play version 1")
+        for version in range(2, 41):
+            s.control.publish(EVALUATION, 0, version, constant_q(s.manifest, 1.0))
+            s.until_published()
+        versions: list[int] = []
+
+        def newest_is_evaluated() -> bool:
+            versions.extend(result.version for result in s.control.take_evaluations())
+            return 40 in versions
+
+        until(newest_is_evaluated, "the evaluation of version 40")
+        # Older ones were passed over, not played one by one.
+        assert len(versions) < 10
+        assert versions == sorted(versions)
+
+
 def test_an_evaluator_stops_in_the_middle_of_an_episode() -> None:
     # An episode takes 1,000 · 2 · 0.05 s, longer than the test waits.
     slow = {"env": "tests.integration.environments:Paced-v0", "env_kwargs": {"length": 1_000}}
     with stage(**slow) as s:
         s.control.publish(EVALUATION, 0, 7, constant_q(s.manifest, 1.0))
         evaluator = s.run(run_evaluator)
-        until(lambda: s.members("evaluator"), "the evaluator to join")
+        until(lambda: s.evaluator_plays(7), "the evaluator to play")
         s.control.stop_members(timeout_s=0.0)
         until(lambda: not evaluator.thread.is_alive(), "the end of the evaluator")
 

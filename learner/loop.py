@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import zmq
 
@@ -88,6 +89,21 @@ def run_learner(
     return _Learner(options, config, context, stop).run(ready)
 
 
+def judge(
+    returns: npt.NDArray[np.float32], target: float | None, confirm_episodes: int
+) -> tuple[bool, bool]:
+    """Whether an evaluation's mean reached the target, and whether it did so beyond doubt.
+
+    Beyond doubt: on enough episodes, and by two standard errors of their mean, so that another
+    hundred episodes would agree.
+    """
+    if target is None or len(returns) < confirm_episodes:
+        return False, False
+    doubt = 2.0 * float(returns.std()) / len(returns) ** 0.5 if confirm_episodes else 0.0
+    mean = float(returns.mean())
+    return mean >= target, mean - doubt >= target
+
+
 def _counters_of(state: RunState) -> LearnerCounters:
     last = state.evaluations[-1]["return_mean"] if state.evaluations else None
     return LearnerCounters(
@@ -126,7 +142,7 @@ class _Learner:
         self._manifest = Manifest(self._state.run_id, config, self._spec)
         self._evaluating: OrderedDict[int, NamedTensors] = OrderedDict()
         self._last_evaluation: EvalResult | None = None
-        self._solved = False
+        self._reached = self._solved = False
         self._pending: tuple[TrainBatch, UpdateResult] | None = None
 
     # ------------------------------------------------------------------------------------ the run
@@ -190,7 +206,7 @@ class _Learner:
                 if self._state.env_steps >= self._config.total_env_steps:
                     self._settle(prefetcher)
                     self._evaluate_finally()
-                    return Outcome(self._solved, "budget")
+                    return Outcome(self._reached, "budget")
             return Outcome(False, "stopped")
         finally:
             self._settle(prefetcher)
@@ -296,14 +312,14 @@ class _Learner:
             "greedy return %.1f ± %.1f over %d episodes, version %d",
             score, facts["return_std"], facts["episodes"], result.version,
         )  # fmt: skip
-        confirmed = facts["episodes"] >= config.confirm_episodes
-        reached = config.target_return is not None and score >= config.target_return
-        if state.best_score is None or score >= state.best_score or (reached and confirmed):
+        self._reached, self._solved = judge(
+            result.episode_return, config.target_return, config.confirm_episodes
+        )
+        if state.best_score is None or score >= state.best_score or self._solved:
             state.best_score = score
             weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
             save_best(self._directory, weights, self._spec, facts)
         self._counters.best_score = state.best_score
-        self._solved = self._solved or (reached and confirmed)
 
     def _evaluate_finally(self) -> None:
         """The budget is spent: the last weights get their score too, if anybody can give it."""

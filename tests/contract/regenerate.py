@@ -3,12 +3,13 @@
 Whoever runs it has changed the wire, and raises SCHEMA_VERSION in `common/messages.py` with it.
 """
 
+import typing
 from pathlib import Path
 
 import msgpack
 
 from common import codec
-from common.messages import SCHEMA_VERSION
+from common.messages import SCHEMA_VERSION, Message
 from tests.contract.examples import EXAMPLES
 
 GOLDEN = Path(__file__).with_name("golden.txt")
@@ -17,7 +18,7 @@ BYTES_PER_LINE = 32
 
 def golden_text() -> str:
     """A paragraph for each message: its kind, and its frames in hexadecimal, each below what it
-    says."""
+    says and, for an array, what is declared of it."""
     lines = [
         f"# Every message of schema version {SCHEMA_VERSION}, byte by byte; do not edit.",
         "# Written by: python -m tests.contract.regenerate",
@@ -26,9 +27,20 @@ def golden_text() -> str:
         header, *arrays = codec.encode(message)
         version, kind, fields, descriptors = msgpack.unpackb(header)
         lines += ["", kind, f"  header: version {version}, fields {fields}", *hex_lines(header)]
-        for (dtype, shape), frame in zip(descriptors, arrays, strict=True):
-            lines += [f"  array: {dtype} {shape}", *hex_lines(frame)]
+        frames = zip(declared_arrays(message), descriptors, arrays, strict=True)
+        for declared, (dtype, shape), frame in frames:
+            lines += [f"  {declared}: {dtype} {shape}", *hex_lines(frame)]
     return "\n".join(lines) + "\n"
+
+
+def declared_arrays(message: Message) -> list[str]:
+    """Name, dtype and axes of each array, as far as the contract fixes them."""
+    declared = []
+    for name, hint in typing.get_type_hints(type(message), include_extras=True).items():
+        for spec in getattr(hint, "__metadata__", ()):
+            ndim = "any" if spec.ndim is None else spec.ndim
+            declared.append(f"{name}, declared {spec.dtype or 'any'} of ndim {ndim}")
+    return declared + [f"tensor {name}" for name in getattr(message, "tensors", {})]
 
 
 def hex_lines(frame: codec.Frame) -> list[str]:

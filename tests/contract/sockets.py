@@ -40,14 +40,13 @@ class Sockets:
         self._opened.append(transport.connect(self._context, socket_type, address, **options))
         return self._opened[-1]
 
-    def connect_watched(self, endpoint: str) -> tuple[Socket, transport.ReconnectWatch]:
-        """A DEALER as an actor's or a learner's, which must know when its connection is new."""
-        client = self.connect(zmq.DEALER, endpoint)
-        return client, self.watch(client, endpoint)
-
-    def watch(self, client: Socket, endpoint: str) -> transport.ReconnectWatch:
-        self._watches.append(transport.ReconnectWatch(client, endpoint))
-        return self._watches[-1]
+    def connect_watched(
+        self, socket_type: int, address: str
+    ) -> tuple[Socket, transport.ReconnectWatch]:
+        socket, watch = transport.connect_watched(self._context, socket_type, address)
+        self._opened.append(socket)
+        self._watches.append(watch)
+        return socket, watch
 
     def connected(self, address: str) -> tuple[Socket, Socket, bytes]:
         """A ROUTER, a DEALER that is connected to it, and the DEALER's name there."""

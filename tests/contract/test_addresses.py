@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from common import transport
-from common.errors import AddressInUse, ConfigError
+from common.errors import AddressInUse, ConfigError, ZapexError
 from common.messages import Ack
 from tests.contract.sockets import Sockets, receive, receive_with_prefix
 from tests.waiting import wait_until
@@ -52,6 +52,16 @@ def test_a_socket_file_that_a_dead_process_left_behind_is_taken_over(sockets: So
 
         assert transport.send(server, Ack(0, 1), prefix=(peer,))
         assert receive(client) == Ack(0, 1)
+
+
+def test_a_file_that_is_no_socket_is_not_taken_over(sockets: Sockets, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.write_text("of last year")
+
+    with pytest.raises(ZapexError, match=str(notes)):
+        sockets.bind(zmq.ROUTER, f"ipc://{notes}")
+
+    assert notes.read_text() == "of last year"
 
 
 @pytest.mark.parametrize("port", ["0", "*"])
@@ -107,29 +117,26 @@ def test_insecure_listens_on_all_interfaces(sockets: Sockets) -> None:
     assert receive_with_prefix(server)[1] == Ack(0, 1)
 
 
+NO_ADDRESSES = [
+    *("nonsense", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://127.0.0.1:port"),
+    *("tcp://127.0.0.1:65536", "tcp://127.0.0.1:99999", "tcp://127.0.0.1:-1", "tcp://]:5550"),
+    *("ipc://", "ipc://" + 200 * "x", "http://127.0.0.1:80"),
+]
+
+
 @pytest.mark.parametrize(
-    "address",
-    [
-        *("nonsense", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://127.0.0.1:port"),
-        *(
-            "tcp://127.0.0.1:65536",
-            "tcp://127.0.0.1:99999",
-            "tcp://127.0.0.1:-1",
-            "ipc://",
-            "http://127.0.0.1:80",
-        ),
-        "ipc:///no/such/directory/socket",
-    ],
+    "address", [*NO_ADDRESSES, "tcp://[::1:0", "tcp://[name]:0", "ipc:///no/such/directory/socket"]
 )
-def test_what_is_no_address_is_refused_with_the_address(sockets: Sockets, address: str) -> None:
+def test_nobody_listens_on_what_is_no_address(sockets: Sockets, address: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(address)):
         sockets.bind(zmq.ROUTER, address)
 
 
-@pytest.mark.parametrize("address", ["", "nonsense", "tcp://", "tcp://127.0.0.1", "http://a:80"])
+@pytest.mark.parametrize("address", [*NO_ADDRESSES, "", "tcp://127.0.0.1:*"])
 def test_nobody_connects_to_what_is_no_address(sockets: Sockets, address: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(repr(address))):
-        sockets.connect(zmq.DEALER, address)
+    for connect in (sockets.connect, sockets.connect_watched):
+        with pytest.raises(ConfigError, match=re.escape(repr(address))):
+            connect(zmq.DEALER, address)
 
 
 @pytest.mark.parametrize(

@@ -74,13 +74,20 @@ def test_a_frame_too_many_or_too_few_is_refused(example: Message) -> None:
         msgpack.packb([SCHEMA_VERSION, "status_request", {}, {}]),
         msgpack.packb([SCHEMA_VERSION, "status_request", {}, None]),
         msgpack.packb([SCHEMA_VERSION, "status_request", {}, 0]),
-        msgpack.packb([SCHEMA_VERSION, "status_request", {}, []])
-        + b"\x00" * codec.MAX_HEADER_BYTES,
     ],
     ids=lambda header: repr(header[:24]),
 )
 def test_a_header_that_is_not_the_declared_list_is_refused(header: bytes) -> None:
     assert_malformed([header])
+
+
+def test_a_header_beyond_its_limit_is_refused_before_it_is_read() -> None:
+    def leave(reason_bytes: int) -> list[bytes]:
+        return with_value(example_of("leave"), [2, "reason"], "x" * reason_bytes)
+
+    rest = len(leave(1 << 17)[0]) - (1 << 17)
+    codec.decode(leave(codec.MAX_HEADER_BYTES - rest))
+    assert_malformed(leave(codec.MAX_HEADER_BYTES - rest + 1))
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_watch_is_silent_while_the_first_connection_stands(
     sockets: Sockets, address: str
 ) -> None:
     server, endpoint = sockets.bind(zmq.ROUTER, address)
-    client, watch = sockets.connect_watched(endpoint)
+    client, watch = sockets.connect_watched(zmq.DEALER, endpoint)
     assert not watch.reconnected()
     for i in range(3):
         transport.send(client, Ack(0, i))
@@ -131,7 +131,7 @@ def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_addres
 ) -> None:
     with Sockets() as server_process:
         server, endpoint = server_process.bind(zmq.ROUTER, address)
-        clients = [sockets.connect_watched(endpoint) for _ in range(8)]
+        clients = [sockets.connect_watched(zmq.DEALER, endpoint) for _ in range(8)]
         for client, _ in clients:
             transport.send(client, Ack(0, 0))
             receive_with_prefix(server)
@@ -150,17 +150,17 @@ def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_addres
 def test_a_watch_that_began_after_the_first_connection_stood_tells_of_the_next(
     sockets: Sockets, address: str
 ) -> None:
-    # ZeroMQ connects in a thread of its own, which may be faster than the line after connect().
     with Sockets() as server_process:
         server, endpoint = server_process.bind(zmq.ROUTER, address)
         client = sockets.connect(zmq.DEALER, endpoint)
         transport.send(client, Ack(0, 0))
         receive_with_prefix(server)
-        watch = sockets.watch(client, endpoint)
+        watch = transport.ReconnectWatch(client, endpoint)
 
     with Sockets() as server_process:
         server_process.bind(zmq.ROUTER, endpoint)
-        wait_until(watch.reconnected, "the client is told", limit_s=10)
+        wait_until(watch.reconnected, "the client is told")
+    watch.close()
 
 
 @over_a_network
@@ -169,7 +169,7 @@ def test_a_client_that_was_there_before_its_server_is_not_told_of_a_reconnection
 ) -> None:
     with Sockets() as earlier_process:  # Tells us a port that is free now.
         _, endpoint = earlier_process.bind(zmq.ROUTER, address)
-    client, watch = sockets.connect_watched(endpoint)
+    client, watch = sockets.connect_watched(zmq.DEALER, endpoint)
     transport.send(client, Ack(0, 7))
 
     server, _ = sockets.bind(zmq.ROUTER, endpoint)

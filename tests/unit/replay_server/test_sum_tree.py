@@ -94,12 +94,14 @@ def test_whatever_the_rounding_a_leaf_of_zero_is_never_returned(leaves: list[flo
         assert before - rounding <= target <= before + leaves[leaf] + rounding
 
 
-def test_a_target_that_rounding_leads_into_an_empty_leaf_belongs_to_the_leaf_before() -> None:
-    tree = tree_of([0.0, 0.3, 0.7, 0.0])
-    target = math.nextafter(tree.total, 0.0)  # 1 − 2⁻⁵³
+@pytest.mark.parametrize("after", [[], [5.0, 0.0, 0.0, 0.0]], ids=["at the end", "in the middle"])
+def test_a_target_that_rounding_leads_into_an_empty_leaf_belongs_to_the_leaf_before(
+    after: list[float],
+) -> None:
+    target = math.nextafter(0.3 + 0.7, 0.0)  # 1 − 2⁻⁵³ …
     assert target - 0.3 == 0.7  # … is rounded up, so that leaf 2 seems to be passed.
 
-    assert sample(tree, target) == [2]
+    assert sample(tree_of([0.0, 0.3, 0.7, 0.0, *after]), target) == [2]
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)

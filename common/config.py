@@ -73,7 +73,7 @@ class Config(BaseModel):
     eval_episodes: PositiveInt = 20
     """Greedy episodes of an evaluation; their mean return is the score."""
     confirm_episodes: Annotated[int, Field(ge=0)] = 100
-    """Once a score reaches the target, this many fresh episodes are played, and the run is over when
+    """Once a score reaches the target, this many fresh episodes are played, and the run ends when
     their mean reaches it by two standard errors; 0 takes the first score at its word."""
 
     # ------------------------------------------------------------------------------ actors

@@ -6,6 +6,7 @@ half-open connections and the errors of a busy port are the same everywhere.
 
 import errno
 import ipaddress
+import re
 import socket as stream_sockets
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
 
 _ANY_PORT = (":*", ":0")
+_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
 
 
 def _make(
@@ -64,7 +66,7 @@ def bind(
         )
     if address.endswith(_ANY_PORT):
         address = address[: address.rindex(":")] + ":*"
-    _check(address)
+    _check(address, any_port=True)
     if _is_served(address):
         raise AddressInUse(
             f"{address} is in use by another process: stop it or choose another path"
@@ -95,9 +97,13 @@ def connect(
 
     Raises ConfigError when the address is not one.
     """
-    _check(address)
+    _check(address, any_port=False)
     socket = _make(context, socket_type, address, queue_messages)
-    _connect(socket, address)
+    try:
+        _connect(socket, address)
+    except ConfigError:
+        socket.close()
+        raise
     return socket
 
 
@@ -105,13 +111,14 @@ def connect_watched(
     context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str
 ) -> tuple[zmq.Socket[bytes], "ReconnectWatch"]:
     """As `connect`, with a watch that was there before the first connection."""
-    _check(address)
+    _check(address, any_port=False)
     socket = _make(context, socket_type, address, QUEUE_MESSAGES)
     watch = ReconnectWatch(socket, address)
     try:
         _connect(socket, address)
     except ConfigError:
         watch.close()
+        socket.close()
         raise
     return socket, watch
 
@@ -120,30 +127,36 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
-        socket.close()
         raise ConfigError(
             f"{address!r} is no address: expected tcp://HOST:PORT or ipc://PATH ({error.strerror})"
         ) from error
 
 
-def _check(address: str) -> None:
-    """Raises ConfigError when the address is none that zapex uses."""
-    expected = "expected tcp://HOST:PORT or ipc://PATH"
+def _check(address: str, *, any_port: bool) -> None:
+    """Raises ConfigError when the address is none that zapex uses. `any_port`: whether the choice
+    of a free port may be left open."""
     scheme, _, rest = address.partition("://")
-    if scheme not in ("tcp", "ipc", "inproc") or not rest:
-        raise ConfigError(f"{address!r} is no address: {expected}")
-    if scheme == "tcp":
-        host, _, port = rest.rpartition(":")
-        if not host or not (port == "*" or (port.isdecimal() and int(port) <= 65_535)):
-            raise ConfigError(f"{address!r} is no address: {expected}, with a port of 0 to 65535")
+    tcp = _TCP.fullmatch(address)
+    if tcp is not None:
+        port = tcp["port"]
+        valid = any_port if port in ("*", "0") else int(port) <= 65_535
+    else:
+        valid = scheme in ("ipc", "inproc") and bool(rest)
+    if not valid:
+        raise ConfigError(
+            f"{address!r} is no address: expected tcp://HOST:PORT with a port up to 65535, "
+            "or ipc://PATH"
+        )
 
 
 def _is_served(address: str) -> bool:
-    """Whether another process listens at an ipc path. ZeroMQ would take it away from that process,
-    for it cannot tell a living socket from one that a crash left behind."""
+    """Whether an ipc path is another process's, or a file. ZeroMQ would take it away, for it cannot
+    tell a living socket from one that a crash left behind."""
     path = address.removeprefix("ipc://")
     if path == address or not Path(path).exists():
         return False
+    if not Path(path).is_socket():
+        return True
     with stream_sockets.socket(stream_sockets.AF_UNIX, stream_sockets.SOCK_STREAM) as probe:
         return probe.connect_ex(path) == 0
 
@@ -152,11 +165,9 @@ def is_local(address: str) -> bool:
     """Whether only this host can reach the address."""
     if address.startswith(("inproc://", "ipc://")):
         return True
-    host = urlsplit(address).hostname or ""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -95,7 +95,8 @@ def test_a_killed_actor_is_restarted_and_takes_its_place_again(
     )
     assert pid_of(run_dir, "actor-1") in _pids(members)
     # Its predecessor's place on the ladder was not left to a ghost: still 2 · 4 environments.
-    assert log_of(run_dir, "actor-1").count("joined the run run as actor 1") == 2
+    joined = "joined the run run as actor 1"
+    until(lambda: log_of(run_dir, "actor-1").count(joined) == 2, "actor 1 to join again")
     status(head, updates_beyond(before["learner"]["updates"] + 200))
     assert launch.process.poll() is None
 

@@ -207,11 +207,12 @@ def test_a_resumed_limiter_goes_on_where_it_stood(inserts: int, samples: int, er
     assert resumed.error == error
 
 
-def test_a_limiter_resumed_before_its_first_sample_goes_on_where_it_stood() -> None:
+@pytest.mark.parametrize("inserts", [0, 1, 9])
+def test_a_limiter_resumed_before_its_first_sample_goes_on_where_it_stood(inserts: int) -> None:
     resumed = limiter()
-    resumed.resume(inserts=7, samples=0)
+    resumed.resume(inserts, samples=0)
 
-    assert (resumed.inserts, resumed.samples, resumed.error) == (7, 0, -6.0)
+    assert resumed == limiter(inserts=inserts)
     assert not resumed.can_sample()
 
 

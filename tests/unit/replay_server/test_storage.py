@@ -212,9 +212,13 @@ def test_an_empty_storage_in_a_file_begins_at_block_1(tmp_path: Path) -> None:
         (EnvSpec((2,), "<i4", 5), LAYOUT, 4),
         (EnvSpec((2,), "<f4", 4), LAYOUT, 4),
         (EnvSpec((2, 1), "<f4", 5), LAYOUT, 4),
-        (SPEC, BlockLayout(length=3, n_step=3), 4),
-        (SPEC, BlockLayout(length=3, n_step=4), 4),  # as many rows
-        (SPEC, BlockLayout(length=3, n_step=3, context=1), 4),  # as many rows
+        (SPEC, BlockLayout(length=5, n_step=3), 4),
+        (SPEC, BlockLayout(length=4, n_step=4), 4),
+        (SPEC, BlockLayout(length=4, n_step=3, context=1), 4),
+        # As many rows in a block, shared out otherwise.
+        (SPEC, BlockLayout(length=3, n_step=4), 4),
+        (SPEC, BlockLayout(length=4, n_step=2, context=1), 4),
+        (SPEC, BlockLayout(length=3, n_step=3, context=1), 4),
         (SPEC, LAYOUT, 5),
         (SPEC, LAYOUT, 3),
     ],

@@ -5,7 +5,6 @@ sends the current version again to whoever subscribes late. The training loop on
 be sent and picks up what came: it never waits for a peer.
 """
 
-import contextlib
 import logging
 import threading
 import time
@@ -27,6 +26,7 @@ from common.messages import (
 )
 from learner.head import Head, Reply
 from learner.status import LearnerCounters, RunStatus
+from learner.wakeup import Wakeup
 
 POLL_MS = 100
 MESSAGES_PER_TURN = 200
@@ -87,11 +87,7 @@ class ControlPlane:
         self._nobody_left = threading.Event()
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
-        wake_address = f"inproc://control-{id(self)}"
-        self._wake = context.socket(zmq.PAIR)
-        self._wake.bind(wake_address)
-        self._woken = context.socket(zmq.PAIR)
-        self._woken.connect(wake_address)
+        self._wakeup = Wakeup(context)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -101,7 +97,7 @@ class ControlPlane:
         """Broadcast a version; one that was not sent yet is replaced."""
         with self._lock:
             self._outbox[topic] = Weights(epoch, version, tensors)
-        self._signal()
+        self._wakeup.signal()
 
     def take_evaluations(self) -> list[EvalResult]:
         """Results that came since the last call. Raises what ended the control thread."""
@@ -127,24 +123,20 @@ class ControlPlane:
         """Tell every member to stop and wait until all have left, or `timeout_s` is over."""
         with self._lock:
             self._run_state = "stop"
-        self._signal()
+        self._wakeup.signal()
         self._nobody_left.wait(timeout_s)
 
     def close(self) -> None:
         self._stopping.set()
-        self._signal()
+        self._wakeup.signal()
         self._thread.join()
-        self._wake.close()
-
-    def _signal(self) -> None:
-        with contextlib.suppress(zmq.Again):
-            self._wake.send(b"", zmq.NOBLOCK)
+        self._wakeup.close()
 
     # ------------------------------------------------------------------------ the thread's own part
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for socket in (self._control, self._weights, self._woken):
+        for socket in (self._control, self._weights, self._wakeup.woken):
             poller.register(socket, zmq.POLLIN)
         try:
             while not self._stopping.is_set():
@@ -154,12 +146,11 @@ class ControlPlane:
             log.exception("the control thread failed")
             self.failure = error
         finally:
-            for socket in (self._control, self._weights, self._woken):
+            for socket in (self._control, self._weights):
                 socket.close()
 
     def _turn(self, now_s: float) -> None:
-        while transport.receive_frames(self._woken) is not None:
-            pass
+        self._wakeup.clear()
         self._publish_outbox()
         self._serve_late_subscribers()
         with self._lock:

@@ -179,13 +179,14 @@ class _Learner:
         torch.manual_seed(self._config.seed)
         device = choose_device(self._config.device)
         network = build_network(self._config, self._spec)
-        # The first weights go out before the optimiser is there: actors need nothing more.
-        self._publish_tensors(ACTING, self._state.updates, snapshot(network))
+        if self._resume_from is None:
+            # Before the optimiser is there, which takes a while: actors need nothing more.
+            self._publish_tensors(ACTING, 0, snapshot(network, self._config.publish_dtype))
         self._learner = QLearner(network, self._config, device)
         if self._resume_from is not None:
             restore_learner(self._resume_from, self._learner)
             log.info("resumed from %s", self._resume_from)
-        self._publish(ACTING)
+            self._publish(ACTING)
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
@@ -224,7 +225,9 @@ class _Learner:
         return batch
 
     def _update(self, batch: TrainBatch, prefetcher: Prefetcher) -> None:
-        self._counters.phase = "training"
+        if self._counters.phase != "training":
+            self._counters.phase = "training"
+            log.info("training began %.2f s after the run did", self._wall_s())
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
         self._settle(prefetcher)

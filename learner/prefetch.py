@@ -5,7 +5,6 @@ requested, ready, or in training; each request for another carries the prioritie
 was used up.
 """
 
-import contextlib
 import logging
 import queue
 import threading
@@ -24,6 +23,7 @@ from common.manifest import Manifest
 from common.messages import Batch, Message, Rejected, SampleRequest
 from learner.losses import importance_weights
 from learner.update import TrainBatch
+from learner.wakeup import Wakeup
 
 POLL_MS = 100
 
@@ -84,9 +84,7 @@ class Prefetcher:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._wake_address = f"inproc://prefetch-{id(self)}"
-        self._wake = context.socket(zmq.PAIR)
-        self._wake.bind(self._wake_address)
+        self._wakeup = Wakeup(context)
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
@@ -104,32 +102,24 @@ class Prefetcher:
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
         """A batch is used up; |δ| [N] are its new priorities."""
         self._used.put(_Used(batch.slot, batch.key, priority))
-        self._signal()
+        self._wakeup.signal()
 
     def close(self) -> None:
         self._stopping.set()
-        self._signal()
+        self._wakeup.signal()
         self._thread.join()
-        self._wake.close()
-
-    def _signal(self) -> None:
-        # A full queue of signals wakes the thread as well as one more would.
-        with contextlib.suppress(zmq.Again):
-            self._wake.send(b"", zmq.NOBLOCK)
+        self._wakeup.close()
 
     def _run(self) -> None:
         socket, watch = transport.connect_watched(self._context, zmq.DEALER, self._endpoint)
-        wake = self._context.socket(zmq.PAIR)
-        wake.connect(self._wake_address)
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
-        poller.register(wake, zmq.POLLIN)
+        poller.register(self._wakeup.woken, zmq.POLLIN)
         try:
             self._request(socket, self._credit)
             while not self._stopping.is_set():
                 poller.poll(POLL_MS)
-                while transport.receive_frames(wake) is not None:
-                    pass
+                self._wakeup.clear()
                 if watch.reconnected():
                     # What was requested on the old connection will not come.
                     lost, self._requested = self._requested, 0
@@ -142,7 +132,6 @@ class Prefetcher:
         finally:
             watch.close()
             socket.close()
-            wake.close()
 
     def _request(self, socket: zmq.Socket[bytes], batches: int) -> None:
         self._requested += batches

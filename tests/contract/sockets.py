@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import zmq
 
-from common import transport
+from common import codec, transport
 from common.messages import Ack, Message
 
 Socket = zmq.Socket[bytes]
@@ -70,4 +70,4 @@ def receive_with_prefix(socket: Socket) -> tuple[bytes, Message]:
     assert socket.poll(PATIENCE_MS), "nothing came"
     frames = transport.receive_frames(socket)
     assert frames is not None
-    return bytes(frames[0]), transport.codec.decode(frames[1:])
+    return bytes(frames[0]), codec.decode(frames[1:])

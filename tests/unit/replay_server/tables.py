@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 
 from common.messages import Batch, SampleRequest
 from replay_server.rate_limiter import RateLimiter
@@ -52,6 +53,13 @@ def request(batches: int = 1, updates: Iterable[tuple[int, float]] = ()) -> Samp
         np.array([key for key, _ in pairs], np.int64),
         np.array([priority for _, priority in pairs], np.float32),
     )
+
+
+def updates(max_size: int = 12) -> st.SearchStrategy[SampleRequest]:
+    """Priorities for transitions that are stored, evicted or nobody's, some of them twice."""
+    priority = st.integers(1, 16).map(lambda quarters: quarters / 4)
+    pairs = st.lists(st.tuples(st.integers(-3, 40), priority), max_size=max_size)
+    return pairs.map(lambda pairs: request(0, pairs))
 
 
 def batches(replies: Iterable[Reply]) -> list[Batch]:

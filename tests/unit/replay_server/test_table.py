@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.messages import Ack, Batch, Rejected
+from common.messages import Ack, Batch, Rejected, SampleRequest
 from replay_server import table as table_module
 from tests.experience import (
     LAYOUT,
@@ -26,6 +26,7 @@ from tests.unit.replay_server.tables import (
     make_table,
     power_law,
     request,
+    updates,
 )
 
 # ----------------------------------------------------------------------------- what is in a batch
@@ -35,27 +36,21 @@ EVERYTHING = 128
 """A stratified batch of this size holds each of 12 transitions: the least likely one fills 2 of
 128 strata, 0.25^0.6 / (0.25^0.6 + 11 · 4^0.6) > 2/128."""
 
-Update = list[tuple[int, float]]
-keys = st.integers(-3, 40)
-priorities = st.integers(1, 16).map(lambda quarters: quarters / 4)
-operations = st.lists(
-    st.one_of(row_kinds(max_blocks=SLOTS), st.lists(st.tuples(keys, priorities), max_size=12)),
-    min_size=1,
-    max_size=10,
-)
-
 
 @settings(deadline=None, max_examples=150)
-@given(operations, st.booleans())
+@given(
+    st.lists(st.one_of(row_kinds(max_blocks=SLOTS), updates()), min_size=1, max_size=10),
+    st.booleans(),
+)
 def test_batches_hold_the_transitions_of_the_newest_blocks_with_their_latest_priorities(
-    operations: list[Kinds | Update], prioritized: bool
+    operations: list[Kinds | SampleRequest], prioritized: bool
 ) -> None:
     table = make_table(slots=SLOTS, batch_size=EVERYTHING, prioritized=prioritized)
     blocks: deque[dict[int, Transition]] = deque(maxlen=SLOTS)
     priority: dict[int, float] = {}
     number = sequence = inserted = sampled = fresh = stale = 0
     for operation in operations:
-        if operation and isinstance(operation[0], list):
+        if not isinstance(operation, SampleRequest):
             message = insert(operation, sequence=sequence, weights_version=sequence)
             assert table.handle(ACTOR, message, 0.0) == [(ACTOR, Ack(0, sequence))]
             sequence += 1
@@ -69,11 +64,12 @@ def test_batches_hold_the_transitions_of_the_newest_blocks_with_their_latest_pri
                 blocks.append(keyed)
                 priority |= {key: t.priority for key, t in keyed.items()}
         else:
-            assert table.handle(LEARNER, request(0, operation), 0.0) == []
-            live = [(key, p) for key, p in operation if any(key in block for block in blocks)]
+            assert table.handle(LEARNER, operation, 0.0) == []
+            pairs = zip(operation.key.tolist(), operation.priority.tolist(), strict=True)
+            live = [(key, p) for key, p in pairs if any(key in block for block in blocks)]
             priority.update(live)  # Of two priorities for one key, the last one counts.
             fresh += len(live)
-            stale += len(operation) - len(live)
+            stale += len(operation.key) - len(live)
 
         stored = {key: transition for block in blocks for key, transition in block.items()}
         assert table.sampler.size == len(stored)

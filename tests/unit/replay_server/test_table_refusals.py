@@ -43,13 +43,18 @@ def assert_is_as_if_never_sent(table: Table) -> None:
 
 def with_cell(field: str, value: float) -> Insert:
     """The good insert with one cell, in the middle of the array, changed."""
-    array: npt.NDArray[Any] = getattr(GOOD, field).copy()
-    array.reshape(-1)[array.size // 2] = value
-    return replace(GOOD, **{field: array})
+
+    def change(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        changed = array.copy()
+        changed.reshape(-1)[array.size // 2] = value
+        return changed
+
+    return with_array(field, change)
 
 
 def with_array(field: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Insert:
-    return replace(GOOD, **{field: change(getattr(GOOD, field))})
+    changed: dict[str, Any] = {field: change(getattr(GOOD, field))}
+    return replace(GOOD, **changed)
 
 
 NO_BLOCKS = replace(GOOD, **{array: getattr(GOOD, array)[:0] for array in ARRAYS})

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import CheckpointError
-from common.messages import Ack
+from common.messages import Ack, SampleRequest
 from replay_server.table import Table
 from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, steps, transitions
-from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request
+from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request, updates
 
 LENGTH = LAYOUT.length
 EVERYTHING = 256
@@ -42,24 +42,18 @@ def contents(table: Table) -> dict[int, tuple[Any, ...]]:
     return dict(zip(batch.key.tolist(), rows, strict=True))
 
 
-Update = list[tuple[int, float]]
-updates = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(1, 16).map(lambda quarters: quarters / 4)), max_size=8
-)
-
-
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.one_of(row_kinds(), updates), min_size=1, max_size=8))
+@given(st.lists(st.one_of(row_kinds(), updates()), min_size=1, max_size=8))
 def test_transitions_priorities_and_keys_are_the_same_after_a_restart(
-    tmp_path_factory: pytest.TempPathFactory, operations: list[Kinds | Update]
+    tmp_path_factory: pytest.TempPathFactory, operations: list[Kinds | SampleRequest]
 ) -> None:
     path = tmp_path_factory.mktemp("restart") / "replay.bin"
     table = open_table(path, slots=3)
     for sequence, operation in enumerate(operations):
-        if operation and isinstance(operation[0], list):
-            table.handle(ACTOR, insert(operation, sequence=sequence), 0.0)
+        if isinstance(operation, SampleRequest):
+            table.handle(LEARNER, operation, 0.0)
         else:
-            table.handle(LEARNER, request(0, operation), 0.0)
+            table.handle(ACTOR, insert(operation, sequence=sequence), 0.0)
 
     restarted = open_table(path, slots=3)
 

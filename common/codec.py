@@ -4,7 +4,7 @@
     frame 1...   one raw, C-ordered, little-endian buffer per array, in declaration order
 
 Encoding copies nothing (a frame is a view of the array); decoding copies nothing either (an array
-is a read-only view of the frame). Nothing here executes or unpickles anything, and everything that
+is a view of the frame). Nothing here executes or unpickles anything, and everything that
 can be wrong with bytes from a stranger ends in `MalformedMessage` or `SchemaMismatch`: whatever a
 decoded message claims about its arrays' sizes, their frames were that long.
 """

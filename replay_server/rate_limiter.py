@@ -62,11 +62,7 @@ class RateLimiter:
         return (self.inserts - self.min_size_to_sample) * self.samples_per_insert - self.samples
 
     def can_insert(self) -> bool:
-        return (
-            self.samples_per_insert is None
-            or self.inserts < self.min_size_to_sample
-            or self.error <= self.tolerance
-        )
+        return self.samples_per_insert is None or self.error <= self.tolerance
 
     def can_sample(self) -> bool:
         """Whether a batch may be taken."""

@@ -80,15 +80,30 @@ def _set(nodes, depth, capacity, indices, values):  # type: ignore[no-untyped-de
         if not (0 <= indices[i] < capacity and 0.0 <= values[i] < np.inf):
             return False
     at = np.empty(n, np.int64)
+    neighbours = True
     for i in range(n):
         at[i] = indices[i] + (1 << depth)
         nodes[at[i]] = values[i]
+        neighbours = neighbours and indices[i] == indices[0] + i
+    if neighbours and n > 0:
+        _sum_above(nodes, at[0], at[n - 1])
+        return True
     for _ in range(depth):
         for i in range(n):
             node = at[i] >> 1
             nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
             at[i] = node
     return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_above(nodes, first, last):  # type: ignore[no-untyped-def]
+    """Recompute what lies above the leaves first … last: half as many nodes on each level."""
+    while first > 1:
+        first >>= 1
+        last >>= 1
+        for node in range(first, last + 1):
+            nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -108,24 +123,20 @@ def _sample(nodes, depth, targets):  # type: ignore[no-untyped-def]
             rest[i] = target - left if goes_right else target
     for i in range(n):
         # Rounding can lead a target at the edge of its part into an empty leaf (a few in 10¹⁵): it
-        # belongs to the nearest leaf before it that has mass, or else the nearest after it.
+        # belongs to the last leaf before it that has mass.
         if nodes[at[i]] <= 0.0:
-            at[i] = _nearest_positive(nodes, at[i])
+            at[i] = _last_positive_before(nodes, at[i])
         at[i] -= 1 << depth
     return at
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest_positive(nodes, leaf):  # type: ignore[no-untyped-def]
-    for side in (1, 0):  # A right child looks to its left sibling first, then the other way round.
-        node = leaf
-        while node > 1 and not (node % 2 == side and nodes[node ^ 1] > 0.0):
-            node >>= 1
-        if node > 1:
-            node ^= 1
-            while 2 * node < nodes.shape[0]:
-                # The child nearest to where we came from.
-                nearest = 2 * node + side
-                node = nearest if nodes[nearest] > 0.0 else nearest ^ 1
-            return node
-    return leaf
+def _last_positive_before(nodes, leaf):  # type: ignore[no-untyped-def]
+    # A walk enters an empty part only to the right of one that has mass: the climb ends.
+    node = leaf
+    while node % 2 == 0 or nodes[node - 1] <= 0.0:
+        node >>= 1
+    node -= 1
+    while 2 * node < nodes.shape[0]:
+        node = 2 * node + (nodes[2 * node + 1] > 0.0)
+    return node

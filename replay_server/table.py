@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.blocks import RowKind
 from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Insert, Message, Rejected, SampleRequest
+from replay_server.ranges import FAULTS, are_priorities, first_fault
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import Sampler
 from replay_server.storage import INSERTED, SAMPLED, Storage
@@ -24,6 +24,8 @@ Reply = tuple[bytes, Message]
 
 MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
+MAX_WAITING = 100_000
+"""Inserts of all actors together that may wait for the limiter."""
 MAX_REMEMBERED_SESSIONS = 100_000
 """Sessions whose last sequence number is remembered, for dropping duplicates."""
 
@@ -134,12 +136,17 @@ class Table:
         self._check_insert(insert)
         session = self._sessions.setdefault(insert.session, _Session())
         self._sessions.move_to_end(insert.session)
+        self._forget_old_sessions()
         session.peer = peer
         if insert.sequence <= session.received:
             self.counters.duplicates += 1
             if insert.sequence <= session.stored:
                 return [(peer, Ack(insert.session, insert.sequence))]
             return []  # It waits already; its acknowledgement now goes to the new connection.
+        if len(self._waiting) >= MAX_WAITING:
+            raise MalformedMessage(
+                f"{MAX_WAITING} inserts wait already: too many actors, or a flood"
+            )
         if session.waiting >= self._insert_window:
             raise MalformedMessage(
                 f"more than {self._insert_window} unacknowledged inserts: the window is full"
@@ -168,15 +175,12 @@ class Table:
             raise MalformedMessage(f"insert.obs is {insert.obs.dtype}, expected {spec.dtype}")
         if insert.session < 0 or insert.sequence < 0:
             raise MalformedMessage("insert: session and sequence count from 0")
-        if insert.action.min() < 0 or insert.action.max() >= spec.num_actions:
-            raise MalformedMessage(f"insert.action leaves 0 … {spec.num_actions - 1}")
-        if insert.row_kind.max() > (RowKind.FIRST | RowKind.LAST):
-            raise MalformedMessage("insert.row_kind has unknown flags")
-        if not np.isfinite(insert.reward).all():
-            raise MalformedMessage("insert.reward is not finite")
-        # A NaN fails the comparison; infinity is excluded by the sum.
-        if not (insert.priority.min() >= 0.0 and np.isfinite(insert.priority).all()):
-            raise MalformedMessage("insert.priority is negative or not finite")
+        fault = first_fault(
+            insert.action, spec.num_actions, insert.row_kind, insert.reward, insert.priority
+        )
+        if fault:
+            what = FAULTS[fault].format(last_action=spec.num_actions - 1)
+            raise MalformedMessage(f"insert.{what}")
         if spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
             raise MalformedMessage("insert.obs is not finite")
 
@@ -191,7 +195,6 @@ class Table:
         session = self._sessions[insert.session]
         session.stored = insert.sequence
         session.waiting -= 1
-        self._forget_old_sessions()
         return session.peer, Ack(insert.session, insert.sequence)
 
     def _forget_old_sessions(self) -> None:
@@ -209,7 +212,7 @@ class Table:
         if request.key.shape != request.priority.shape:
             raise MalformedMessage("sample_request: as many priorities as keys are expected")
         if len(request.key):
-            if not (request.priority.min() >= 0.0 and np.isfinite(request.priority).all()):
+            if not are_priorities(request.priority):
                 raise MalformedMessage("sample_request.priority is negative or not finite")
             self._update(request)
         if request.batches:

@@ -205,6 +205,7 @@ class DiesAtWrite(np.ndarray[Any, Any]):
             self.survives -= 1
             super().__setitem__(slots, values)
             return
+        slots = np.arange(len(self))[slots]
         half = len(slots) // 2
         super().__setitem__(slots[:half], values[:half] if np.ndim(values) else values)
         raise Killed

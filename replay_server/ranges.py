@@ -37,7 +37,7 @@ def first_fault(
     if bad:
         return 1
     for k in row_kind.flat:
-        bad += k > _FLAGS
+        bad += int(k > _FLAGS)
     if bad:
         return 2
     for r in reward.flat:

@@ -105,7 +105,7 @@ def run_replay_server(
             )
             membership.send(Serving(membership.welcome.session, endpoint))
             ready(endpoint)
-            _serve(socket, endpoint, table, membership, stop)
+            serve(socket, endpoint, table, membership, stop)
             table.storage.flush()
     except Exception as error:
         reason = str(error)
@@ -115,13 +115,14 @@ def run_replay_server(
         socket.close()
 
 
-def _serve(
+def serve(
     socket: zmq.Socket[bytes],
     endpoint: str,
     table: Table,
     membership: Membership,
     stop: threading.Event,
 ) -> None:
+    """Answer what arrives at `socket` until the head says stop or `stop` is set."""
     joins = membership.joins
     while not (stop.is_set() or membership.stop_requested):
         membership.poll(time.monotonic(), lambda: table_counters(table))

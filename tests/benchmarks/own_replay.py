@@ -19,7 +19,7 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Batch, SampleRequest
 from common.spec import EnvSpec
-from replay_server.server import _serve, build_table
+from replay_server.server import build_table, serve
 from tests.benchmarks.served import SPAWN, Progress, ServedReplay, Workload
 
 
@@ -66,7 +66,7 @@ def _server(workload: Workload, pipe: Connection) -> None:
         socket.router_mandatory = True
         pipe.send(endpoint)
         threading.Thread(target=stop_with_parent, daemon=True).start()
-        _serve(socket, endpoint, table, cast(Membership, _NoHead()), stop)
+        serve(socket, endpoint, table, cast(Membership, _NoHead()), stop)
         socket.close()
 
 

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from actor.rollout import QFunction
 from common.config import Config
 from common.environments import action_offset, autoreset_mode, make_vector
-from common.errors import EnvironmentFault
+from common.errors import EnvironmentFault, ZapexError
 from common.spec import EnvSpec
 
 MAX_ENVS = 128
@@ -51,7 +51,7 @@ class GreedyEvaluation:
         """
         try:
             return self._run(q_function, seed, goes_on)
-        except (EnvironmentFault, Interrupted):
+        except (ZapexError, Interrupted):
             raise
         except Exception as error:
             raise EnvironmentFault(

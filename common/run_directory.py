@@ -66,6 +66,7 @@ def _clear(run_dir: Path) -> None:
     for pattern in (
         "config.toml",
         "result.json",
+        "result.json.partial",
         "checkpoints/*.safetensors",
         "checkpoints/*.partial",
         "replay/storage",

@@ -38,11 +38,16 @@ class EnvSpec:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "EnvSpec":
         """Raises MalformedMessage when `plain` is not what `to_plain` gives."""
-        try:
-            shape = tuple(int(size) for size in plain["obs_shape"])
-            spec = cls(shape, str(plain["obs_dtype"]), int(plain["num_actions"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise MalformedMessage(f"not an environment spec: {plain!r:.80}") from error
+        shape, dtype, actions = (
+            plain.get("obs_shape"),
+            plain.get("obs_dtype"),
+            plain.get("num_actions"),
+        )
+        if not (type(shape) is list and type(dtype) is str and type(actions) is int) or not all(
+            type(size) is int for size in shape
+        ):
+            raise MalformedMessage(f"not an environment spec: {plain!r:.80}")
+        spec = cls(tuple(shape), dtype, actions)
         if spec.obs_dtype not in DTYPES or min(shape, default=1) < 1 or spec.num_actions < 1:
             raise MalformedMessage(f"an impossible environment spec: {plain!r:.80}")
         return spec

@@ -82,7 +82,7 @@ class LiveView:
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         self._config, self._run_dir = config, run_dir
-        self._console = Console()
+        self._console = Console(emoji=False)
         self._rates = Rates()
         self._next_line_s = 0.0
         self._last_evaluation: int | None = None

@@ -143,7 +143,7 @@ class _Learner:
         self._evaluating: OrderedDict[int, NamedTensors] = OrderedDict()
         self._last_evaluation: EvalResult | None = None
         self._reached = self._solved = False
-        self._pending: tuple[TrainBatch, UpdateResult] | None = None
+        self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
 
     # ------------------------------------------------------------------------------------ the run
 
@@ -210,8 +210,10 @@ class _Learner:
                     return Outcome(self._reached, "budget")
             return Outcome(False, "stopped")
         finally:
-            self._settle(prefetcher)
-            prefetcher.close()
+            try:
+                self._settle(prefetcher)
+            finally:
+                prefetcher.close()
 
     def _next_batch(self, prefetcher: Prefetcher) -> TrainBatch | None:
         batch = prefetcher.next(0.0)
@@ -231,7 +233,7 @@ class _Learner:
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
         self._settle(prefetcher)
-        self._pending = (batch, result)
+        self._pending = (self._learner.updates, batch, result)
         if self._learner.device.type != "cuda":
             self._settle(prefetcher)
         self._count(batch)
@@ -248,11 +250,11 @@ class _Learner:
         """Read the result of the update before, and send its priorities home."""
         if self._pending is None:
             return
-        (batch, result), self._pending = self._pending, None
+        (update, batch, result), self._pending = self._pending, None
         priority, loss, mean_q = result.read()
         if not np.isfinite(loss) or not np.isfinite(priority).all():
             raise NonFiniteLoss(
-                f"the loss became {loss} at update {self._learner.updates}: lower learning_rate or "
+                f"the loss became {loss} at update {update}: lower learning_rate or "
                 f"max_grad_norm, or clip rewards. The batch: {batch_statistics(batch)}. "
                 f"Resume from the last checkpoint with --resume {self._options.run_dir}"
             )
@@ -346,6 +348,13 @@ class _Learner:
         return time.time() - self._began_s
 
     def _checkpoint(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self._learner.online.parameters()):
+            # A finite loss can have gradients that are not.
+            raise NonFiniteLoss(
+                f"the weights are not finite after update {self._learner.updates}: lower "
+                "learning_rate or max_grad_norm, or clip rewards. "
+                f"Resume from the last checkpoint with --resume {self._options.run_dir}"
+            )
         self._state.wall_s = self._wall_s()
         self._state.updates = self._learner.updates
         path = save_checkpoint(

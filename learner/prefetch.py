@@ -171,8 +171,12 @@ class Prefetcher:
         for name in ("action", "n_step_return", "discount", "probability", "key"):
             if getattr(batch, name).shape != (n,):
                 raise MalformedMessage(f"batch.{name} has shape {getattr(batch, name).shape}")
-        if not (batch.probability > 0.0).all():
-            raise MalformedMessage("batch.probability is not positive")
+        if batch.action.min() < 0 or batch.action.max() >= spec.num_actions:
+            raise MalformedMessage(f"batch.action is not in 0 … {spec.num_actions - 1}")
+        if not (batch.probability.min() > 0.0 and np.isfinite(batch.probability.max())):
+            raise MalformedMessage("batch.probability is not positive and finite")
+        if batch.table_size < 1:
+            raise MalformedMessage(f"batch.table_size is {batch.table_size}")
 
     def _stage(self, batch: Batch, slot: int) -> TrainBatch:
         views = self._slots[slot].views

@@ -1,0 +1,81 @@
+"""The manifest reaches another process as it was; what is none is refused."""
+
+from typing import Any
+
+import pytest
+
+from common import codec
+from common.blocks import BlockLayout
+from common.config import Config
+from common.errors import ConfigError, MalformedMessage
+from common.manifest import Manifest
+from common.messages import Status
+from common.spec import EnvSpec
+
+MANIFEST = Manifest(
+    "2026-run",
+    Config(
+        env="mine:Env-v0",
+        env_kwargs={"size": None, "walls": [[1, 2], [3, 4]], "name": "höhle"},
+        hidden_sizes=(8, 4),
+        block_length=16,
+        n_step=5,
+        reward_clip=1.0,
+        target_return=None,
+        samples_per_insert=None,
+    ),
+    EnvSpec((3, 2), "|u1", 4),
+)
+
+
+def over_the_wire(plain: dict[str, Any]) -> dict[str, Any]:
+    message = codec.decode([bytes(frame) for frame in codec.encode(Status(plain))])
+    assert isinstance(message, Status)
+    return message.status
+
+
+def test_it_is_the_same_at_the_other_end() -> None:
+    manifest = Manifest.from_plain(over_the_wire(MANIFEST.to_plain()))
+    assert manifest == MANIFEST
+    assert manifest.layout == BlockLayout(length=16, n_step=5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_id": None},
+        {"run_id": 7},
+        {"config": None},
+        {"config": []},
+        {"spec": None},
+        {"spec": "(3, 2)"},
+        {"spec": {}},
+        {"spec": {**MANIFEST.spec.to_plain(), "num_actions": 0}},
+    ],
+    ids=str,
+)
+def test_what_is_no_manifest_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(MalformedMessage):
+        Manifest.from_plain({**MANIFEST.to_plain(), **changes})
+
+
+@pytest.mark.parametrize("missing", ["run_id", "config", "spec"])
+def test_an_incomplete_one_is_refused(missing: str) -> None:
+    plain = MANIFEST.to_plain()
+    del plain[missing]
+    with pytest.raises(MalformedMessage, match="needs run_id, config and spec"):
+        Manifest.from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n_step": 0}, "manifest: n_step = 0"),
+        ({"n_stepp": 3}, r"manifest: unknown key 'n_stepp'; did you mean n_step\?"),
+        ({"batch_size": 10**9}, "manifest: batch_size = 1000000000 must not exceed"),
+    ],
+)
+def test_an_impossible_configuration_is_refused(changes: dict[str, Any], reason: str) -> None:
+    plain = MANIFEST.to_plain()
+    with pytest.raises(ConfigError, match=reason):
+        Manifest.from_plain({**plain, "config": {**plain["config"], **changes}})

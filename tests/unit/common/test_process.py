@@ -1,0 +1,174 @@
+"""How a process starts and ends: exit codes, one line for an error, never without its parent."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from common import errors
+from common.errors import ConfigError, ZapexError
+from common.process import UNEXPECTED, process_start_s, run_main
+
+ROOT = Path(__file__).parents[3]
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def main() -> int:
+        raise error
+
+    return main
+
+
+def python(code: str, **options: Any) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-c", code]
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize(("result", "exit_code"), [(None, 0), (0, 0), (1, 1), (130, 130)])
+def test_what_a_program_returns_is_its_exit_code(
+    capsys: pytest.CaptureFixture[str], result: int | None, exit_code: int
+) -> None:
+    assert run_main(lambda: result) == exit_code
+    assert capsys.readouterr() == ("", "")
+
+
+EXIT_CODES = {
+    "ConfigError": 2,
+    "ZapexError": 3,
+    "WireError": 3,
+    "MalformedMessage": 3,
+    "SchemaMismatch": 3,
+    "RoleFailed": 3,
+    "EnvironmentFault": 4,
+    "JoinRefused": 5,
+    "HeadUnreachable": 5,
+    "AddressInUse": 6,
+    "RunDirectoryError": 7,
+    "CheckpointError": 7,
+    "NonFiniteLoss": 8,
+}
+
+
+def test_every_error_has_an_exit_code_of_its_own_or_its_kind() -> None:
+    raised_on_purpose = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, ZapexError)
+    }
+    assert raised_on_purpose == set(EXIT_CODES)
+
+
+@pytest.mark.parametrize(("name", "exit_code"), EXIT_CODES.items())
+def test_an_expected_error_is_one_line_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], name: str, exit_code: int
+) -> None:
+    error = getattr(errors, name)("what is wrong:\n\n  what\tto do\r\n")
+    assert run_main(raising(error)) == exit_code
+    assert capsys.readouterr() == ("", "error: what is wrong: what to do\n")
+
+
+def test_debug_adds_the_traceback_before_that_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(raising(ConfigError("no such key")), debug=True) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "error: no such key"
+
+
+def test_an_unexpected_error_is_a_bug_and_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(raising(ValueError("oops"))) == UNEXPECTED == 70
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: oops"
+
+
+def test_ctrl_c_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_wants_to_exit_exits() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_main(raising(SystemExit(2)))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    program = """
+import sys
+from common.process import run_main
+def main():
+    sys.stdin.read()
+    for _ in range(100_000):
+        print("a line of output")
+sys.exit(run_main(main))
+"""
+    process = python(program, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stdin.close()
+    with process.stderr as stderr:
+        assert stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_a_process_knows_when_it_began() -> None:
+    before_s = time.time()
+    program = "import common.process; print(common.process.process_start_s())"
+    with python(program) as process:
+        assert process.stdout is not None
+        began_s = float(process.stdout.read())
+    # Clock ticks are a hundredth of a second.
+    assert before_s - 0.02 <= began_s <= time.time()
+
+
+def test_others_agree_when_this_process_began() -> None:
+    # psutil takes the boot time in whole seconds.
+    assert process_start_s() == pytest.approx(psutil.Process().create_time(), abs=2.0)
+
+
+def test_it_does_not_change() -> None:
+    assert process_start_s() == pytest.approx(process_start_s(), abs=0.02)
+
+
+ORPHAN = """
+import sys, threading
+from common import process
+stop = threading.Event()
+process.STOP_LIMIT_S = float(sys.argv[2])
+process.stop_with_parent(int(sys.argv[1]), stop)
+print("watching", flush=True)
+stop.wait()
+print("stopping", flush=True)
+if sys.argv[3] == "hangs":
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("manners", "limit_s", "exit_code"), [("obeys", 60.0, 0), ("hangs", 0.1, UNEXPECTED)]
+)
+def test_a_process_ends_with_its_parent(manners: str, limit_s: float, exit_code: int) -> None:
+    """The end of a pipe stands for the parent: it becomes readable when that is gone."""
+    sentinel, parent = os.pipe()
+    words = [sys.executable, "-c", ORPHAN, str(sentinel), str(limit_s), manners]
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        pass_fds=[sentinel],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        os.close(sentinel)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "watching\n"
+        os.close(parent)
+        assert process.stdout.readline() == "stopping\n"
+        assert process.wait() == exit_code

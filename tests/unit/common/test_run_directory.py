@@ -1,0 +1,122 @@
+"""A run directory is made for a new run, never over an old one unless asked to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from common import run_directory
+from common.config import Config
+from common.errors import ConfigError, RunDirectoryError
+
+CONFIG = Config(seed=7, target_return=None, env_kwargs={"size": None, "names": ["a", 'b"c']})
+OURS = (
+    "config.toml",
+    "result.json",
+    "checkpoints/00000050.safetensors",
+    "checkpoints/best.safetensors",
+    "checkpoints/00000100.partial",
+    "replay/storage",
+    "logs/actor-0.log",
+)
+"""What a run leaves behind."""
+THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt", "plots/a.png")
+"""What somebody put beside it."""
+
+
+def put(run_dir: Path, files: Sequence[str]) -> None:
+    for name in files:
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).write_text(name)
+
+
+def files_of(run_dir: Path) -> set[str]:
+    return {str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("where", ["run", "not/there/yet/run"])
+def test_a_new_run_has_its_directories_and_its_configuration(tmp_path: Path, where: str) -> None:
+    run_dir = tmp_path / where
+    run_directory.create(run_dir, CONFIG)
+    assert {p.name for p in run_dir.iterdir()} == {"config.toml", "checkpoints", "replay", "logs"}
+    assert run_directory.stored_config(run_dir) == CONFIG
+
+
+def test_the_configuration_of_a_resumed_run_replaces_the_stored_one(tmp_path: Path) -> None:
+    run_directory.create(tmp_path / "run", CONFIG)
+    other = Config(seed=8, target_return=-110.0)
+    run_directory.store_config(tmp_path / "run", other)
+    assert run_directory.stored_config(tmp_path / "run") == other
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        ["result.json"],
+        ["checkpoints/00000050.safetensors"],
+        ["checkpoints/best.safetensors"],
+        ["replay/storage"],
+        ["config.toml"],  # Without our directories beside it: not one of ours.
+        list(OURS),
+    ],
+    ids=lambda trace: trace[0],
+)
+def test_a_run_is_not_written_over(tmp_path: Path, trace: Sequence[str]) -> None:
+    run_dir = tmp_path / "run"
+    put(run_dir, trace)
+    with pytest.raises(RunDirectoryError, match=r"--resume .*run, .*--overwrite, .*--run-dir"):
+        run_directory.create(run_dir, CONFIG)
+    assert files_of(run_dir) == set(trace)
+    assert all((run_dir / name).read_text() == name for name in trace)
+
+
+@pytest.mark.parametrize(
+    "left", [(), ("notes.txt",), ("config.toml", "checkpoints/00000050.partial", "logs/actor.log")]
+)
+def test_a_directory_with_nothing_to_lose_is_taken(tmp_path: Path, left: Sequence[str]) -> None:
+    """Such as that of a run that could not start."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    put(run_dir, left)
+    run_directory.create(run_dir, CONFIG)
+    assert run_directory.stored_config(run_dir) == CONFIG
+
+
+def test_a_run_that_was_overwritten_is_gone_and_nothing_else(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    put(run_dir, OURS + THEIRS)
+    run_directory.create(run_dir, CONFIG, overwrite=True)
+    assert files_of(run_dir) == {"config.toml", *THEIRS}
+    assert run_directory.stored_config(run_dir) == CONFIG
+    assert all((run_dir / name).read_text() == name for name in THEIRS)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_no_run_directory(tmp_path: Path, overwrite: bool) -> None:
+    put(tmp_path, ["run"])
+    with pytest.raises(RunDirectoryError, match="run is a file: choose another --run-dir"):
+        run_directory.create(tmp_path / "run", CONFIG, overwrite=overwrite)
+    with pytest.raises(RunDirectoryError, match=r"cannot write to .*run/below .*Not a directory"):
+        run_directory.create(tmp_path / "run" / "below", CONFIG, overwrite=overwrite)
+    assert (tmp_path / "run").read_text() == "run"
+
+
+def test_what_is_no_run_cannot_be_continued(tmp_path: Path) -> None:
+    for where in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(RunDirectoryError, match=r"holds no run \(no config.toml there\)"):
+            run_directory.stored_config(where)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed = ", "config.toml is not TOML"),
+        ("sead = 1", r"config.toml: unknown key 'sead'; did you mean seed\?"),
+        ("seed = -1", "config.toml: seed = -1"),
+    ],
+)
+def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    run_directory.create(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "config.toml").write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        run_directory.stored_config(tmp_path / "run")

@@ -1,0 +1,180 @@
+"""Roles that crash are started again, with growing patience and not for ever."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from common.config import Config
+from common.errors import RoleFailed, ZapexError
+from deploy import launcher
+from deploy.child import FAILED, READY
+from deploy.launcher import MAX_RESTARTS, Supervisor
+from deploy.topology import RoleSpec
+from tests.waiting import wait_until
+
+ADDRESS = "tcp://127.0.0.1:7"
+
+
+def scripted_child(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
+    """In place of a role: does what its line of the file `script` says. Its starts are counted in
+    `starts`; the last line holds for all later ones."""
+    starts = spec.run_dir / "starts"
+    number = len(starts.read_text().splitlines())
+    with starts.open("a") as file:
+        file.write(f"bind={spec.bind} head={spec.head} resume={spec.resume}\n")
+    script = (spec.run_dir / "script").read_text().splitlines()
+    for word in script[min(number, len(script) - 1)].split():
+        what, _, value = word.partition("=")
+        if what == "ready":
+            pipe.send((READY, ADDRESS))
+        elif what == "explain":
+            pipe.send((FAILED, f"the {value} is missing"))
+        elif what == "exit":
+            sys.exit(int(value))
+        elif what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif what == "stay":
+            threading.Event().wait()
+
+
+class Stage:
+    """A supervisor whose children follow a script."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.said: list[str] = []
+        self.supervisor = Supervisor("info", self.said.append)
+        self._run_dir = run_dir
+
+    def start(self, *script: str, role: str = "actor") -> None:
+        (self._run_dir / "script").write_text("\n".join(script))
+        (self._run_dir / "starts").touch()
+        self.supervisor.start(RoleSpec(role, role, Config(), self._run_dir, "head"))
+
+    def starts(self) -> list[str]:
+        return (self._run_dir / "starts").read_text().splitlines()
+
+    def ready(self, role: str = "actor") -> str | None:
+        return self.supervisor.wait_ready(role, lambda: False)
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        def turn() -> bool:
+            self.supervisor.poll(0.05)
+            return condition()
+
+        wait_until(turn, what)
+
+    def failure(self) -> ZapexError:
+        """What it gives up with."""
+        with pytest.raises(RoleFailed) as caught:
+            self.until(lambda: False, "it gives up")
+        return caught.value
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(launcher, "child_main", scripted_child)
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(launcher, "LAST_BACKOFF_S", 0.3)
+    stage = Stage(tmp_path)
+    yield stage
+    stage.supervisor.stop()
+
+
+def test_a_role_that_crashes_is_started_again_where_it_listened(stage: Stage) -> None:
+    stage.start("ready killed", "exit=70", "ready stay")
+    stage.until(lambda: len(stage.starts()) == 3, "it was started again, twice")
+    assert stage.ready() == ADDRESS
+    assert stage.starts() == [
+        "bind= head=head resume=False",
+        f"bind={ADDRESS} head=head resume=False",
+        f"bind={ADDRESS} head=head resume=False",
+    ]
+    assert stage.said == [
+        "actor was killed by signal 9: restarting in 0.1 s (1 of 5)",
+        "actor ended with exit code 70: restarting in 0.2 s (2 of 5)",
+    ]
+    assert stage.supervisor.restarts == 2
+
+
+def test_a_learner_that_crashes_goes_on_from_its_checkpoint(stage: Stage) -> None:
+    stage.start("ready killed", "ready stay", role="learner")
+    stage.until(lambda: len(stage.starts()) == 2, "it was started again")
+    assert stage.starts()[1] == f"bind= head={ADDRESS} resume=True"
+
+
+def test_it_gives_up_after_so_many_restarts_in_the_roles_own_words(stage: Stage) -> None:
+    stage.start("ready explain=simulator exit=4")
+    failure = stage.failure()
+    assert str(failure) == "actor: the simulator is missing (5 restarts did not help)"
+    assert failure.exit_code == 4
+    assert len(stage.starts()) == 1 + MAX_RESTARTS
+    patience = [line.split(" restarting in ")[1] for line in stage.said]
+    assert patience == [
+        "0.1 s (1 of 5)", "0.2 s (2 of 5)", "0.3 s (3 of 5)", "0.3 s (4 of 5)", "0.3 s (5 of 5)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("role", "script", "exit_code"),
+    [
+        # What a restart cannot mend: configuration, environment, checkpoint.
+        ("actor", "explain=simulator exit=2", 2),
+        ("actor", "explain=simulator exit=4", 4),
+        ("replay_server", "explain=simulator exit=7", 7),
+        # A learner that says why it ended would say so again.
+        ("learner", "ready explain=simulator exit=8", 8),
+        ("learner", "explain=simulator exit=70", 70),
+    ],
+)
+def test_what_is_hopeless_is_not_tried_again(
+    stage: Stage, role: str, script: str, exit_code: int
+) -> None:
+    stage.start(script, role=role)
+    failure = stage.failure()
+    assert (str(failure), failure.exit_code) == (f"{role}: the simulator is missing", exit_code)
+    assert len(stage.starts()) == 1
+    assert stage.said == []
+
+
+def test_a_role_that_ends_well_is_let_go(stage: Stage) -> None:
+    stage.start("ready exit=0")
+    stage.until(lambda: not stage.supervisor.children, "its end")
+    assert stage.said == []
+    assert not stage.supervisor.restarting("actor")
+
+
+def test_a_role_that_ends_before_it_is_ready_is_not_waited_for(stage: Stage) -> None:
+    stage.start("exit=0")
+    with pytest.raises(RoleFailed, match="actor ended before it was ready"):
+        stage.ready()
+
+
+def test_waiting_ends_when_somebody_says_stop(stage: Stage) -> None:
+    stage.start("stay")
+    answers = [True, False]
+    assert stage.supervisor.wait_ready("actor", lambda: answers.pop()) is None
+
+
+def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "STOP_S", 0.2)
+    stage.start("deaf ready stay")
+    stage.ready()
+    stage.supervisor.stop()
+    assert stage.said == ["actor did not stop within 0 s: killed"]
+    assert not stage.supervisor.children
+
+
+def test_whoever_stops_is_not_killed(stage: Stage) -> None:
+    stage.start("ready stay")
+    stage.ready()
+    stage.supervisor.stop()
+    assert stage.said == []
+    assert not stage.supervisor.children

@@ -19,6 +19,7 @@ from actor.policy import Policy
 from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
 from actor.weights import WeightsSubscription
+from common import transport
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.manifest import Manifest
@@ -103,7 +104,10 @@ class _Actor:
         )
         self._weights = WeightsSubscription(context, membership.weights_endpoint, ACTING)
         self._replay = ReplayClient(
-            context, membership.replay_endpoints[0], welcome.session, config.insert_window
+            context,
+            transport.reachable(welcome.replay_endpoints[0], membership.address),
+            welcome.session,
+            config.insert_window,
         )
         self._blocked_s = 0.0
         self._epsilon = self._epsilons()
@@ -116,9 +120,11 @@ class _Actor:
             ready("")
             while self._goes_on(stop):
                 self._take_weights()
-                for blocks in self._rollout.step(self._epsilon):
+                complete = self._rollout.step(self._epsilon)
+                acted = self._policy.version
+                for blocks in complete:
                     if self._wait_for_credit(stop):
-                        self._replay.insert(blocks, self._policy.version)
+                        self._replay.insert(blocks, acted)
                 self._membership.record_episodes(
                     self._rollout.finished_returns, self._rollout.finished_lengths
                 )
@@ -155,6 +161,8 @@ class _Actor:
         since_s = time.monotonic()
         while self._replay.window_is_full and self._goes_on(stop):
             self._replay.poll(WAIT_MS)
+            # The queue of versions is short and keeps the oldest: who waits must go on reading.
+            self._take_weights()
         self._blocked_s += time.monotonic() - since_s
         return not self._replay.window_is_full
 

@@ -19,14 +19,13 @@ class Policy:
     def __init__(self, manifest: Manifest) -> None:
         self._network = build_network(manifest.config, manifest.spec)
         self._network.eval()
-        self.epoch = -1
         self.version = -1
         """Of the weights in use; −1: none yet."""
 
     def load(self, weights: Weights) -> None:
         """Raises WireError when these are not this network's weights."""
         load_weights(self._network, weights)
-        self.epoch, self.version = weights.epoch, weights.version
+        self.version = weights.version
 
     def q_values(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """[N, *obs_shape] → [N, A]. Raises NonFiniteLoss when a value is not finite."""

@@ -56,6 +56,7 @@ class ReplayClient:
             blocks.reward,
             blocks.row_kind,
             blocks.priority,
+            oldest=next(iter(self._unacknowledged), self._sequence),
         )
         self._unacknowledged[self._sequence] = message
         self._sequence += 1

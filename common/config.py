@@ -163,7 +163,7 @@ class Config(BaseModel):
     """Learner updates between two broadcasts of the weights."""
     publish_dtype: Literal["float32", "float16"] = "float32"
     """Precision of broadcast weights."""
-    checkpoint_period: PositiveInt = 10_000
+    checkpoint_period: PositiveInt = 2_500
     """Learner updates between two checkpoints; one is always written at the end."""
     keep_checkpoints: PositiveInt = 3
     """Newest checkpoints kept, beside the best one."""

@@ -6,6 +6,7 @@ that the loop is alive, not that a thread beside it is.
 
 import logging
 import os
+import secrets
 import socket as host_names
 import threading
 from collections.abc import Callable
@@ -55,10 +56,12 @@ class Membership:
         num_envs: int = 0,
         preferred_number: int = -1,
     ) -> None:
-        self._address = address
+        self.address = address
+        """The head's control address."""
         self._role = role
         self._num_envs = num_envs
         self._number = preferred_number
+        self._token = secrets.randbits(62)
         self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, address)
         self._next_poll_s = 0.0
         self._next_heartbeat_s = 0.0
@@ -98,7 +101,7 @@ class Membership:
                 return None
             if now_s() > deadline_s:
                 raise HeadUnreachable(
-                    f"no answer from a head at {self._address} in {timeout_s:.0f} s: is the "
+                    f"no answer from a head at {self.address} in {timeout_s:.0f} s: is the "
                     "learner running, is this its address, and has its replay server started?"
                 )
             if self._watch.reconnected():
@@ -123,7 +126,7 @@ class Membership:
         if self._watch.reconnected():
             self._joining = False
         if not self._joining:
-            sent = self._send(
+            sent = self.send(
                 Heartbeat(
                     self.welcome.session,
                     counters(),
@@ -144,34 +147,35 @@ class Membership:
 
     def send(self, message: Message) -> bool:
         """Any other message to the head; false if it had to be dropped."""
-        return self._send(message)
+        return transport.send(self._socket, message)
 
     def leave(self, reason: str) -> None:
         """Say goodbye and close."""
         if self.joins:
-            self._send(Leave(self.welcome.session, reason))
+            self.send(Leave(self.welcome.session, reason))
         self._watch.close()
         self._socket.close()
-
-    def _send(self, message: Message) -> bool:
-        return transport.send(self._socket, message)
 
     def _send_join(self) -> None:
         self._joining = True
         host = host_names.gethostname()
         # Only a first join stands in for a dead process; later this one holds its number itself.
         take_over = self._number >= 0 and not self.joins
-        self._send(Join(self._role, host, os.getpid(), self._num_envs, self._number, take_over))
+        self.send(
+            Join(
+                self._role, host, os.getpid(), self._num_envs, self._number, take_over, self._token
+            )
+        )
 
     def _check_silence(self, now_s: float) -> None:
         silence_s = now_s - self._last_heard_s
         if silence_s > HEAD_SILENCE_LIMIT_S:
             raise HeadUnreachable(
-                f"the head at {self._address} has been silent for {silence_s:.0f} s: giving up"
+                f"the head at {self.address} has been silent for {silence_s:.0f} s: giving up"
             )
         if silence_s > HEAD_SILENCE_WARNING_S and not self._warned:
             self._warned = True
-            log.warning("no word from the head at %s for %.0f s", self._address, silence_s)
+            log.warning("no word from the head at %s for %.0f s", self.address, silence_s)
 
     def _receive(self, now_s: float) -> None:
         while True:
@@ -179,7 +183,7 @@ class Membership:
                 message = transport.receive(self._socket)
             except SchemaMismatch as error:
                 raise JoinRefused(
-                    f"the head at {self._address} cannot be joined: {error}"
+                    f"the head at {self.address} cannot be joined: {error}"
                 ) from error
             except WireError as error:
                 log.warning("the head sent what cannot be read: %s", error)
@@ -190,7 +194,7 @@ class Membership:
             if isinstance(message, Welcome):
                 self._take_welcome(message)
             elif isinstance(message, Refused):
-                raise JoinRefused(f"the head at {self._address} refused: {message.reason}")
+                raise JoinRefused(f"the head at {self.address} refused: {message.reason}")
             elif isinstance(message, Directive) and self.joins:
                 self._take_directive(message)
 
@@ -215,8 +219,8 @@ class Membership:
             self._take_endpoints(directive.replay_endpoints)
 
     def _take_endpoints(self, endpoints: list[str]) -> None:
-        self.replay_endpoints = [transport.reachable(e, self._address) for e in endpoints]
+        self.replay_endpoints = [transport.reachable(e, self.address) for e in endpoints]
 
     @property
     def weights_endpoint(self) -> str:
-        return transport.reachable(self.welcome.weights_endpoint, self._address)
+        return transport.reachable(self.welcome.weights_endpoint, self.address)

@@ -80,6 +80,8 @@ class Join(Message):
     take_over: bool
     """A supervisor started this process in place of the one that had `preferred_number` on this
     host and died: do not wait until that one counts as gone."""
+    token: int
+    """Random, one for each joining process or thread: by it the head knows one that joins again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,9 @@ class Insert(Message):
     """[B, R], `common.blocks.RowKind` flags."""
     priority: Float32Matrix
     """[B, L], |δ| of each row that may start a transition."""
+    oldest: int = 0
+    """The lowest sequence number that was not acknowledged when this was sent: what lies between it
+    and this one comes first, or comes again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,16 +191,15 @@ def send(
     message: Message,
     *,
     prefix: Sequence[bytes] = (),
-    block: bool = False,
 ) -> bool:
     """Send a message behind `prefix` frames (a ROUTER's peer, a PUB's topic).
 
-    Returns False when the queue is full or the peer is gone and `block` is false: the message is
-    dropped, whole. Large frames are not copied: arrays must stay unchanged.
+    Returns False when the queue is full or the peer is gone: the message is dropped, whole.
+    Large frames are not copied: arrays must stay unchanged.
     """
     frames: list[Frame] = [*prefix, *codec.encode(message)]
     try:
-        socket.send_multipart(frames, flags=0 if block else zmq.NOBLOCK, copy=False)
+        socket.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
     except zmq.Again:
         return False
     except zmq.ZMQError as error:

@@ -13,6 +13,8 @@ from common.process import UNEXPECTED, configure_logging, stop_with_parent
 from deploy.topology import RoleSpec, run_role
 
 READY, FAILED = "ready", "failed"
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a role that a signal stopped; for the learner a signal is a way to end the run."""
 
 
 def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
@@ -23,7 +25,13 @@ def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
     # Ctrl-C reaches every process of the terminal; the launcher alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    terminated = threading.Event()
+
+    def on_terminate(*_: object) -> None:
+        terminated.set()
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_terminate)
     with spec.log_file.open("ab", buffering=0) as file:
         # What libraries print, and the last words of a crash, belong in the log too.
         os.dup2(file.fileno(), sys.stdout.fileno())
@@ -34,10 +42,16 @@ def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         stop_with_parent(parent.sentinel, stop)
-    sys.exit(_run(spec, pipe, stop, log))
+    sys.exit(_run(spec, pipe, stop, terminated, log))
 
 
-def _run(spec: RoleSpec, pipe: Connection, stop: threading.Event, log: logging.Logger) -> int:
+def _run(
+    spec: RoleSpec,
+    pipe: Connection,
+    stop: threading.Event,
+    terminated: threading.Event,
+    log: logging.Logger,
+) -> int:
     import torch
     import zmq
 
@@ -54,4 +68,4 @@ def _run(spec: RoleSpec, pipe: Connection, stop: threading.Event, log: logging.L
         what = " ".join(f"{type(error).__name__}: {error}".split())
         pipe.send((FAILED, f"unexpected {what} (see {spec.log_file})"))
         return UNEXPECTED
-    return 0
+    return TERMINATED if terminated.is_set() and spec.role != "learner" else 0

@@ -23,7 +23,6 @@ from deploy.live_view import LiveView, StatusClient, show_return
 from deploy.topology import follower_roles, learner_role
 
 POLL_S = 0.1
-FOLLOWERS_STOP_S = 2.0
 
 
 @dataclass(kw_only=True)
@@ -89,7 +88,7 @@ def _run_processes(
     view: LiveView,
 ) -> None:
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
-    supervisor = launcher.Supervisor(options.log_level, view.say)
+    supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     try:
         supervisor.start(
             learner_role(

@@ -55,10 +55,12 @@ class Supervisor:
 
     Args:
         say: prints a line for the user.
+        stopping: whether the run is to end; roles that end then are not restarted.
     """
 
     log_level: str
     say: Callable[[str], None]
+    stopping: Callable[[], bool] = lambda: False
     children: dict[str, _Child] = field(default_factory=dict)
     restarts: int = 0
     """Of all roles, since the run began."""
@@ -156,7 +158,7 @@ class Supervisor:
         name = child.spec.name
         del self.children[name]
         child.process.close()
-        if code == 0:
+        if code == 0 or self.stopping():
             log.info("%s ended", name)
             return
         how = child.failure or (

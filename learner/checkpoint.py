@@ -42,6 +42,7 @@ class RunState:
     wall_s: float = 0.0
     """Time the run has taken in all its parts, in seconds."""
     best_score: float | None = None
+    solved: bool = False
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """env_steps, updates, wall_s, return_mean, return_std and episodes of each."""
 

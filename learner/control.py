@@ -84,6 +84,7 @@ class ControlPlane:
         self._evaluations: list[EvalResult] = []
         self._replay_endpoints: list[str] = []
         self._replay_known = threading.Event()
+        self._evaluator_is_there = False
         self._nobody_left = threading.Event()
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
@@ -113,11 +114,14 @@ class ControlPlane:
         """Where a replay server serves, or None when none is known in time."""
         if self.failure is not None:
             raise self.failure
-        return self._replay_endpoints[0] if self._replay_known.wait(timeout_s) else None
+        self._replay_known.wait(timeout_s)
+        # Read once: the control thread replaces the list whenever members come and go.
+        endpoints = self._replay_endpoints
+        return endpoints[0] if endpoints else None
 
     @property
     def has_evaluator(self) -> bool:
-        return bool(self._head.of_role("evaluator"))
+        return self._evaluator_is_there
 
     def stop_members(self, timeout_s: float) -> None:
         """Tell every member to stop and wait until all have left, or `timeout_s` is over."""
@@ -168,6 +172,7 @@ class ControlPlane:
             with self._lock:
                 self._evaluations += evaluations
         self._replay_endpoints = self._head.replay_endpoints
+        self._evaluator_is_there = bool(self._head.of_role("evaluator"))
         (self._replay_known.set if self._replay_endpoints else self._replay_known.clear)()
         (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
 
@@ -184,10 +189,10 @@ class ControlPlane:
             log.debug("a message that cannot be read: %s", error)
             return [(peer, Refused(f"this message cannot be read: {error}"))]
         if isinstance(message, StatusRequest):
-            return [(peer, Status(self.status().to_plain()))]
+            return [(peer, Status(self._status().to_plain()))]
         return self._head.handle(peer, message, now_s)
 
-    def status(self) -> RunStatus:
+    def _status(self) -> RunStatus:
         """How the run goes now."""
         config, head = self._manifest.config, self._head
         returns = head.recent_returns
@@ -234,11 +239,14 @@ class ControlPlane:
             transport.send(self._weights, weights, prefix=(topic,))
 
     def _serve_late_subscribers(self) -> None:
+        # Every message goes to all subscribers of its topic: many who come at once need only one.
+        topics = set()
         while (frames := transport.receive_frames(self._weights)) is not None:
             event = bytes(frames[0])
-            topic = event[1:]
-            if event[:1] == b"\x01" and topic in self._current:
-                transport.send(self._weights, self._current[topic], prefix=(topic,))
+            if event[:1] == b"\x01":
+                topics.add(event[1:])
+        for topic in topics & self._current.keys():
+            transport.send(self._weights, self._current[topic], prefix=(topic,))
 
 
 def weights_addresses(bind: str, control_endpoint: str) -> list[str]:

@@ -46,6 +46,7 @@ class Member:
     number: int
     host: str
     pid: int
+    token: int
     peer: bytes
     first_env_index: int
     num_envs: int
@@ -144,7 +145,9 @@ class Head:
             return [(peer, Refused(f"role {join.role!r} is unknown; a run has {', '.join(ROLES)}"))]
         if not 0 <= join.num_envs <= 100_000:
             return [(peer, Refused(f"{join.num_envs} environments are not between 0 and 100000"))]
-        replies = self._remove([m for m in self.members.values() if self._replaces(peer, join, m)])
+        # One that waits and lost its connection asks again under another address.
+        self._waiting = {p: j for p, j in self._waiting.items() if j.token != join.token}
+        replies = self._remove([m for m in self.members.values() if self._replaces(join, m)])
         if join.role == "replay_server":
             if self.of_role("replay_server"):
                 reason = "this run has its replay server; start another run, or wait for it to go"
@@ -157,12 +160,12 @@ class Head:
         return replies + self._admit(peer, join, now_s)
 
     @staticmethod
-    def _replaces(peer: bytes, join: Join, member: Member) -> bool:
+    def _replaces(join: Join, member: Member) -> bool:
         """Whether a join is by the member's own process, or by the one started in its place."""
         if (member.role, member.host) != (join.role, join.host):
             return False
         successor = join.take_over and member.number == join.preferred_number
-        return successor or (member.pid == join.pid and member.peer == peer)
+        return successor or member.token == join.token
 
     def _admit(self, peer: bytes, join: Join, now_s: float) -> list[Reply]:
         num_envs = join.num_envs or self._manifest.config.envs_per_actor
@@ -173,6 +176,7 @@ class Head:
             number=self._free_number(join.role, join.preferred_number),
             host=join.host,
             pid=join.pid,
+            token=join.token,
             peer=peer,
             first_env_index=self._free_stretch(num_envs) if is_actor else 0,
             num_envs=num_envs if is_actor else 0,

@@ -21,7 +21,7 @@ import zmq
 from common import run_directory
 from common.config import Config
 from common.environments import probe_spec
-from common.errors import NonFiniteLoss
+from common.errors import NonFiniteLoss, RunDirectoryError
 from common.manifest import Manifest
 from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
 from common.networks import build_network
@@ -104,6 +104,20 @@ def judge(
     return mean >= target, mean - doubt >= target
 
 
+FIXED_ON_RESUME = ("env", "env_kwargs", "block_length", "n_step", "replay_capacity")
+"""What the stored experience depends on."""
+
+
+def _check_resumable(stored: Config, wanted: Config) -> None:
+    for key in FIXED_ON_RESUME:
+        old, new = getattr(stored, key), getattr(wanted, key)
+        if old != new:
+            raise RunDirectoryError(
+                f"--resume cannot change {key} from {old!r} to {new!r}: the run's experience was "
+                "stored with it. Leave it out, or start a new run"
+            )
+
+
 def _counters_of(state: RunState) -> LearnerCounters:
     last = state.evaluations[-1]["return_mean"] if state.evaluations else None
     return LearnerCounters(
@@ -130,6 +144,7 @@ class _Learner:
             self._resume_from: Path | None = resumable[-1]
             self._state, self._spec = load_run_state(resumable[-1])
             self._state.epoch += 1
+            _check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
             self._resume_from = None
             self._spec = probe_spec(config)
@@ -141,7 +156,6 @@ class _Learner:
         self._first_env_steps = self._state.env_steps
         self._manifest = Manifest(self._state.run_id, config, self._spec)
         self._evaluating: OrderedDict[int, NamedTensors] = OrderedDict()
-        self._last_evaluation: EvalResult | None = None
         self._reached = self._solved = False
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
 
@@ -187,6 +201,9 @@ class _Learner:
             restore_learner(self._resume_from, self._learner)
             log.info("resumed from %s", self._resume_from)
             self._publish(ACTING)
+        else:
+            # A learner that is killed early goes on with this network and this run's counters.
+            self._checkpoint()
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
@@ -299,7 +316,6 @@ class _Learner:
             self._record(result, tensors)
 
     def _record(self, result: EvalResult, tensors: NamedTensors) -> None:
-        self._last_evaluation = result
         state, config = self._state, self._config
         facts: dict[str, Any] = {
             "env_steps": state.env_steps,
@@ -332,7 +348,8 @@ class _Learner:
         if not self._control.has_evaluator:
             return
         version = self._learner.updates
-        if self._last_evaluation is not None and self._last_evaluation.version == version:
+        evaluations = self._state.evaluations
+        if evaluations and evaluations[-1]["updates"] == version:
             return
         if version not in self._evaluating:
             self._evaluate()
@@ -366,13 +383,12 @@ class _Learner:
     def _finish(self, outcome: Outcome) -> None:
         self._counters.phase = "finishing"
         wall_s = self._wall_s()
+        self._state.solved |= outcome.solved
         self._checkpoint()
         write_result(
             self._options.run_dir,
             config=self._config,
             state=self._state,
-            evaluation=self._last_evaluation,
-            solved=outcome.solved,
             reason=outcome.reason,
             wall_s=wall_s,
             part_s=wall_s - self._first_wall_s,

@@ -111,27 +111,31 @@ class Prefetcher:
         self._wakeup.close()
 
     def _run(self) -> None:
-        socket, watch = transport.connect_watched(self._context, zmq.DEALER, self._endpoint)
+        try:
+            socket, watch = transport.connect_watched(self._context, zmq.DEALER, self._endpoint)
+            try:
+                self._serve(socket, watch)
+            finally:
+                watch.close()
+                socket.close()
+        except BaseException as error:
+            self.failure = error
+
+    def _serve(self, socket: zmq.Socket[bytes], watch: transport.ReconnectWatch) -> None:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wakeup.woken, zmq.POLLIN)
-        try:
-            self._request(socket, self._credit)
-            while not self._stopping.is_set():
-                poller.poll(POLL_MS)
-                self._wakeup.clear()
-                if watch.reconnected():
-                    # What was requested on the old connection will not come.
-                    lost, self._requested = self._requested, 0
-                    self._request(socket, lost)
-                self._return_priorities(socket)
-                while (message := transport.receive(socket)) is not None:
-                    self._take(message)
-        except BaseException as error:
-            self.failure = error
-        finally:
-            watch.close()
-            socket.close()
+        self._request(socket, self._credit)
+        while not self._stopping.is_set():
+            poller.poll(POLL_MS)
+            self._wakeup.clear()
+            if watch.reconnected():
+                # What was requested on the old connection will not come.
+                lost, self._requested = self._requested, 0
+                self._request(socket, lost)
+            self._return_priorities(socket)
+            while (message := transport.receive(socket)) is not None:
+                self._take(message)
 
     def _request(self, socket: zmq.Socket[bytes], batches: int) -> None:
         self._requested += batches

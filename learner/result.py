@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.messages import EvalResult
 from learner.checkpoint import RunState
 
 RESULT_FILE = "result.json"
@@ -18,8 +17,6 @@ def write_result(
     *,
     config: Config,
     state: RunState,
-    evaluation: EvalResult | None,
-    solved: bool,
     reason: str,
     wall_s: float,
     part_s: float,
@@ -30,22 +27,22 @@ def write_result(
     """Write the result of a run.
 
     Args:
-        evaluation: the newest one.
+        state: its newest evaluation is the score.
         wall_s: from the start of the run's first process, all its parts together, in seconds.
         part_s, part_env_steps, part_updates: since this learner's part of the run began; the rates
             are theirs.
         samples_per_insert: as it came out.
     """
-    returns = None if evaluation is None else evaluation.episode_return
+    evaluation = state.evaluations[-1] if state.evaluations else {}
     result: dict[str, Any] = {
         "env": config.env,
         "seed": config.seed,
-        "solved": solved,
+        "solved": state.solved,
         "reason": reason,
         "target": config.target_return,
-        "eval_return_mean": None if returns is None else float(returns.mean()),
-        "eval_return_std": None if returns is None else float(returns.std()),
-        "eval_episodes": 0 if returns is None else len(returns),
+        "eval_return_mean": evaluation.get("return_mean"),
+        "eval_return_std": evaluation.get("return_std"),
+        "eval_episodes": evaluation.get("episodes", 0),
         "best_return_mean": state.best_score,
         "wall_s": round(wall_s, 3),
         "env_steps": state.env_steps,

@@ -98,7 +98,8 @@ class QLearner:
         host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
         host.copy_(packed.detach(), non_blocking=True)
         ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ready.record()
+        # The default would be the stream of the current device, which need not be this one.
+        ready.record(torch.cuda.current_stream(self.device))
         return UpdateResult(host, ready)
 
 

@@ -47,8 +47,14 @@ class ReplayOptions:
     """Take over from the process of this host that had this number and died; −1: any."""
 
 
-def build_table(manifest: Manifest, path: Path | None) -> Table:
+def build_table(
+    manifest: Manifest, path: Path | None, incarnation: tuple[int, int] = (0, 0)
+) -> Table:
     """The table a manifest describes.
+
+    Args:
+        path: the storage file; None keeps the experience in memory.
+        incarnation: of this server within the run, so that a restarted one draws other numbers.
 
     Raises ConfigError for limiter settings that would deadlock, CheckpointError for a storage file
     of another shape.
@@ -56,7 +62,7 @@ def build_table(manifest: Manifest, path: Path | None) -> Table:
     config = manifest.config
     storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
     items = config.replay_slots * config.block_length
-    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3]))
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, *incarnation]))
     sampler: Sampler = (
         PrioritizedSampler(items, config.priority_exponent, config.priority_epsilon, rng)
         if config.prioritized
@@ -96,7 +102,11 @@ def run_replay_server(
     try:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
-            table = build_table(manifest, options.storage)
+            table = build_table(
+                manifest,
+                options.storage,
+                (membership.welcome.epoch, membership.welcome.incarnation),
+            )
             log.info(
                 "%.1f MB for %d transitions, %d of them restored",
                 table.storage.nbytes / 1e6,
@@ -129,7 +139,7 @@ def serve(
         if membership.joins != joins:
             joins = membership.joins
             membership.send(Serving(membership.welcome.session, endpoint))
-        if not socket.poll(POLL_MS):
+        if not transport.has_message(socket) and not socket.poll(POLL_MS):
             table.account(time.monotonic())
             continue
         for _ in range(MESSAGES_PER_TURN):

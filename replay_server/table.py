@@ -143,6 +143,9 @@ class Table:
             if insert.sequence <= session.stored:
                 return [(peer, Ack(insert.session, insert.sequence))]
             return []  # It waits already; its acknowledgement now goes to the new connection.
+        if insert.sequence > max(session.received + 1, insert.oldest):
+            # What lies between was lost with a connection; it comes again, in order, and this too.
+            return []
         if len(self._waiting) >= MAX_WAITING:
             raise MalformedMessage(
                 f"{MAX_WAITING} inserts wait already: too many actors, or a flood"

@@ -58,11 +58,13 @@ def insert(
     *,
     session: int = 0,
     sequence: int = 0,
+    oldest: int | None = None,
     weights_version: int = 0,
     layout: BlockLayout = LAYOUT,
     spec: EnvSpec = SPEC,
 ) -> Insert:
-    """An insert of these blocks; its rows are numbered on from session and sequence."""
+    """An insert of these blocks; its rows are numbered on from session and sequence. `oldest`: None
+    if everything before it is acknowledged."""
     row_kind = np.array(kinds, np.uint8)
     blocks, rows = row_kind.shape
     assert rows == layout.rows
@@ -81,6 +83,7 @@ def insert(
         np.where(last, TRAP, number % 17 - 8).astype(np.float32),
         row_kind,
         np.where(starts, number[:, : layout.length] % 15 / 4 + 0.25, TRAP).astype(np.float32),
+        oldest=sequence if oldest is None else oldest,
     )
 
 

@@ -1,5 +1,6 @@
 """A head and the peers that talk to it, for tests: messages in, exact replies out."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -25,12 +26,13 @@ MANIFEST = Manifest(
     "r1", Config(actors=2, envs_per_actor=4, block_length=8), EnvSpec((4,), "<f4", 2)
 )
 REPLAY = "tcp://replay:7000"
+TOKENS = itertools.count(1)
 
 
 def join(role: str = "actor", **changes: Any) -> Join:
-    return replace(
-        Join(role, "host-a", pid=1, num_envs=0, preferred_number=-1, take_over=False), **changes
-    )
+    # A process of its own each time, unless the token is among the changes.
+    token = next(TOKENS)
+    return replace(Join(role, "host-a", 1, 0, -1, take_over=False, token=token), **changes)
 
 
 def heartbeat(session: int, returns: list[float] | None = None, **counters: float) -> Heartbeat:

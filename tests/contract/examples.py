@@ -30,6 +30,7 @@ EXAMPLES: list[Message] = [
         num_envs=8,
         preferred_number=-1,
         take_over=True,
+        token=99,
     ),
     Welcome(
         session=7,

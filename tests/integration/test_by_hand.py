@@ -4,6 +4,7 @@ One run serves all tests. Its environments crawl as long as a file is there, so 
 under way whenever a test wants something of it; the last test lets it go.
 """
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByHand]:
 
 
 def probe(num_envs: int, role: str = "actor") -> Join:
-    return Join(role, "elsewhere", 1, num_envs, -1, take_over=False)
+    return Join(role, "elsewhere", 1, num_envs, -1, take_over=False, token=secrets.randbits(62))
 
 
 def test_another_actor_gets_the_next_stretch_of_the_ladder_and_gives_it_back(run: ByHand) -> None:

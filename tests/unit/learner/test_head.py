@@ -156,9 +156,19 @@ def test_nobody_else_takes_over(stranger: Join) -> None:
 
 def test_a_process_that_joins_again_replaces_itself() -> None:
     run = Run()
-    first = run.welcome(b"a", join(pid=5))
-    again = run.welcome(b"a", join(pid=5))
+    first = run.welcome(b"a", join(token=5))
+    again = run.welcome(b"another address", join(token=5))
     assert again.session != first.session
+    assert run.places() == {0: (0, 4)}
+
+
+def test_a_process_that_waits_and_asks_again_is_taken_in_once() -> None:
+    run = Run(serving=False)
+    assert run.send(b"lost", join(token=5)) == []
+    assert run.send(b"anew", join(token=5)) == []
+    replay = run.welcome(b"replay", join("replay_server"))
+    replies = run.send(b"replay", Serving(replay.session, REPLAY))
+    assert [peer for peer, m in replies if isinstance(m, Welcome)] == [b"anew"]
     assert run.places() == {0: (0, 4)}
 
 

@@ -268,3 +268,22 @@ def test_a_key_of_the_time_before_names_nothing_that_was_written_after(tmp_path:
 
     _, live = restarted.storage.live_items(old_keys)
     assert not live.any()
+
+
+@pytest.mark.parametrize("remembered", [True, False], ids=["restored", "empty"])
+def test_what_overtook_lost_inserts_is_taken_only_when_it_comes_again(
+    tmp_path: Path, remembered: bool
+) -> None:
+    """0 was acknowledged; 1 was on its way when the server died, 2 and 3 were queued: they reach
+    the new server first, and then the whole window comes again."""
+    path = tmp_path / "replay.bin"
+    make_table(path=path).handle(ACTOR, insert(steps(), sequence=0), 0.0)
+    table = make_table(path=path if remembered else None)
+    window = [insert(steps(), sequence=i, oldest=1) for i in (2, 3, 1, 2, 3)]
+
+    replies = [table.handle(ACTOR, message, 0.0) for message in window]
+
+    acks = [[(ACTOR, Ack(0, i))] for i in (1, 2, 3)]
+    assert replies == [[], [], *acks]
+    stored = set(table.storage.sequence[table.storage.filled()].tolist())
+    assert stored == ({0, 1, 2, 3} if remembered else {1, 2, 3})

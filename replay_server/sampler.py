@@ -14,6 +14,10 @@ Int64Vector = npt.NDArray[np.int64]
 Float64Vector = npt.NDArray[np.float64]
 
 
+MAX_MASS = 1e30
+"""A larger p^α counts as this: the sum over any table must be a float32."""
+
+
 class Sampler(Protocol):
     """Chooses among items. `size` items can be drawn."""
 
@@ -63,7 +67,8 @@ class PrioritizedSampler:
         return self._tree.sample_stratified(self._rng.random(n))
 
     def _mass(self, priority: npt.NDArray[Any]) -> Float64Vector:
-        return (priority.astype(np.float64) + self._epsilon) ** self._exponent
+        mass = (priority.astype(np.float64) + self._epsilon) ** self._exponent
+        return np.minimum(mass, MAX_MASS)
 
 
 class UniformSampler:

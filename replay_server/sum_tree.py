@@ -5,6 +5,10 @@ walked level by level rather than item by item: the inner loop has no branch, so
 to vector instructions and the cache misses of many items overlap (two to four times the speed of
 walking item by item, and of a fan-out of eight, at 2²¹ leaves).
 
+Nodes are float32, which halves what a walk drags through the caches (a fifth of its time): a leaf's
+probability is right to 10⁻⁶ of itself. The targets that walk the tree are float64, for in float32 a
+small leaf among two million could be stepped over.
+
 Parents are recomputed from their children, never adjusted by differences: sums do not drift.
 """
 
@@ -16,10 +20,13 @@ Float64Vector = npt.NDArray[np.float64]
 Int64Vector = npt.NDArray[np.int64]
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 class SumTree:
     """Leaves 0 … capacity−1, all zero at first.
 
-    `set` and `sample` cost O(log₂ capacity) a leaf; a tree takes 16 bytes a leaf, with the capacity
+    `set` and `sample` cost O(log₂ capacity) a leaf; a tree takes 8 bytes a leaf, with the capacity
     rounded up to a power of two.
     """
 
@@ -28,7 +35,7 @@ class SumTree:
             raise ValueError(f"capacity {capacity} must be at least 1")
         self.capacity = capacity
         self._depth = (capacity - 1).bit_length()
-        self._nodes = np.zeros(2 << self._depth, np.float64)
+        self._nodes = np.zeros(2 << self._depth, np.float32)
         self._leaves = self._nodes[1 << self._depth :][:capacity]
 
     @property
@@ -37,15 +44,15 @@ class SumTree:
         return float(self._nodes[1])
 
     def set(self, indices: Int64Vector, values: Float64Vector) -> None:
-        """Leaf values, [N] each; where an index comes twice, the last value stays.
+        """Leaf values, [N] each, as float32; where an index comes twice, the last value stays.
 
         Raises ValueError, and changes nothing, for an index outside the tree or a value that is
-        negative or not finite.
+        negative or not finite (in float32).
         """
         if not _set(self._nodes, self._depth, self.capacity, indices, values):
             raise ValueError("an index is outside the tree, or a value is negative or not finite")
 
-    def get(self, indices: Int64Vector) -> Float64Vector:
+    def get(self, indices: Int64Vector) -> npt.NDArray[np.float32]:
         """Leaf values, [N]."""
         return self._leaves[indices]
 
@@ -70,14 +77,14 @@ class SumTree:
         """
         n = len(uniforms)
         leaves = self.sample((np.arange(n) + uniforms) * (self.total / n))
-        return leaves, self._leaves[leaves] / self.total
+        return leaves, self._leaves[leaves].astype(np.float64) / self.total
 
 
 @numba.njit(cache=True, nogil=True)
 def _set(nodes, depth, capacity, indices, values):  # type: ignore[no-untyped-def]
     n = indices.shape[0]
     for i in range(n):
-        if not (0 <= indices[i] < capacity and 0.0 <= values[i] < np.inf):
+        if not (0 <= indices[i] < capacity and 0.0 <= values[i] <= _LARGEST):
             return False
     at = np.empty(n, np.int64)
     neighbours = True
@@ -109,20 +116,21 @@ def _sum_above(nodes, first, last):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def _sample(nodes, depth, targets):  # type: ignore[no-untyped-def]
     n = targets.shape[0]
-    at = np.ones(n, np.int64)
+    node = np.ones(n, np.uint32)
     rest = targets.copy()
     for _ in range(depth):
         for i in range(n):
             # Read into locals once: for all the compiler knows, a store to one array could change
             # the others, and reading again costs more than twice the time.
-            child = 2 * at[i]
+            child = node[i] * np.uint32(2)
             left = nodes[child]
             target = rest[i]
             goes_right = target >= left
-            at[i] = child + goes_right
+            node[i] = child + np.uint32(goes_right)
             rest[i] = target - left if goes_right else target
+    at = node.astype(np.int64)
     for i in range(n):
-        # Rounding can lead a target at the edge of its part into an empty leaf (a few in 10¹⁵): it
+        # Rounding can lead a target at the edge of its part into an empty leaf (a few in 10⁷): it
         # belongs to the last leaf before it that has mass.
         if nodes[at[i]] <= 0.0:
             at[i] = _last_positive_before(nodes, at[i])

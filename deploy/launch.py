@@ -111,9 +111,14 @@ def _run_processes(
         head = transport.reachable(head, "tcp://127.0.0.1")
         for spec in follower_roles(config, run_dir, head, replay_bind, insecure=options.insecure):
             supervisor.start(spec)
+        announced = False
         with contextlib.closing(StatusClient(head)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
+                if not announced and supervisor.all_ready:
+                    announced = True
+                    names = ", ".join(supervisor.children)
+                    view.say(f"ready after {time.time() - started_s:.1f} s: {names}")
                 view.update(status.latest())
                 if stop.is_set():
                     view.say("stopping: writing a checkpoint")

@@ -91,6 +91,11 @@ class Supervisor:
                 return child.address
         return None
 
+    @property
+    def all_ready(self) -> bool:
+        """Whether every role said that it is ready."""
+        return not self._scheduled and all(child.ready for child in self.children.values())
+
     def restarting(self, name: str) -> bool:
         """Whether a role is about to be started again."""
         return any(r.spec.name == name for r in self._scheduled)

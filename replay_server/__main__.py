@@ -25,7 +25,7 @@ class Flags:
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
-    """0 takes over at once from a server of this host that died; −1: waits until it is missed."""
+    """0 takes over at once from a server of this host that died; −1: refused until it is missed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to print."""
     debug: bool = False

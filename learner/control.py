@@ -189,11 +189,11 @@ class ControlPlane:
             log.debug("a message that cannot be read: %s", error)
             return [(peer, Refused(f"this message cannot be read: {error}"))]
         if isinstance(message, StatusRequest):
-            return [(peer, Status(self._status().to_plain()))]
+            return [(peer, Status(self.status().to_plain()))]
         return self._head.handle(peer, message, now_s)
 
-    def _status(self) -> RunStatus:
-        """How the run goes now."""
+    def status(self) -> RunStatus:
+        """How the run goes now; for the control thread, or while nobody joins or leaves."""
         config, head = self._manifest.config, self._head
         returns = head.recent_returns
         return RunStatus(

@@ -74,7 +74,7 @@ class Config(BaseModel):
     """Greedy episodes of an evaluation; their mean return is the score."""
     confirm_episodes: Annotated[int, Field(ge=0)] = 100
     """Once a score reaches the target, this many fresh episodes are played, and the run ends when
-    their mean reaches it by two standard errors; 0 takes the first score at its word."""
+    their mean reaches it by three standard errors; 0 takes the first score at its word."""
 
     # ------------------------------------------------------------------------------ actors
 

@@ -94,12 +94,12 @@ def judge(
 ) -> tuple[bool, bool]:
     """Whether an evaluation's mean reached the target, and whether it did so beyond doubt.
 
-    Beyond doubt: on enough episodes, and by two standard errors of their mean, so that another
+    Beyond doubt: on enough episodes, and by three standard errors of their mean, so that another
     hundred episodes would agree.
     """
     if target is None or len(returns) < confirm_episodes:
         return False, False
-    doubt = 2.0 * float(returns.std()) / len(returns) ** 0.5 if confirm_episodes else 0.0
+    doubt = 3.0 * float(returns.std()) / len(returns) ** 0.5 if confirm_episodes else 0.0
     mean = float(returns.mean())
     return mean >= target, mean - doubt >= target
 
@@ -314,6 +314,8 @@ class _Learner:
             while self._evaluating and next(iter(self._evaluating)) <= result.version:
                 self._evaluating.popitem(last=False)
             self._record(result, tensors)
+            if self._solved:
+                return
 
     def _record(self, result: EvalResult, tensors: NamedTensors) -> None:
         state, config = self._state, self._config

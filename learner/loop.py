@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import zmq
 
@@ -34,6 +33,7 @@ from learner.checkpoint import (
     save_checkpoint,
 )
 from learner.control import ControlPlane
+from learner.judge import judge
 from learner.prefetch import Prefetcher
 from learner.result import write_result
 from learner.status import LearnerCounters
@@ -87,21 +87,6 @@ def run_learner(
         NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
     """
     return _Learner(options, config, context, stop).run(ready)
-
-
-def judge(
-    returns: npt.NDArray[np.float32], target: float | None, confirm_episodes: int
-) -> tuple[bool, bool]:
-    """Whether an evaluation's mean reached the target, and whether it did so beyond doubt.
-
-    Beyond doubt: on enough episodes, and by three standard errors of their mean, so that another
-    hundred episodes would agree.
-    """
-    if target is None or len(returns) < confirm_episodes:
-        return False, False
-    doubt = 3.0 * float(returns.std()) / len(returns) ** 0.5 if confirm_episodes else 0.0
-    mean = float(returns.mean())
-    return mean >= target, mean - doubt >= target
 
 
 FIXED_ON_RESUME = ("env", "env_kwargs", "block_length", "n_step", "replay_capacity")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from learner.loop import judge
+from learner.judge import judge
 
 # Mean 100, standard deviation 10, so a standard error of 10/√4 = 5: beyond doubt up to 85.
 FOUR = (90.0, 110.0, 90.0, 110.0)

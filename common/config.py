@@ -51,12 +51,24 @@ class Config(BaseModel):
     """Gymnasium id, or module:EnvId for an environment of your own."""
     env_kwargs: Annotated[dict[str, Any], BeforeValidator(_json_text)] = {}
     """Keyword arguments for the environment, as a JSON object."""
-    vectorization: Literal["sync", "async", "vector_entry_point"] = "sync"
-    """How an actor steps its environments: in turn, in a process each, or by the environment's own
-    vector class."""
+    vectorization: Literal["sync", "async", "vector_entry_point", "envpool"] = "sync"
+    """How an actor steps its environments: in turn, in a process each, by the environment's own
+    vector class, or by EnvPool's."""
     autoreset: Literal["next_step", "same_step"] = "next_step"
     """When a finished environment starts over: with the step after, or within the same one. Both
     give the same transitions."""
+    obs_key: Annotated[str | None, BeforeValidator(_none)] = None
+    """Entry of a Dict observation that is the observation (image for MiniGrid); none: all entries,
+    flattened."""
+    resize: Annotated[tuple[PositiveInt, PositiveInt] | None, BeforeValidator(_none)] = None
+    """Height and width, in pixels, to which images are resized."""
+    greyscale: bool = False
+    """Turn colour images into grey ones."""
+    frame_stack: Annotated[int, Field(ge=1, le=64)] = 1
+    """Newest observations that the network sees together. Each is stored and sent once."""
+    life_loss_ends_episode: bool = False
+    """A lost life ends the episode for the learner (discount 0), though the game goes on; returns
+    are recorded for whole games. Needs an environment that tells its lives."""
     reward_clip: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
     """Clip rewards to ± this before learning (1 for Atari); returns are recorded unclipped."""
 

@@ -44,7 +44,7 @@ from common.errors import ConfigError
         ("target_return", math.nan, "finite number"),
         ("optimizer", "sgd", "'adam' or 'rmsprop'"),
         ("loss", "l1", "'huber' or 'squared'"),
-        ("vectorization", "threads", "'sync', 'async' or 'vector_entry_point'"),
+        ("vectorization", "threads", "'sync', 'async', 'vector_entry_point' or 'envpool'"),
         ("autoreset", "disabled", "'next_step' or 'same_step'"),
         ("publish_dtype", "float64", "'float32' or 'float16'"),
         ("dueling", "perhaps", "valid boolean"),

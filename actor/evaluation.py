@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from actor.frame_stack import FrameStack
 from actor.rollout import QFunction
 from common.config import Config
 from common.environments import action_offset, autoreset_mode, make_vector
@@ -37,6 +38,7 @@ class GreedyEvaluation:
         self._vector = make_vector(config, num_envs)
         self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
         self._offset = action_offset(self._vector)
+        self._stack = FrameStack(num_envs, spec, config.frame_stack)
         self._share = np.full(num_envs, episodes // num_envs)
         self._share[: episodes % num_envs] += 1
 
@@ -69,10 +71,12 @@ class GreedyEvaluation:
         returns: list[float] = []
         lengths: list[int] = []
         obs, _ = self._vector.reset(seed=seed)
+        first = np.ones(len(left), np.bool_)
         while left.any():
             if not goes_on():
                 raise Interrupted
-            action = q_function(np.ascontiguousarray(obs, self._spec.dtype)).argmax(axis=1)
+            seen = self._stack.push(np.ascontiguousarray(obs, self._spec.dtype), first)
+            action = q_function(seen).argmax(axis=1)
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
             counts = (left > 0) & ~resetting
             running_return[counts] += reward[counts]
@@ -84,5 +88,6 @@ class GreedyEvaluation:
             running_return[done] = 0.0
             running_length[done] = 0
             left[done] -= 1
+            first = ended if self._same_step else resetting
             resetting = ended & (not self._same_step)
         return np.array(returns, np.float32), np.array(lengths, np.int32)

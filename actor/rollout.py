@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.blocks import BlockBuilder, Blocks
 from actor.exploration import epsilon_greedy
+from actor.frame_stack import FrameStack
 from common.blocks import RowKind
 from common.environments import action_offset, autoreset_mode
 from common.errors import EnvironmentFault
@@ -32,7 +33,8 @@ class Rollout:
     """E environments, each one stream.
 
     Args:
-        q_function: Q-values [N, A] of observations [N, *obs_shape].
+        q_function: Q-values [N, A] of observations [N, *obs_shape], or of stacks
+            [N, S, *obs_shape].
         seed: of the environments' first reset.
     """
 
@@ -61,7 +63,11 @@ class Rollout:
         """Environment steps taken, the ignored ones of NEXT_STEP not counted."""
         self.finished_returns: list[float] = []
         self.finished_lengths: list[int] = []
-        self._obs = self._checked(self._call("reset", lambda: vector.reset(seed=seed))[0])
+        self._stack = FrameStack(self.num_envs, self._spec, config.frame_stack)
+        self._life_loss = config.life_loss_ends_episode
+        obs, info = self._call("reset", lambda: vector.reset(seed=seed))
+        self._lives = info["lives"] if self._life_loss else np.zeros(self.num_envs, np.int64)
+        self._obs = self._checked(obs)
         self._row_kind = np.full(self.num_envs, _FIRST)
 
     def step(self, epsilon: npt.NDArray[np.float64]) -> list[Blocks]:
@@ -69,7 +75,7 @@ class Rollout:
 
         Raises EnvironmentFault when the environment raises or returns what it must not.
         """
-        q_values = self._q_function(self._obs)
+        q_values = self._q_function(self._stack.push(self._obs, self._row_kind == _FIRST))
         complete = [self._builder.see(self._streams, self._obs, self._row_kind, q_values)]
         action = epsilon_greedy(q_values, epsilon, self._rng)
         next_obs, reward, terminated, truncated, info = self._call(
@@ -87,14 +93,30 @@ class Rollout:
         done = streams[ended[streams] != _STEP]
         if len(done):
             self._finish_episodes(done)
+        next_obs = self._checked(next_obs)
         if self._same_step:
             if len(done):
                 complete.append(self._see_final(done, ended[done], info))
             self._row_kind = np.where(ended != _STEP, _FIRST, _STEP)
         else:
             self._row_kind = np.where(acted, ended, _FIRST)
-        self._obs = self._checked(next_obs)
+        if self._life_loss:
+            lost = np.flatnonzero(acted & (ended == _STEP) & (info["lives"] < self._lives))
+            if len(lost):
+                complete.append(self._see_life_lost(lost, next_obs[lost]))
+            self._lives = info["lives"]
+        self._obs = next_obs
         return [blocks for blocks in complete if blocks is not None]
+
+    def _see_life_lost(
+        self, streams: npt.NDArray[np.int64], obs: npt.NDArray[Any]
+    ) -> Blocks | None:
+        """The game goes on, but for the learner an episode ends here and another one begins, with
+        the same observation: two rows."""
+        self._row_kind[streams] = _FIRST
+        # Nobody bootstraps from the end of an episode.
+        no_values = np.zeros((len(streams), self._spec.num_actions), np.float32)
+        return self._builder.see(streams, obs, np.full(len(streams), _TERMINATED), no_values)
 
     def _record(
         self,
@@ -125,7 +147,8 @@ class Rollout:
         if "final_obs" not in info:
             raise EnvironmentFault(f"{self._env} ended an episode without info['final_obs']")
         final_obs = self._checked(np.stack([info["final_obs"][i] for i in done]))
-        return self._builder.see(done, final_obs, row_kind, self._q_function(final_obs))
+        q_values = self._q_function(self._stack.with_final(done, final_obs))
+        return self._builder.see(done, final_obs, row_kind, q_values)
 
     def _checked(self, obs: Any) -> npt.NDArray[Any]:
         array = np.asarray(obs)

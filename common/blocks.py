@@ -41,6 +41,16 @@ class BlockLayout:
         return self.context + self.length + self.n_step
 
     @property
+    def frame_stack(self) -> int:
+        """S, newest observations that the network sees together."""
+        return self.context + 1
+
+    @property
+    def frames_per_transition(self) -> int:
+        """U, rows that a transition's two stacks are made of (`common/transitions.py`)."""
+        return self.frame_stack + min(self.n_step, self.frame_stack)
+
+    @property
     def overlap(self) -> int:
         """Rows that the next block of the stream repeats."""
         return self.context + self.n_step

@@ -107,8 +107,9 @@ class Config(BaseModel):
     # ------------------------------------------------------------------------------ network
 
     network: str = "mlp"
-    """mlp, or module:function, called with (obs_shape, num_actions), for a torch module of your
-    own."""
+    """mlp; nature (Mnih et al. 2015) for 84×84 images; minatar for 10×10 ones; or module:function,
+    called with (obs_shape, num_actions), for a torch module of your own. With frame_stack > 1,
+    obs_shape begins with the stack."""
     hidden_sizes: tuple[PositiveInt, ...] = (128, 128)
     """Units in each hidden layer of the mlp."""
     dueling: bool = True
@@ -162,6 +163,13 @@ class Config(BaseModel):
     """Added to |δ|, so that every transition can be drawn."""
     importance_sampling_exponent: Fraction = 0.4
     """β: how far the bias of prioritised sampling is corrected, 1 fully."""
+
+    replay_storage: Literal["file", "shm", "memory"] = "file"
+    """Where the launcher has the replay server keep experience: a file of the run directory, which
+    survives the run; /dev/shm; or memory of its own process, which nobody can map."""
+    replay_link: Literal["auto", "shared_memory", "wire"] = "auto"
+    """How the learner gets sampled transitions: by reading the replay server's storage itself, or
+    sent over the wire; auto: the first where both are on one host."""
 
     # ------------------------------------------------------------------------------ learner
 

@@ -19,7 +19,8 @@ class Manifest:
 
     @property
     def layout(self) -> BlockLayout:
-        return BlockLayout(self.config.block_length, self.config.n_step)
+        config = self.config
+        return BlockLayout(config.block_length, config.n_step, context=config.frame_stack - 1)
 
     def to_plain(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,8 @@ header, each array as one raw little-endian frame after it, in the order of decl
 alters them raises `SCHEMA_VERSION`, and peers of another version are refused when they join.
 
 Axes: B blocks in a message, R rows of a block, L rows of a block that may start a transition
-(`common/blocks.py`), N transitions of a batch, K transitions whose priorities are updated.
+(`common/blocks.py`), N transitions of a batch, U frames of each of them, K transitions whose
+priorities are updated.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 ACTING = b"acting"
 """Topic of weights to act with."""
@@ -37,6 +38,7 @@ Float32Matrix = Annotated[npt.NDArray[np.float32], ArraySpec("<f4", 2)]
 Int32Vector = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 1)]
 Int32Matrix = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 2)]
 Int64Vector = Annotated[npt.NDArray[np.int64], ArraySpec("<i8", 1)]
+UInt8Vector = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 1)]
 UInt8Matrix = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 2)]
 Observations = Annotated[npt.NDArray[Any], ArraySpec(None, None)]
 NamedTensors = dict[str, npt.NDArray[Any]]
@@ -123,6 +125,10 @@ class Serving(Message):
     kind: ClassVar[str] = "serving"
     session: int
     endpoint: str
+    machine: str = ""
+    """`common.process.machine_id` of its host: who has the same may share its memory."""
+    storage: str = ""
+    """File of the stored blocks; empty: none that others could map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +269,8 @@ class SampleRequest(Message):
     """[K], as received in a Batch."""
     priority: Float32Vector = field(default_factory=_empty_f4)
     """[K], |δ|, raw: the exponent α is applied by the sampler alone."""
+    keys_only: bool = False
+    """Answer with Drawn: the learner reads the transitions from the storage itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,16 +286,31 @@ class Batch(Message):
     """Transitions sampled since the run began, this batch included."""
     mean_version: float
     """Mean weights version that acted in these transitions (the policy lag's other end)."""
-    obs: Observations
-    """[N, *obs_shape]"""
+    frames: Observations
+    """[N, U, *obs_shape], the rows that the observations are stacked from
+    (`common/transitions.py`)."""
+    shift: UInt8Vector
+    """Where among its frames a transition's next observation begins; its observation is at 0."""
     action: Int32Vector
     n_step_return: Float32Vector
     """Σ_k γ^k r_{t+k} up to the bootstrap."""
     discount: Float32Vector
     """γ^m at the bootstrap, 0 where the episode terminated before."""
-    next_obs: Observations
-    """[N, *obs_shape], the observation to bootstrap from."""
     probability: Float32Vector
     """With which each transition was drawn."""
     key: Int64Vector
     """Block sequence number × L + row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn(Message):
+    """N sampled transitions by key, for a learner that maps the storage; fields as in Batch."""
+
+    kind: ClassVar[str] = "drawn"
+    instance: int
+    """Counter `INSTANCE` of the blocks (`common/block_columns.py`) that the keys belong to."""
+    table_size: int
+    inserted: int
+    sampled: int
+    probability: Float32Vector
+    key: Int64Vector

@@ -53,26 +53,103 @@ class MLPQNetwork(nn.Module):
         return dueling_q(out[:, :1], out[:, 1:]) if self.dueling else out
 
 
+class ConvQNetwork(nn.Module):
+    """Convolutions with ReLU over images, a hidden layer, then dueling heads or a plain one.
+
+    Observations are [N, H, W] (grey), [N, H, W, C], or stacks of S of either, [N, S, H, W] and
+    [N, S, H, W, C]; stack and colours become channels. uint8 is scaled to [0, 1], other dtypes
+    are taken as float32.
+
+    Args:
+        image_shape: as above, without N.
+        stacked: whether the first axis is a stack.
+        convolutions: (channels, kernel, stride) of each.
+        hidden_size: units of each head's hidden layer.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        stacked: bool,
+        num_actions: int,
+        convolutions: Sequence[tuple[int, int, int]],
+        hidden_size: int,
+        dueling: bool = True,
+    ) -> None:
+        super().__init__()
+        self._image_axes = len(image_shape) - stacked
+        stack = image_shape[0] if stacked else 1
+        height, width, *colours = image_shape[stacked:]
+        channels = stack * math.prod(colours)
+        layers: list[nn.Module] = []
+        for out_channels, kernel, stride in convolutions:
+            layers += [nn.Conv2d(channels, out_channels, kernel, stride), nn.ReLU()]
+            channels = out_channels
+            height, width = ((size - kernel) // stride + 1 for size in (height, width))
+        self.torso = nn.Sequential(*layers, nn.Flatten())
+        self.dueling = dueling
+        # Both heads' hidden layers are one operation, as in MLPQNetwork.
+        self.hidden = nn.Linear(channels * height * width, hidden_size * (1 + dueling))
+        self._hidden_size = hidden_size
+        self.advantage = nn.Linear(hidden_size, num_actions)
+        self.value = nn.Linear(hidden_size, 1) if dueling else None
+
+    def forward(self, obs: Tensor) -> Tensor:
+        hidden = torch.relu(self.hidden(self.torso(self._image(obs))))
+        if self.value is None:
+            out: Tensor = self.advantage(hidden)
+            return out
+        for_value, for_advantage = hidden[:, : self._hidden_size], hidden[:, self._hidden_size :]
+        return dueling_q(self.value(for_value), self.advantage(for_advantage))
+
+    def _image(self, obs: Tensor) -> Tensor:
+        """[N, channels, H, W], float32."""
+        if self._image_axes == 3:  # Colours last.
+            obs = obs.movedim(-1, 1).flatten(1, -3)
+        elif obs.ndim == 3:
+            obs = obs[:, None]
+        scale = 1 / 255 if obs.dtype == torch.uint8 else 1.0
+        return obs.float() * scale if scale != 1.0 else obs.float()
+
+
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Convolutions of Mnih et al. 2015 (methods, "model architecture"), for 84×84 images."""
+NATURE_HIDDEN = 512
+MINATAR = ((16, 3, 1),)
+"""Of the DQN of MinAtar's authors (Young & Tian 2019, section 4), for 10×10 images."""
+MINATAR_HIDDEN = 128
+
+
+def network_input_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:
+    """Shape of what a network sees at once: an observation, or a stack [S, *obs_shape] of them."""
+    if config.frame_stack == 1:
+        return spec.obs_shape
+    return (config.frame_stack, *spec.obs_shape)
+
+
 def build_network(config: Config, spec: EnvSpec) -> nn.Module:
     """The network that `config.network` names.
 
     Raises ConfigError when it cannot be loaded, is no torch module, or its output is not
     [N, num_actions].
     """
+    shape = network_input_shape(config, spec)
     if config.network == "mlp":
-        return MLPQNetwork(spec.obs_shape, spec.num_actions, config.hidden_sizes, config.dueling)
+        return MLPQNetwork(shape, spec.num_actions, config.hidden_sizes, config.dueling)
+    if config.network in ("nature", "minatar"):
+        return _image_network(config, spec)
     module_name, _, function_name = config.network.partition(":")
     where = f"network = {config.network!r}"
     if not function_name:
-        raise ConfigError(f"{where}: expected mlp or module:function")
+        raise ConfigError(f"{where}: expected mlp, nature, minatar or module:function")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-        network = function(spec.obs_shape, spec.num_actions)
+        network = function(shape, spec.num_actions)
     except Exception as error:
         raise ConfigError(f"{where} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{where} gave a {type(network).__name__}, expected a torch.nn.Module")
-    probe = torch.from_numpy(np.zeros((2, *spec.obs_shape), spec.dtype))
+    probe = torch.from_numpy(np.zeros((2, *shape), spec.dtype))
     try:
         with torch.no_grad():
             values = network(probe)
@@ -83,9 +160,36 @@ def build_network(config: Config, spec: EnvSpec) -> nn.Module:
         ) from error
     if not isinstance(values, Tensor):
         raise ConfigError(f"{where} gives a {type(values).__name__}, expected a tensor")
-    shape = tuple(values.shape)
-    if shape != (2, spec.num_actions):
+    if values.shape != (2, spec.num_actions):
         raise ConfigError(
-            f"{where} maps 2 observations to {shape}, expected (2, {spec.num_actions})"
+            f"{where} maps 2 observations to {tuple(values.shape)}, "
+            f"expected (2, {spec.num_actions})"
         )
     return network
+
+
+def _image_network(config: Config, spec: EnvSpec) -> ConvQNetwork:
+    convolutions, hidden_size = (
+        (NATURE, NATURE_HIDDEN) if config.network == "nature" else (MINATAR, MINATAR_HIDDEN)
+    )
+    if len(spec.obs_shape) not in (2, 3):
+        raise ConfigError(
+            f"network = {config.network!r} takes images [height, width] or [height, width, "
+            f"channels], not observations of shape {spec.obs_shape}: choose mlp"
+        )
+    height, width = spec.obs_shape[:2]
+    for _, kernel, stride in convolutions:
+        height, width = ((size - kernel) // stride + 1 for size in (height, width))
+    if min(height, width) < 1:
+        raise ConfigError(
+            f"network = {config.network!r}: images of {spec.obs_shape[0]}×{spec.obs_shape[1]} "
+            "pixels are too small for it: choose minatar or mlp, or enlarge them with resize"
+        )
+    return ConvQNetwork(
+        network_input_shape(config, spec),
+        config.frame_stack > 1,
+        spec.num_actions,
+        convolutions,
+        hidden_size,
+        config.dueling,
+    )

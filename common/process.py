@@ -6,6 +6,7 @@ child is asked to stop and, if it does not, ended.
 
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -24,6 +25,14 @@ UNEXPECTED = 70
 """Exit code for a bug (EX_SOFTWARE of sysexits.h)."""
 
 log = logging.getLogger(__name__)
+
+
+def machine_id() -> str:
+    """The same for all processes, in containers or not, that run on one kernel."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
 
 
 def process_start_s() -> float:

@@ -3,6 +3,7 @@
 learner (the head)  →  replay_server, evaluator, actors: all told the head's address alone
 """
 
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -94,6 +95,17 @@ def follower_roles(
     ]
 
 
+def replay_storage(config: Config, run_dir: Path) -> Path | None:
+    """The file that the launcher's replay server keeps its experience in, if it is to have one."""
+    if config.replay_storage == "file":
+        return run_dir / "replay" / "storage"
+    if config.replay_storage == "shm":
+        # Runs of the same name in different directories are different runs.
+        digest = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()
+        return Path("/dev/shm") / f"zapex-{run_dir.name}-{digest[:8]}"
+    return None
+
+
 def run_role(
     spec: RoleSpec,
     context: zmq.Context[zmq.Socket[bytes]],
@@ -115,9 +127,10 @@ def run_role(
     elif spec.role == "replay_server":
         from replay_server.server import ReplayOptions, run_replay_server
 
-        storage = spec.run_dir / "replay" / "storage"
+        storage = replay_storage(spec.config, spec.run_dir)
+        temporary = spec.config.replay_storage == "shm"
         run_replay_server(
-            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number),
+            ReplayOptions(spec.head, spec.bind, storage, temporary, spec.insecure, spec.number),
             context,
             stop,
             ready,

@@ -20,6 +20,7 @@ from common.messages import (
     Message,
     NamedTensors,
     Refused,
+    Serving,
     Status,
     StatusRequest,
     Weights,
@@ -82,7 +83,7 @@ class ControlPlane:
         self._run_state = "run"
         self._lock = threading.Lock()
         self._evaluations: list[EvalResult] = []
-        self._replay_endpoints: list[str] = []
+        self._replay_servers: list[Serving] = []
         self._replay_known = threading.Event()
         self._evaluator_is_there = False
         self._nobody_left = threading.Event()
@@ -110,14 +111,14 @@ class ControlPlane:
             taken, self._evaluations = self._evaluations, []
         return taken
 
-    def replay_endpoint(self, timeout_s: float) -> str | None:
-        """Where a replay server serves, or None when none is known in time."""
+    def replay_server(self, timeout_s: float) -> Serving | None:
+        """A replay server, or None when none is known in time."""
         if self.failure is not None:
             raise self.failure
         self._replay_known.wait(timeout_s)
         # Read once: the control thread replaces the list whenever members come and go.
-        endpoints = self._replay_endpoints
-        return endpoints[0] if endpoints else None
+        servers = self._replay_servers
+        return servers[0] if servers else None
 
     @property
     def has_evaluator(self) -> bool:
@@ -171,9 +172,9 @@ class ControlPlane:
         if evaluations:
             with self._lock:
                 self._evaluations += evaluations
-        self._replay_endpoints = self._head.replay_endpoints
+        self._replay_servers = self._head.replay_servers
         self._evaluator_is_there = bool(self._head.of_role("evaluator"))
-        (self._replay_known.set if self._replay_endpoints else self._replay_known.clear)()
+        (self._replay_known.set if self._replay_servers else self._replay_known.clear)()
         (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
 
     def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:

@@ -51,7 +51,8 @@ class Member:
     first_env_index: int
     num_envs: int
     last_heard_s: float
-    endpoint: str = ""
+    serving: Serving | None = None
+    """Where a replay server listens and stores."""
     counters: dict[str, float] = field(default_factory=dict)
 
 
@@ -129,8 +130,13 @@ class Head:
         return sorted(members, key=lambda m: m.number)
 
     @property
+    def replay_servers(self) -> list[Serving]:
+        """Those that serve, by number."""
+        return [m.serving for m in self.of_role("replay_server") if m.serving is not None]
+
+    @property
     def replay_endpoints(self) -> list[str]:
-        return [m.endpoint for m in self.of_role("replay_server") if m.endpoint]
+        return [serving.endpoint for serving in self.replay_servers]
 
     @property
     def ladder_size(self) -> int:
@@ -204,7 +210,7 @@ class Head:
         member = self.members.get(serving.session)
         if member is None or member.role != "replay_server":
             return [(peer, self._rejoin(serving.session))]
-        member.endpoint, member.last_heard_s = serving.endpoint, now_s
+        member.serving, member.last_heard_s = serving, now_s
         log.info("replay server %d serves at %s", member.number, serving.endpoint)
         waiting, self._waiting = self._waiting, {}
         replies = self._directives()

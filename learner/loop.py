@@ -89,7 +89,17 @@ def run_learner(
     return _Learner(options, config, context, stop).run(ready)
 
 
-FIXED_ON_RESUME = ("env", "env_kwargs", "block_length", "n_step", "replay_capacity")
+FIXED_ON_RESUME = (
+    "env",
+    "env_kwargs",
+    "obs_key",
+    "resize",
+    "greyscale",
+    "frame_stack",
+    "block_length",
+    "n_step",
+    "replay_capacity",
+)
 """What the stored experience depends on."""
 
 
@@ -192,12 +202,12 @@ class _Learner:
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
-        endpoint = None
-        while endpoint is None:
+        server = None
+        while server is None:
             if self._stop.is_set():
                 return Outcome(False, "stopped")
-            endpoint = self._control.replay_endpoint(WAIT_S)
-        prefetcher = Prefetcher(self._context, endpoint, self._manifest, self._learner.device)
+            server = self._control.replay_server(WAIT_S)
+        prefetcher = Prefetcher(self._context, server, self._manifest, self._learner.device)
         try:
             while not self._stop.is_set():
                 batch = self._next_batch(prefetcher)

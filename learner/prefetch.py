@@ -9,7 +9,6 @@ import logging
 import queue
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,11 @@ import zmq
 from torch import Tensor
 
 from common import transport
-from common.errors import MalformedMessage, WireError
+from common.errors import WireError
 from common.manifest import Manifest
-from common.messages import Batch, Message, Rejected, SampleRequest
-from learner.losses import importance_weights
+from common.messages import Batch, Drawn, Message, Rejected, SampleRequest, Serving
+from learner.host_batch import HostBatch
+from learner.mapped_replay import map_storage
 from learner.update import TrainBatch
 from learner.wakeup import Wakeup
 
@@ -39,35 +39,13 @@ class _Used:
     priority: npt.NDArray[np.float32]
 
 
-class _Slot:
-    """Host memory for one batch, page-locked when it is copied to a GPU."""
-
-    def __init__(self, manifest: Manifest, device: torch.device) -> None:
-        n, spec = manifest.config.batch_size, manifest.spec
-        pinned = device.type == "cuda"
-        obs_dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
-        shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "obs": ((n, *spec.obs_shape), obs_dtype),
-            "next_obs": ((n, *spec.obs_shape), obs_dtype),
-            "action": ((n,), torch.int64),
-            "n_step_return": ((n,), torch.float32),
-            "discount": ((n,), torch.float32),
-            "weight": ((n,), torch.float32),
-        }
-        self.host = {
-            name: torch.empty(shape, dtype=dtype, pin_memory=pinned)
-            for name, (shape, dtype) in shapes.items()
-        }
-        self.views = {name: tensor.numpy() for name, tensor in self.host.items()}
-
-
 class Prefetcher:
     """Start, then `next` and `done` in turn; `close` at the end."""
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
+        server: Serving,
         manifest: Manifest,
         device: torch.device,
     ) -> None:
@@ -75,8 +53,11 @@ class Prefetcher:
         self._device = device
         self._credit = manifest.config.prefetch_batches
         self._context = context
-        self._endpoint = endpoint
-        self._slots = [_Slot(manifest, device) for _ in range(self._credit)]
+        self._endpoint = server.endpoint
+        self._mapped = map_storage(server, manifest)
+        self.overwritten = 0
+        """Transitions that were evicted between being drawn and being read, and replaced."""
+        self._slots = [HostBatch(manifest, device) for _ in range(self._credit)]
         self._free = list(range(len(self._slots)))
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[_Used] = queue.SimpleQueue()
@@ -135,13 +116,14 @@ class Prefetcher:
                 self._request(socket, lost)
             self._return_priorities(socket)
             while (message := transport.receive(socket)) is not None:
-                self._take(message)
+                self._take(socket, message)
 
     def _request(self, socket: zmq.Socket[bytes], batches: int) -> None:
         self._requested += batches
-        transport.send(socket, SampleRequest(batches))
+        transport.send(socket, SampleRequest(batches, keys_only=self._mapped is not None))
 
     def _return_priorities(self, socket: zmq.Socket[bytes]) -> None:
+        keys_only = self._mapped is not None
         while True:
             try:
                 used = self._used.get_nowait()
@@ -150,57 +132,55 @@ class Prefetcher:
             self._free.append(used.slot)
             self._requested += 1
             if self._manifest.config.prioritized:
-                transport.send(socket, SampleRequest(1, used.key, used.priority))
+                request = SampleRequest(1, used.key, used.priority, keys_only)
             else:
-                transport.send(socket, SampleRequest(1))
+                request = SampleRequest(1, keys_only=keys_only)
+            transport.send(socket, request)
 
-    def _take(self, message: Message) -> None:
+    def _take(self, socket: zmq.Socket[bytes], message: Message) -> None:
         if isinstance(message, Rejected):
             raise WireError(f"the replay server rejected a request: {message.reason}")
-        if not isinstance(message, Batch) or not self._free:
+        if not isinstance(message, (Batch, Drawn)) or not self._free:
             log.warning("ignored a %s that was not asked for", message.kind)
             return
-        self._check(message)
         self._requested -= 1
         slot = self._free.pop()
-        self._ready.put(self._stage(message, slot))
-
-    def _check(self, batch: Batch) -> None:
-        config, spec = self._manifest.config, self._manifest.spec
-        n = config.batch_size
-        for name in ("obs", "next_obs"):
-            array: npt.NDArray[Any] = getattr(batch, name)
-            if array.shape != (n, *spec.obs_shape) or array.dtype != spec.dtype:
-                raise MalformedMessage(f"batch.{name} is {array.dtype} {array.shape}")
-        for name in ("action", "n_step_return", "discount", "probability", "key"):
-            if getattr(batch, name).shape != (n,):
-                raise MalformedMessage(f"batch.{name} has shape {getattr(batch, name).shape}")
-        if batch.action.min() < 0 or batch.action.max() >= spec.num_actions:
-            raise MalformedMessage(f"batch.action is not in 0 … {spec.num_actions - 1}")
-        if not (batch.probability.min() > 0.0 and np.isfinite(batch.probability.max())):
-            raise MalformedMessage("batch.probability is not positive and finite")
-        if batch.table_size < 1:
-            raise MalformedMessage(f"batch.table_size is {batch.table_size}")
-
-    def _stage(self, batch: Batch, slot: int) -> TrainBatch:
-        views = self._slots[slot].views
-        for name in ("obs", "next_obs", "action", "n_step_return", "discount"):
-            np.copyto(views[name], getattr(batch, name))
-        if self._manifest.config.prioritized:
-            exponent = self._manifest.config.importance_sampling_exponent
-            views["weight"][:] = importance_weights(batch.probability, batch.table_size, exponent)
+        host = self._slots[slot]
+        if isinstance(message, Batch):
+            key = host.fill_from_batch(message)
+            mean_version = message.mean_version
         else:
-            views["weight"].fill(1.0)
-        tensors = self._to_device(self._slots[slot].host)
-        return TrainBatch(
-            **tensors,
-            key=batch.key,
-            table_size=batch.table_size,
-            inserted=batch.inserted,
-            sampled=batch.sampled,
-            mean_version=batch.mean_version,
-            slot=slot,
+            read = self._read(host, message)
+            if read is None:
+                self._free.append(slot)
+                self._request(socket, 1)
+                return
+            key, mean_version = read
+        self._ready.put(
+            TrainBatch(
+                **self._to_device(host.tensors),
+                key=key,
+                table_size=message.table_size,
+                inserted=message.inserted,
+                sampled=message.sampled,
+                mean_version=mean_version,
+                slot=slot,
+            )
         )
+
+    def _read(self, host: HostBatch, drawn: Drawn) -> tuple[npt.NDArray[np.int64], float] | None:
+        """Gather what was drawn; None where that is not possible (any more)."""
+        if self._mapped is None:
+            return None
+        if drawn.instance != self._mapped.instance:
+            log.warning("the replay server has another storage now: batches come over the wire")
+            self._mapped = None
+            return None
+        read = self._mapped.read(host, drawn)
+        if read is None:
+            return None
+        self.overwritten += read.overwritten
+        return read.key, read.mean_version
 
     def _to_device(self, host: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._device.type == "cpu":

@@ -19,12 +19,14 @@ from learner.optimizer import build_optimizer
 class TrainBatch:
     """N transitions on the learner's device, and what the host must remember of them."""
 
-    obs: Tensor
+    frames: Tensor
+    """[N, U, *obs_shape]"""
+    shift: Tensor
+    """[N] int64; both as in `common/transitions.py`."""
     action: Tensor
     """[N] int64"""
     n_step_return: Tensor
     discount: Tensor
-    next_obs: Tensor
     weight: Tensor
     """[N], importance weights"""
     key: npt.NDArray[np.int64]
@@ -52,6 +54,22 @@ class UpdateResult:
         return values[:-2], float(values[-2]), float(values[-1])
 
 
+def stacks(frames: Tensor, shift: Tensor, frame_stack: int) -> tuple[Tensor, Tensor]:
+    """What the network sees before and after a transition.
+
+    Args:
+        frames: [N, U, *obs_shape]; shift: [N] int64; both as in `common/transitions.py`.
+
+    Returns:
+        obs and next_obs, [N, *obs_shape] each, or [N, S, *obs_shape] for stacks of S > 1.
+    """
+    if frame_stack == 1:
+        return frames[:, 0], frames[:, 1]
+    places = shift[:, None] + torch.arange(frame_stack, device=shift.device)
+    batch = torch.arange(len(frames), device=shift.device)[:, None]
+    return frames[:, :frame_stack], frames[batch, places]
+
+
 class QLearner:
     """Online and target network with their optimiser."""
 
@@ -68,11 +86,12 @@ class QLearner:
 
     def update(self, batch: TrainBatch) -> UpdateResult:
         """One gradient step; copies the target network every `target_update_period` updates."""
+        obs, next_obs = stacks(batch.frames, batch.shift, self.config.frame_stack)
         with torch.no_grad():
-            q_t_target = self.target(batch.next_obs)
-            q_t_selector = self.online(batch.next_obs) if self.config.double else q_t_target
+            q_t_target = self.target(next_obs)
+            q_t_selector = self.online(next_obs) if self.config.double else q_t_target
             target = q_target(q_t_target, q_t_selector, batch.n_step_return, batch.discount)
-        q_tm1 = self.online(batch.obs)
+        q_tm1 = self.online(obs)
         delta = td_error(q_tm1, batch.action, target)
         loss = weighted_mean(self._loss(delta), batch.weight)
         self.optimizer.zero_grad(set_to_none=True)
@@ -132,8 +151,7 @@ def batch_statistics(batch: TrainBatch) -> dict[str, Any]:
             "finite": bool(tensor.float().isfinite().all()),
         }
         for name, tensor in (
-            ("obs", batch.obs),
-            ("next_obs", batch.next_obs),
+            ("frames", batch.frames),
             ("n_step_return", batch.n_step_return),
             ("discount", batch.discount),
             ("weight", batch.weight),

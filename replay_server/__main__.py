@@ -43,7 +43,13 @@ def _run(flags: Flags) -> None:
     configure_logging(flags.log_level)
     stop = threading.Event()
     stop_on_signals(stop)
-    options = ReplayOptions(flags.connect, flags.bind, flags.storage, flags.insecure, flags.number)
+    options = ReplayOptions(
+        flags.connect,
+        flags.bind,
+        flags.storage,
+        insecure=flags.insecure,
+        number=flags.number,
+    )
     with zmq.Context() as context:
         run_replay_server(options, context, stop, lambda _: None)
 

@@ -15,10 +15,12 @@ import numpy as np
 import zmq
 
 from common import codec, transport
+from common.block_columns import block_bytes
 from common.errors import WireError
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Serving
+from common.process import machine_id
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
@@ -41,6 +43,8 @@ class ReplayOptions:
     """Where actors and learner reach this server; port 0 takes a free one."""
     storage: Path | None = None
     """File that holds the experience and survives this process; none: memory."""
+    temporary: bool = False
+    """Remove the file when the run ends in good order."""
     insecure: bool = False
     """Listen on an address that other hosts can reach, without keys."""
     number: int = -1
@@ -60,6 +64,12 @@ def build_table(
     of another shape.
     """
     config = manifest.config
+    nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
+    capacity = config.replay_slots * config.block_length
+    log.info(
+        "a replay of %d transitions takes %.3f GB %s (%.0f bytes each)",
+        capacity, nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / capacity,
+    )  # fmt: skip
     storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
     items = config.replay_slots * config.block_length
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, *incarnation]))
@@ -107,16 +117,14 @@ def run_replay_server(
                 options.storage,
                 (membership.welcome.epoch, membership.welcome.incarnation),
             )
-            log.info(
-                "%.1f MB for %d transitions, %d of them restored",
-                table.storage.nbytes / 1e6,
-                manifest.config.replay_slots * manifest.config.block_length,
-                table.sampler.size,
-            )
-            membership.send(Serving(membership.welcome.session, endpoint))
+            log.info("restored transitions: %d", table.sampler.size)
+            membership.send(_serving(endpoint, table, membership))
             ready(endpoint)
             serve(socket, endpoint, table, membership, stop)
-            table.storage.flush()
+            if options.temporary and options.storage is not None:
+                options.storage.unlink(missing_ok=True)
+            else:
+                table.storage.flush()
     except Exception as error:
         reason = str(error)
         raise
@@ -138,7 +146,7 @@ def serve(
         membership.poll(time.monotonic(), lambda: table_counters(table))
         if membership.joins != joins:
             joins = membership.joins
-            membership.send(Serving(membership.welcome.session, endpoint))
+            membership.send(_serving(endpoint, table, membership))
         if not transport.has_message(socket) and not socket.poll(POLL_MS):
             table.account(time.monotonic())
             continue
@@ -149,6 +157,16 @@ def serve(
             for peer, reply in _answer(table, frames):
                 if not transport.send(socket, reply, prefix=(peer,)):
                     table.forget(peer)
+
+
+def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:
+    path = table.storage.path
+    return Serving(
+        membership.welcome.session,
+        endpoint,
+        machine_id(),
+        "" if path is None else str(path.resolve()),
+    )
 
 
 def _answer(table: Table, frames: list[codec.Frame]) -> list[Reply]:

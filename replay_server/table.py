@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.block_columns import INSERTED, SAMPLED
 from common.errors import MalformedMessage
-from common.messages import Ack, Batch, Insert, Message, Rejected, SampleRequest
+from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
+from common.transitions import copy_frames, find_transitions
 from replay_server.ranges import FAULTS, are_priorities, first_fault
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import Sampler
-from replay_server.storage import INSERTED, SAMPLED, Storage
+from replay_server.storage import Storage
 
 Reply = tuple[bytes, Message]
 
@@ -41,6 +43,14 @@ class _Session:
     peer: bytes = b""
     """Where its acknowledgements go: changes when it reconnects."""
     waiting: int = 0
+
+
+@dataclass(slots=True)
+class _Owed:
+    """What a learner asked for and has not got yet."""
+
+    batches: int = 0
+    keys_only: bool = False
 
 
 @dataclass(slots=True)
@@ -88,7 +98,7 @@ class Table:
         self._insert_window = insert_window
         self._waiting: deque[Insert] = deque()
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
-        self._owed: OrderedDict[bytes, int] = OrderedDict()
+        self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
         self._accounted_until_s: float | None = None
         self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
             Insert: self._on_insert,  # type: ignore[dict-item]
@@ -219,8 +229,9 @@ class Table:
                 raise MalformedMessage("sample_request.priority is negative or not finite")
             self._update(request)
         if request.batches:
-            owed = self._owed.get(peer, 0) + request.batches
-            self._owed[peer] = min(owed, MAX_REQUESTED_BATCHES)
+            owed = self._owed.setdefault(peer, _Owed())
+            owed.batches = min(owed.batches + request.batches, MAX_REQUESTED_BATCHES)
+            owed.keys_only = request.keys_only
         return []
 
     def _update(self, request: SampleRequest) -> None:
@@ -235,25 +246,32 @@ class Table:
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
-    def _batch(self) -> Batch:
+    def _draw(self, keys_only: bool) -> Batch | Drawn:
         items, probability = self.sampler.sample(self._batch_size)
         self.limiter.count_sample(self._batch_size)
         self.storage.counters[SAMPLED] = self.limiter.samples
-        obs, action, n_step_return, discount, next_obs, key, version = self.storage.gather(
-            items, self._discount
-        )
+        if keys_only:
+            return Drawn(
+                instance=self.storage.instance,
+                table_size=self.sampler.size,
+                inserted=self.limiter.inserts,
+                sampled=self.limiter.samples,
+                probability=probability.astype(np.float32),
+                key=self.storage.keys(items),
+            )
+        found = find_transitions(self.storage, items, self._discount)
         return Batch(
             table_size=self.sampler.size,
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
-            mean_version=version,
-            obs=obs,
-            action=action,
-            n_step_return=n_step_return,
-            discount=discount,
-            next_obs=next_obs,
+            mean_version=found.mean_version,
+            frames=copy_frames(self.storage, found.rows),
+            shift=found.shift,
+            action=found.action,
+            n_step_return=found.n_step_return,
+            discount=found.discount,
             probability=probability.astype(np.float32),
-            key=key,
+            key=found.key,
         )
 
     # ---------------------------------------------------------------------------------------- both
@@ -269,9 +287,10 @@ class Table:
                 progress = True
             while self._owed and self.sampler.size and self.limiter.can_sample():
                 peer, owed = self._owed.popitem(last=False)
-                if owed > 1:
-                    self._owed[peer] = owed - 1  # To the end: learners take turns.
-                replies.append((peer, self._batch()))
+                owed.batches -= 1
+                if owed.batches:
+                    self._owed[peer] = owed  # To the end: learners take turns.
+                replies.append((peer, self._draw(owed.keys_only)))
                 progress = True
         return replies
 

@@ -5,9 +5,10 @@ running number. Cells that nobody may read hold the trap 99.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import strategies as st
 
 from common.blocks import BlockLayout, RowKind
@@ -30,6 +31,7 @@ Kinds = Sequence[Sequence[int]]
 
 class Transition(NamedTuple):
     obs: list[float]
+    """The newest observation, or with a context the stack, oldest first."""
     action: int
     n_step_return: float
     discount: float
@@ -105,11 +107,35 @@ def transitions(
                 if is_last(kinds[here]):
                     break
             found[block, offset] = Transition(
-                insert.obs[block, start].tolist(),
+                _seen(insert, block, start, start, layout),
                 int(insert.action[block, start]),
                 n_step_return,
                 0.0 if kinds[here] in (TERMINATED, BOTH) else product,
-                insert.obs[block, here].tolist(),
+                _seen(insert, block, start, here, layout),
                 float(insert.priority[block, offset]),
             )
     return found
+
+
+def _seen(insert: Insert, block: int, start: int, at: int, layout: BlockLayout) -> list[float]:
+    """What the network sees at row `at` of the episode that the row `start` is in: the newest
+    context + 1 observations, never one before the episode's first."""
+    rows = [at]
+    while len(rows) <= layout.context:
+        oldest = rows[0]
+        is_first = oldest <= start and insert.row_kind[block, oldest] & FIRST
+        rows.insert(0, oldest if is_first else oldest - 1)
+    stack: list[float] = insert.obs[block, rows].tolist()
+    return stack if layout.context else stack[0]
+
+
+def seen(
+    frames: npt.NDArray[Any], shift: npt.NDArray[np.uint8], layout: BlockLayout = LAYOUT
+) -> tuple[list[Any], list[Any]]:
+    """What `Transition` calls obs and next_obs, from a batch's frames [N, U, *obs_shape]."""
+    stack = layout.context + 1
+    obs = [f[:stack].tolist() for f in frames]
+    next_obs = [f[s : s + stack].tolist() for f, s in zip(frames, shift.tolist(), strict=True)]
+    if layout.context:
+        return obs, next_obs
+    return [o[0] for o in obs], [o[0] for o in next_obs]

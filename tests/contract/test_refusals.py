@@ -50,14 +50,14 @@ def test_a_frame_too_many_or_too_few_is_refused(example: Message) -> None:
     [
         b"",
         b"\xc1",  # never used in msgpack
-        b"\x94\x01",  # a list of 4 that ends after 1
+        b"\x94\x02",  # a list of 4 that ends after 1
         b"\xdd\xff\xff\xff\xff",  # a list of 2³² − 1
         b"\xdf\xff\xff\xff\xff",  # a map of as many
         b"\xc6\xff\xff\xff\xff",  # as many bytes
-        b"\x94\x01\xa3\xff\xfe\xfd\x80\x90",  # a string that is not UTF-8
-        b"\x94\x01\xa3ack\x81\x01\x02\x90",  # a map whose key is a number
-        b"\x94\x01\xa3ack\x81\x91\x01\x02\x90",  # … or a list
-        b"\x94\x01\xa3ack\xc7\x03\xff\x01\x02\x03\x90",  # a time stamp of 3 bytes
+        b"\x94\x02\xa3\xff\xfe\xfd\x80\x90",  # a string that is not UTF-8
+        b"\x94\x02\xa3ack\x81\x01\x02\x90",  # a map whose key is a number
+        b"\x94\x02\xa3ack\x81\x91\x01\x02\x90",  # … or a list
+        b"\x94\x02\xa3ack\xc7\x03\xff\x01\x02\x03\x90",  # a time stamp of 3 bytes
         b"\x91" * 2_000 + b"\x01",  # lists in lists
         b"<html>",
         msgpack.packb(None),
@@ -99,7 +99,7 @@ def test_an_unknown_kind_is_refused(kind: Any) -> None:
     assert_malformed([msgpack.packb([SCHEMA_VERSION, kind, {"session": 1, "sequence": 2}, []])])
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 1 << 63, "1", b"1", 1.5, None, [], {}, True, 1.0])
+@pytest.mark.parametrize("version", [0, 1, 3, -1, 1 << 63, "1", b"1", 1.5, None, [], {}, True, 1.0])
 @pytest.mark.parametrize(
     "rest",
     [

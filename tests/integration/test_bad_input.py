@@ -147,7 +147,11 @@ REFUSED_BY_A_THREAD: Sequence[Case] = (
         ENVIRONMENT,
         ["cannot make CartPole-v1 with {'gravitas': 9.8}"],
     ),
-    ("--network mlq", CONFIGURATION, ["network = 'mlq'", "expected mlp or module:function"]),
+    (
+        "--network mlq",
+        CONFIGURATION,
+        ["network = 'mlq'", "expected mlp, nature, minatar"],
+    ),
     ("--device toaster", CONFIGURATION, ["device = 'toaster'", "choose auto, cpu, cuda or mps"]),
 )
 

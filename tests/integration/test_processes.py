@@ -118,7 +118,7 @@ def test_a_killed_replay_server_comes_back_with_all_it_acknowledged(
         ),
     )["learner"]
     restored = [
-        int(line.rpartition("transitions, ")[2].split()[0])
+        int(line.rpartition("restored transitions: ")[2])
         for line in log_of(run_dir, "replay_server").splitlines()
         if "restored" in line
     ]
@@ -206,7 +206,7 @@ def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) 
     assert len(result["evaluations"]) > seen
     # The replay's content was there again, and with it the proportion of acting and learning.
     *_, restored = (x for x in log_of(run_dir, "replay_server").splitlines() if "restored" in x)
-    assert int(restored.rpartition("transitions, ")[2].split()[0]) >= stopped["env_steps"]
+    assert int(restored.rpartition("restored transitions: ")[2]) >= stopped["env_steps"]
     assert result["samples_per_insert"] == pytest.approx(8.0, rel=0.5)
 
 

@@ -18,7 +18,7 @@ from common import codec, transport
 from common.config import Config
 from common.errors import AddressInUse
 from common.manifest import Manifest
-from common.messages import Insert, Message, SampleRequest
+from common.messages import Insert, Message, SampleRequest, Serving
 from common.spec import EnvSpec
 from learner.prefetch import Prefetcher
 from tests.integration.runs import TINY, WAIT_S, until
@@ -102,7 +102,7 @@ def test_an_actor_sends_its_window_again(server: Server) -> None:
 
 
 def test_a_learner_asks_for_its_batches_again(server: Server) -> None:
-    learner = Prefetcher(server.context, server.address, MANIFEST, torch.device("cpu"))
+    learner = Prefetcher(server.context, Serving(1, server.address), MANIFEST, torch.device("cpu"))
     with contextlib.closing(learner):
         first = server.hear()
         server.is_replaced()

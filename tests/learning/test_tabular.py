@@ -20,7 +20,7 @@ from common.environments import make_vector, spec_of
 from common.manifest import Manifest
 from common.messages import Ack, Batch, Insert, SampleRequest
 from common.networks import build_network
-from learner.losses import importance_weights
+from learner.host_batch import HostBatch
 from learner.update import QLearner, TrainBatch
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, UniformSampler
@@ -81,6 +81,7 @@ class Loop:
         self.config = config
         self.vector = make_vector(config, config.envs_per_actor)
         manifest = Manifest("tabular", config, spec_of(self.vector))
+        self.host = HostBatch(manifest, torch.device("cpu"))
         self.learner = QLearner(build_network(config, manifest.spec), config, torch.device("cpu"))
         rngs = [np.random.default_rng([config.seed, i]) for i in range(2)]
         self.rollout = Rollout(self.vector, manifest, self.q_values, rngs[0], seed=config.seed)
@@ -131,19 +132,9 @@ class Loop:
 
     def train(self, batch: Batch) -> SampleRequest:
         """An update; returns the request for the next batch with this one's priorities."""
-        exponent = self.config.importance_sampling_exponent
-        weight = (
-            importance_weights(batch.probability, batch.table_size, exponent)
-            if self.config.prioritized
-            else np.ones(len(batch.key), np.float32)
-        )
+        self.host.fill_from_batch(batch)
         train_batch = TrainBatch(
-            obs=torch.from_numpy(batch.obs),
-            action=torch.from_numpy(batch.action.astype(np.int64)),
-            n_step_return=torch.from_numpy(batch.n_step_return),
-            discount=torch.from_numpy(batch.discount),
-            next_obs=torch.from_numpy(batch.next_obs),
-            weight=torch.from_numpy(weight),
+            **self.host.tensors,
             key=batch.key,
             table_size=batch.table_size,
             inserted=batch.inserted,

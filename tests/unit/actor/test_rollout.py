@@ -17,7 +17,9 @@ from common.config import Config
 from common.environments import make_vector, spec_of
 from common.manifest import Manifest
 from common.messages import Insert
+from common.transitions import copy_frames, find_transitions
 from replay_server.storage import Storage
+from tests.experience import seen
 
 LEDGER = "tests.environments:Ledger-v0"
 SEED = 40
@@ -74,17 +76,17 @@ class Played:
         for insert in self.blocks[stream]:
             slots, starts = storage.write(insert)
             offsets = np.flatnonzero(starts[0])
-            obs, action, g, discount, next_obs, *_ = storage.gather(
-                slots[0] * layout.length + offsets, self.manifest.config.discount
-            )
+            items = slots[0] * layout.length + offsets
+            walk = find_transitions(storage, items, self.manifest.config.discount)
+            obs, next_obs = seen(copy_frames(storage, walk.rows), walk.shift, layout)
             priority = insert.priority[0][offsets]
             found += [
                 Transition(
-                    tuple(obs[i].tolist()),
-                    int(action[i]),
-                    float(g[i]),
-                    float(discount[i]),
-                    tuple(next_obs[i].tolist()),
+                    tuple(obs[i]),
+                    int(walk.action[i]),
+                    float(walk.n_step_return[i]),
+                    float(walk.discount[i]),
+                    tuple(next_obs[i]),
                     float(priority[i]),
                 )
                 for i in range(len(offsets))

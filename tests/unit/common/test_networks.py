@@ -107,7 +107,7 @@ def test_a_network_can_be_given_as_module_and_function() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mpl", "expected mlp or module:function"),
+        ("mpl", "expected mlp, nature, minatar or module:function"),
         ("no_such_module:f", "No module named 'no_such_module'"),
         (f"{__name__}:absent", "absent"),
         (f"{__name__}:no_module", "gave a str, expected a torch.nn.Module"),

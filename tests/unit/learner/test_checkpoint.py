@@ -58,11 +58,11 @@ def train(learner: QLearner, updates: int) -> None:
 
         learner.update(
             TrainBatch(
-                obs=floats(N, 4),
+                frames=floats(N, 2, 4),
+                shift=torch.ones(N, dtype=torch.int64),
                 action=torch.from_numpy(rng.integers(0, 3, N)),
                 n_step_return=floats(N),
                 discount=torch.full((N,), 0.9),
-                next_obs=floats(N, 4),
                 weight=torch.ones(N),
                 key=np.arange(N),
                 table_size=N,

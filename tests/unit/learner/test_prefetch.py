@@ -16,7 +16,7 @@ from common import transport
 from common.config import Config
 from common.errors import MalformedMessage, WireError
 from common.manifest import Manifest
-from common.messages import Ack, Batch, Message, Rejected, SampleRequest
+from common.messages import Ack, Batch, Message, Rejected, SampleRequest, Serving
 from common.spec import EnvSpec
 from learner.prefetch import Prefetcher
 from learner.update import TrainBatch
@@ -29,17 +29,18 @@ N = 4
 
 def batch(number: int = 0) -> Batch:
     """A batch whose every array tells its number. N·p = 1/4, 1, 4 and 16."""
-    obs = np.full((N, *SPEC.obs_shape), 10 * number, np.uint8)
+    frames = np.zeros((N, 2, *SPEC.obs_shape), np.uint8)
+    frames[:, 0], frames[:, 1] = 10 * number, 10 * number + 1
     return Batch(
         table_size=16,
         inserted=100 + number,
         sampled=4 * number,
         mean_version=number / 2,
-        obs=obs,
+        frames=frames,
+        shift=np.ones(N, np.uint8),
         action=np.arange(N, dtype=np.int32),
         n_step_return=np.full(N, number, np.float32),
         discount=np.array([0.5, 0.0, 0.25, 1.0], np.float32),
-        next_obs=obs + np.uint8(1),
         probability=np.array([1 / 64, 1 / 16, 1 / 4, 1.0], np.float32),
         key=1_000 * number + np.arange(N),
     )
@@ -56,7 +57,7 @@ class Stage:
         config = Config(**{"batch_size": N, "prefetch_batches": 3, **changes})
         self._socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://replay")
         self.prefetcher = Prefetcher(
-            context, endpoint, Manifest("run", config, SPEC), torch.device("cpu")
+            context, Serving(1, endpoint), Manifest("run", config, SPEC), torch.device("cpu")
         )
         self._ended = False
         self._peer = b""
@@ -117,12 +118,13 @@ def stages(context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[Start]:
 def assert_is(got: TrainBatch, number: int) -> None:
     """The batch of that number, as the replay server sent it."""
     sent = batch(number)
-    for name in ("obs", "next_obs", "n_step_return", "discount"):
+    for name in ("frames", "n_step_return", "discount"):
         tensor, array = getattr(got, name).numpy(), getattr(sent, name)
         assert tensor.dtype == array.dtype
         np.testing.assert_array_equal(tensor, array, name)
-    assert got.action.dtype == torch.int64
-    assert got.action.tolist() == sent.action.tolist()
+    for name in ("shift", "action"):
+        assert getattr(got, name).dtype == torch.int64
+        assert getattr(got, name).tolist() == getattr(sent, name).tolist()
     assert got.key.tolist() == sent.key.tolist()
     for name in ("table_size", "inserted", "sampled", "mean_version"):
         assert getattr(got, name) == getattr(sent, name)
@@ -229,11 +231,12 @@ def changed(**changes: Any) -> Batch:
 
 
 BAD_BATCHES = {
-    "obs of another shape": changed(obs=np.zeros((N, 3, 2), np.uint8)),
-    "obs of another dtype": changed(obs=np.zeros((N, 2, 3), np.float32)),
-    "too few obs": changed(obs=np.zeros((N - 1, 2, 3), np.uint8)),
-    "next_obs of another shape": changed(next_obs=np.zeros((N, 6), np.uint8)),
-    "next_obs of another dtype": changed(next_obs=np.zeros((N, 2, 3), np.int8)),
+    "frames of another shape": changed(frames=np.zeros((N, 2, 3, 2), np.uint8)),
+    "frames of another dtype": changed(frames=np.zeros((N, 2, 2, 3), np.float32)),
+    "too few frames": changed(frames=np.zeros((N - 1, 2, 2, 3), np.uint8)),
+    "one frame a transition": changed(frames=np.zeros((N, 1, 2, 3), np.uint8)),
+    "too few shifts": changed(shift=np.ones(N - 1, np.uint8)),
+    "a shift beyond the frames": changed(shift=np.array([1, 1, 2, 1], np.uint8)),
     "too few actions": changed(action=np.zeros(N - 1, np.int32)),
     "too many returns": changed(n_step_return=np.zeros(N + 1, np.float32)),
     "no discounts": changed(discount=np.zeros(0, np.float32)),
@@ -317,6 +320,6 @@ def test_close_does_not_wait_for_a_server_that_never_came(
     context: zmq.Context[zmq.Socket[bytes]],
 ) -> None:
     manifest = Manifest("run", Config(batch_size=N), SPEC)
-    prefetcher = Prefetcher(context, "inproc://nobody", manifest, torch.device("cpu"))
+    prefetcher = Prefetcher(context, Serving(1, "inproc://nobody"), manifest, torch.device("cpu"))
     assert prefetcher.next(0.0) is None
     prefetcher.close()

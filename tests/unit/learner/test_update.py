@@ -34,11 +34,11 @@ def make_batch(seed: int) -> TrainBatch:
         return torch.from_numpy(np.asarray(values, np.float32))
 
     return TrainBatch(
-        obs=floats(rng.normal(size=(N, OBS))),
+        frames=floats(rng.normal(size=(N, 2, OBS))),
+        shift=torch.ones(N, dtype=torch.int64),
         action=torch.from_numpy(rng.integers(0, ACTIONS, N)),
         n_step_return=floats(rng.normal(0, 2, N)),
         discount=floats(rng.choice([0.0, 0.9, 0.97], N)),
-        next_obs=floats(rng.normal(size=(N, OBS))),
         weight=floats(rng.uniform(0.1, 1.0, N)),
         key=np.arange(N),
         table_size=100,
@@ -68,7 +68,7 @@ class Oracle:
         """δ of each transition."""
         delta = np.zeros(N)
         for i in range(N):
-            obs, next_obs = batch.obs[i].numpy(), batch.next_obs[i].numpy()
+            obs, next_obs = batch.frames[i].numpy()
             q_target = self.q(self.target, next_obs)
             chooser = self.q(self.online, next_obs) if self.config.double else q_target
             bootstrap = q_target[int(np.argmax(chooser))]
@@ -97,7 +97,7 @@ class Oracle:
                 d_out[1 + action] += d_q
             else:
                 d_out[action] = d_q
-            weight += np.outer(d_out, batch.obs[i].numpy())
+            weight += np.outer(d_out, batch.frames[i, 0].numpy())
             bias += d_out
         return weight, bias
 
@@ -150,7 +150,8 @@ def test_updates_are_those_of_the_oracle(
         priority, loss_value, mean_q = learner.update(batch).read()
         np.testing.assert_allclose(priority, np.abs(oracle.errors(batch)), rtol=1e-3, atol=1e-4)
         assert loss_value == pytest.approx(oracle.loss(batch), rel=1e-3)
-        taken = [oracle.q(oracle.online, batch.obs[i].numpy())[batch.action[i]] for i in range(N)]
+        obs = batch.frames[:, 0].numpy()
+        taken = [oracle.q(oracle.online, obs[i])[batch.action[i]] for i in range(N)]
         assert mean_q == pytest.approx(np.mean(taken), rel=1e-3, abs=1e-4)
         oracle.update(batch)
         assert_parameters(learner.online, oracle.online)
@@ -221,9 +222,9 @@ def test_a_loss_that_is_not_finite_is_seen_and_its_batch_described() -> None:
     assert np.isnan(loss)
     statistics = batch_statistics(batch)
     assert not statistics["n_step_return"]["finite"]
-    assert statistics["obs"] == {
-        "min": float(batch.obs.min()),
-        "max": float(batch.obs.max()),
+    assert statistics["frames"] == {
+        "min": float(batch.frames.min()),
+        "max": float(batch.frames.max()),
         "finite": True,
     }
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from common.blocks import BlockLayout
 from common.errors import CheckpointError, ZapexError
 from common.spec import EnvSpec
+from common.transitions import copy_frames, find_transitions
 from replay_server.storage import Storage
 from tests.experience import (
     DISCOUNT,
@@ -25,6 +26,7 @@ from tests.experience import (
     Transition,
     insert,
     row_kinds,
+    seen,
     steps,
     transitions,
 )
@@ -102,18 +104,19 @@ def assert_holds(
 
     # In another order, and some of them twice.
     order = np.random.default_rng(0).integers(len(keys), size=2 * len(keys))
-    obs, action, n_step_return, discount, next_obs, key, version = storage.gather(
-        items[live][order], DISCOUNT
-    )
-    assert key.tolist() == [keys[i] for i in order]
-    gathered = [expected[k] for k in key.tolist()]
-    assert version == pytest.approx(np.mean([v for _, v in gathered]))
+    chosen = items[live][order]
+    found = find_transitions(storage, chosen, DISCOUNT)
+    assert found.key.tolist() == [keys[i] for i in order]
+    assert storage.keys(chosen).tolist() == found.key.tolist()
+    gathered = [expected[k] for k in found.key.tolist()]
+    assert found.mean_version == pytest.approx(np.mean([v for _, v in gathered]))
     walked = [transition for transition, _ in gathered]
-    assert obs.tolist() == [t.obs for t in walked]
-    assert action.tolist() == [t.action for t in walked]
-    assert n_step_return.tolist() == [t.n_step_return for t in walked]
-    assert discount.tolist() == [t.discount for t in walked]
-    assert next_obs.tolist() == [t.next_obs for t in walked]
+    obs, next_obs = seen(copy_frames(storage, found.rows), found.shift, storage.layout)
+    assert obs == [t.obs for t in walked]
+    assert found.action.tolist() == [t.action for t in walked]
+    assert found.n_step_return.tolist() == [t.n_step_return for t in walked]
+    assert found.discount.tolist() == [t.discount for t in walked]
+    assert next_obs == [t.next_obs for t in walked]
     priority = storage.priority.reshape(-1)[items[live][order]]
     assert priority.tolist() == [t.priority for t in walked]
 
@@ -131,16 +134,31 @@ def test_a_block_by_hand() -> None:
 
     assert slots.tolist() == [1]  # Block 1 lies in slot 1 mod 3.
     assert starts.tolist() == [[True, True, True, False]]
-    obs, action, n_step_return, discount, next_obs, key, version = storage.gather(
-        np.array([4, 5, 6]), DISCOUNT
-    )
-    assert obs[:, 0].tolist() == [0, 1, 2]
-    assert action.tolist() == [0, 1, 2]
-    assert n_step_return.tolist() == [1 + 2 / 2 + 4 / 4, 2 + 4 / 2, 4]
-    assert discount.tolist() == [0, 0, 0]
-    assert next_obs[:, 0].tolist() == [3, 3, 3]
-    assert key.tolist() == [4, 5, 6]
-    assert version == 7
+    found = find_transitions(storage, np.array([4, 5, 6]), DISCOUNT)
+    frames = copy_frames(storage, found.rows)
+    assert frames[:, :, 0].tolist() == [[0, 3], [1, 3], [2, 3]]
+    assert found.shift.tolist() == [1, 1, 1]
+    assert found.action.tolist() == [0, 1, 2]
+    assert found.n_step_return.tolist() == [1 + 2 / 2 + 4 / 4, 2 + 4 / 2, 4]
+    assert found.discount.tolist() == [0, 0, 0]
+    assert found.key.tolist() == [4, 5, 6]
+    assert found.mean_version == 7
+
+
+def test_stacks_by_hand() -> None:
+    # row         0     1     2      3           4      5     6     7     (context 2, length 4, n 2)
+    kinds = [[STEP, STEP, STEP, TERMINATED, FIRST, STEP, STEP, STEP]]
+    layout = BlockLayout(length=4, n_step=2, context=2)
+    message = insert(kinds, layout=layout)
+    message.obs[:] = np.arange(8)[None, :, None]
+    storage = Storage(SPEC, layout, slots=1)
+    storage.write(message)
+    found = find_transitions(storage, np.array([0, 2, 3]), DISCOUNT)
+    frames = copy_frames(storage, found.rows)[:, :, 0]
+    # Row 2: its stack, then the row that ends the episode one step later (twice: nobody reads the
+    # last place). Rows 4 and 5: nothing of the episode before; its first row stands in.
+    assert frames.tolist() == [[0, 1, 2, 3, 3], [4, 4, 4, 5, 6], [4, 4, 5, 6, 7]]
+    assert found.shift.tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.experience import (
     Transition,
     insert,
     row_kinds,
+    seen,
     steps,
     transitions,
 )
@@ -94,11 +95,12 @@ def test_batches_hold_the_transitions_of_the_newest_blocks_with_their_latest_pri
 
 def assert_equal_transitions(batch: Batch, stored: dict[int, Transition]) -> None:
     walked = [stored[key] for key in batch.key.tolist()]
-    assert batch.obs.tolist() == [t.obs for t in walked]
+    obs, next_obs = seen(batch.frames, batch.shift)
+    assert obs == [t.obs for t in walked]
     assert batch.action.tolist() == [t.action for t in walked]
     assert batch.n_step_return.tolist() == [t.n_step_return for t in walked]
     assert batch.discount.tolist() == [t.discount for t in walked]
-    assert batch.next_obs.tolist() == [t.next_obs for t in walked]
+    assert next_obs == [t.next_obs for t in walked]
 
 
 def test_the_mean_version_is_that_of_the_sampled_transitions() -> None:

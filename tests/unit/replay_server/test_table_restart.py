@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.errors import CheckpointError
 from common.messages import Ack, SampleRequest
 from replay_server.table import Table
-from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, steps, transitions
+from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, seen, steps, transitions
 from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request, updates
 
 LENGTH = LAYOUT.length
@@ -30,15 +30,12 @@ def contents(table: Table) -> dict[int, tuple[Any, ...]]:
     if not table.sampler.size:
         return {}
     batch = draw(table)
-    columns = (
-        batch.obs,
-        batch.action,
-        batch.n_step_return,
-        batch.discount,
-        batch.next_obs,
-        batch.probability,
+    obs, next_obs = seen(batch.frames, batch.shift)
+    action, n_step_return, discount, probability = (
+        column.tolist()
+        for column in (batch.action, batch.n_step_return, batch.discount, batch.probability)
     )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    rows = zip(obs, action, n_step_return, discount, next_obs, probability, strict=True)
     return dict(zip(batch.key.tolist(), rows, strict=True))
 
 

@@ -1,0 +1,137 @@
+"""The shared-memory path: a learner on the replay server's host reads transitions itself.
+
+The server sends keys and probabilities; rows are gathered from the mapped storage while it goes on
+writing. A block that was overwritten meanwhile shows it by its number (`common/block_columns.py`):
+what was read of it is thrown away and another transition of the batch stands in for it.
+"""
+
+import logging
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from common.block_columns import (
+    HEADER_BYTES,
+    INSTANCE,
+    BlockColumns,
+    block_bytes,
+    buffer_header,
+    memory_fence,
+)
+from common.errors import ConfigError, MalformedMessage
+from common.manifest import Manifest
+from common.messages import Drawn, Serving
+from common.process import machine_id
+from common.transitions import copy_frames, find_transitions
+from learner.host_batch import HostBatch
+
+log = logging.getLogger(__name__)
+
+Int64Vector = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What became of the transitions that were drawn."""
+
+    key: Int64Vector
+    """[N], of the transitions that are in the batch now."""
+    mean_version: float
+    overwritten: int
+    """Transitions that had to be replaced."""
+
+
+class MappedReplay:
+    """A replay server's storage, read-only."""
+
+    def __init__(self, columns: BlockColumns, discount: float, seed: int) -> None:
+        self._columns = columns
+        self._discount = discount
+        self._rng = np.random.default_rng([seed, 4])
+
+    @property
+    def instance(self) -> int:
+        """Whose the storage is now."""
+        return int(self._columns.counters[INSTANCE])
+
+    def read(self, host: HostBatch, drawn: Drawn) -> Read | None:
+        """Fill `host` with the transitions drawn; None when all of them are overwritten.
+
+        Raises MalformedMessage when the message is not one of this run.
+        """
+        columns, views = self._columns, host.views
+        if drawn.key.shape != views["action"].shape:
+            raise MalformedMessage(f"drawn.key has shape {drawn.key.shape}")
+        items, live = columns.live_items(drawn.key)
+        if not live.any():
+            return None
+        taken = self._stand_ins(live)
+        key = drawn.key[taken]
+        memory_fence()
+        found = find_transitions(columns, items[taken], self._discount)
+        copy_frames(columns, found.rows, out=views["frames"])
+        memory_fence()
+        _, whole = columns.live_items(key)
+        for name in ("shift", "action", "n_step_return", "discount"):
+            np.copyto(views[name], getattr(found, name))
+        if not whole.all():
+            if not whole.any():
+                return None
+            again = self._stand_ins(whole)
+            torn = np.flatnonzero(~whole)
+            for name in ("frames", "shift", "action", "n_step_return", "discount"):
+                views[name][torn] = views[name][again[torn]]
+            key, taken = key[again], taken[again]
+        host.weigh(drawn.probability[taken], drawn.table_size)
+        overwritten = len(live) - int(np.count_nonzero(live)) + int(np.count_nonzero(~whole))
+        return Read(key, found.mean_version, overwritten)
+
+    def _stand_ins(self, usable: npt.NDArray[np.bool_]) -> Int64Vector:
+        """Each place's own index where it is usable, that of a random usable one elsewhere [N]."""
+        taken = np.arange(len(usable))
+        missing = np.flatnonzero(~usable)
+        if len(missing):
+            taken[missing] = self._rng.choice(np.flatnonzero(usable), size=len(missing))
+        return taken
+
+
+def map_storage(server: Serving, manifest: Manifest) -> MappedReplay | None:
+    """The storage of a replay server, if this process is to read it and can; says why if not.
+
+    Raises ConfigError when the configuration insists on it and it cannot be.
+    """
+    config = manifest.config
+    if config.replay_link == "wire":
+        return None
+    columns = _map(server, manifest)
+    if isinstance(columns, BlockColumns):
+        log.info("transitions are read from %s", server.storage)
+        return MappedReplay(columns, config.discount, config.seed)
+    if config.replay_link == "shared_memory":
+        raise ConfigError(
+            f"replay_link = shared_memory is not possible: {columns}. Choose auto or wire, or "
+            "start the replay server on this host with its storage where this process sees it"
+        )
+    log.info("batches come over the wire: %s", columns)
+    return None
+
+
+def _map(server: Serving, manifest: Manifest) -> BlockColumns | str:
+    """The mapped storage, or why there is none."""
+    if not server.storage:
+        return "the replay server keeps its experience in memory of its own"
+    if server.machine != machine_id():
+        return "the replay server is on another host"
+    shape = (manifest.spec, manifest.layout, manifest.config.replay_slots)
+    path, nbytes = Path(server.storage), block_bytes(*shape)
+    try:
+        with path.open("rb") as file:
+            if file.read(HEADER_BYTES).rstrip(b"\0") != buffer_header(*shape):
+                return f"{path} is another replay's"
+            mapped = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be mapped ({error})"
+    return BlockColumns(*shape, mapped)

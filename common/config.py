@@ -259,14 +259,45 @@ def explain(error: ValidationError) -> str:
     return f"{key} = {first['input']!r}: {what[0].lower()}{what[1:]}"
 
 
-def read_toml(path: Path, source: str) -> dict[str, Any]:
-    """Raises ConfigError when the file cannot be read or is not TOML."""
+def read_toml(path: Path, source: str, bases: Path | None = None) -> dict[str, Any]:
+    """The values of a TOML file, laid over those of the file that it names as its base.
+
+    `base = "atari"` means atari.toml beside the file or else, if given, in the directory `bases`; a
+    base may have one of its own.
+
+    Raises ConfigError when a file cannot be read, is not TOML, or stands on itself.
+    """
+    return _read_layers(path, source, bases, above=())
+
+
+def _read_layers(
+    path: Path, source: str, bases: Path | None, above: tuple[Path, ...]
+) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise ConfigError(f"{source}: {path} is its own base")
     try:
-        return tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: cannot read {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {path} is not TOML: {error}") from error
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{source}: base = {base!r}: must be the name of a preset")
+    beside = path.parent / f"{base}.toml"
+    below = beside if bases is None or beside.exists() else bases / beside.name
+    return lay_over(values, _read_layers(below, source, bases, (*above, path.resolve())))
+
+
+def lay_over(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The values over those of the base; entries of env_kwargs one by one."""
+    merged = base | values
+    below, above = base.get("env_kwargs"), values.get("env_kwargs")
+    if isinstance(below, dict) and isinstance(above, dict):
+        merged["env_kwargs"] = below | above
+    return merged
 
 
 def write_toml(config: Config, path: Path) -> None:

@@ -5,20 +5,28 @@ Observations are stored in the smallest dtype that loses nothing the network wou
 becomes float32 (networks compute in float32), bounded integers shrink to their range.
 """
 
+import functools
+import importlib
+import inspect
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from common.codec import DTYPES
+from common import environment_ids
 from common.config import Config
 from common.errors import EnvironmentFault
+from common.observations import as_array, is_array
 from common.spec import EnvSpec
 
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
 _Vector = VectorEnv[Any, Any, Any]
+
+_EXTRAS = {"box2d": "box2d", "opencv": "atari"}
+"""Words in Gymnasium's complaints about missing packages, and which extra brings them."""
 
 
 def make_vector(config: Config, num_envs: int) -> _Vector:
@@ -26,25 +34,49 @@ def make_vector(config: Config, num_envs: int) -> _Vector:
 
     Raises EnvironmentFault, with what to do, when they cannot be made or are not supported.
     """
-    wrappers = []
-    if config.vectorization != "vector_entry_point" and not _is_box(_single_space(config)):
-        wrappers.append(gym.wrappers.FlattenObservation)
-    vector_kwargs: dict[str, Any] = {}
-    if config.vectorization != "vector_entry_point":
-        vector_kwargs["autoreset_mode"] = AUTORESET[config.autoreset]
     try:
-        vector = gym.make_vec(
-            config.env,
-            num_envs=num_envs,
-            vectorization_mode=config.vectorization,
-            vector_kwargs=vector_kwargs,
-            wrappers=wrappers,
-            **config.env_kwargs,
-        )
+        environment_ids.register(config.env)
+        vector = _make(config, num_envs)
     except Exception as error:
         raise _fault(config, error) from error
     autoreset_mode(vector)
+    if config.life_loss_ends_episode and "lives" not in vector.reset(seed=0)[1]:
+        vector.close()
+        raise EnvironmentFault(
+            f"{config.env} does not tell its lives in info['lives']: life_loss_ends_episode must "
+            "be false"
+        )
     return vector
+
+
+def _make(config: Config, num_envs: int) -> _Vector:
+    own_class = config.vectorization == "vector_entry_point"
+    if own_class and (config.obs_key or config.greyscale or config.resize):
+        raise EnvironmentFault(
+            f"the vector class of {config.env} knows no obs_key, greyscale or resize: take "
+            'vectorization = "sync" or "async"'
+        )
+    mode = {"autoreset_mode": AUTORESET[config.autoreset]}
+    wrappers: list[Any] = [] if own_class else [functools.partial(as_array, config=config)]
+    return gym.make_vec(
+        config.env,
+        num_envs=num_envs,
+        vectorization_mode=config.vectorization,
+        vector_kwargs={} if own_class else mode,
+        wrappers=wrappers,
+        **(mode if own_class and _vector_class_takes(config.env, "autoreset_mode") else {}),
+        **config.env_kwargs,
+    )
+
+
+def _vector_class_takes(name: str, argument: str) -> bool:
+    """Whether the environment's own vector class has an argument of that name."""
+    module, _, env_id = name.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    entry_point = gym.spec(env_id).vector_entry_point
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return creator is not None and argument in inspect.signature(creator).parameters
 
 
 def autoreset_mode(vector: _Vector) -> AutoresetMode:
@@ -82,7 +114,7 @@ def spec_of(vector: _Vector) -> EnvSpec:
             "Wrap the environment so that its actions are gymnasium.spaces.Discrete"
         )
     observations = vector.single_observation_space
-    if not isinstance(observations, gym.spaces.Box) or not _is_box(observations):
+    if not isinstance(observations, gym.spaces.Box) or not is_array(observations):
         raise EnvironmentFault(
             f"observation space {observations} is not supported: zapex takes Box of a numeric "
             "dtype, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
@@ -94,21 +126,6 @@ def action_offset(vector: _Vector) -> int:
     """The environment's first action: zapex counts actions from 0."""
     space = vector.single_action_space
     return int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
-
-
-def _single_space(config: Config) -> gym.Space[Any]:
-    try:
-        env = gym.make(config.env, **config.env_kwargs)
-    except Exception as error:
-        raise _fault(config, error) from error
-    try:
-        return env.observation_space
-    finally:
-        env.close()
-
-
-def _is_box(space: gym.Space[Any]) -> bool:
-    return isinstance(space, gym.spaces.Box) and np.dtype(space.dtype).str in DTYPES
 
 
 def _storage_dtype(space: gym.spaces.Box) -> np.dtype[Any]:
@@ -129,16 +146,16 @@ def _fault(config: Config, error: Exception) -> EnvironmentFault:
     if isinstance(error, EnvironmentFault):
         return error
     if isinstance(error, gym.error.DependencyNotInstalled):
-        extra = "box2d" if "box2d" in str(error).lower() else None
-        how = (
-            f"pip install -e '.[{extra}]' (deploy/launch.sh does it with ZAPEX_EXTRAS={extra})"
-            if extra
-            else "install it"
-        )
+        said = str(error).lower()
+        extra = next((extra for word, extra in _EXTRAS.items() if word in said), None)
+        how = environment_ids.how_to_install(extra) if extra else "install it"
         return EnvironmentFault(f"{name} needs a package that is not installed ({error}): {how}")
     if isinstance(error, (gym.error.UnregisteredEnv, ModuleNotFoundError)):
+        near = environment_ids.nearest(name)
+        said = str(error).partition(" Did you mean")[0] if near else str(error)
+        hint = f" Did you mean {near}?" if near else ""
         return EnvironmentFault(
-            f"unknown environment {name!r}: {str(error).rstrip('.')}. Give a Gymnasium id, or "
+            f"unknown environment {name!r}: {said.rstrip('.')}.{hint} Give a Gymnasium id, or "
             "module:EnvId with the module on this process's Python path"
         )
     return EnvironmentFault(

@@ -33,7 +33,8 @@ class Launch:
     environment steps is spent (exit code 1). Ctrl-C stops cleanly; --resume goes on from there."""
 
     preset: str | None = None
-    """Name of a preset, or path of a TOML file of your own. Without it and --env: cartpole."""
+    """A preset of deploy/presets, or the path of a TOML file of your own; several are laid over
+    each other (pong+atari_paper). Without it and --env: cartpole."""
     run_dir: Path | None = None
     """Directory for checkpoints, logs and result. None: runs/ENV-seedS-TIME."""
     resume: Path | None = None
@@ -139,14 +140,14 @@ def _run_directory(options: Launch, config: Config) -> Path:
 
 def _base(argv: list[str]) -> Config:
     """What the flags change: a stored run's configuration, a preset's, or the defaults."""
-    resume, preset = peek(argv, "--resume"), peek(argv, "--preset")
+    resume, preset, env = (peek(argv, flag) for flag in ("--resume", "--preset", "--env"))
     if resume is not None:
         if preset is not None:
             raise ConfigError("--resume continues a run with its own configuration: drop --preset")
         return run_directory.stored_config(Path(resume))
-    if preset is None and peek(argv, "--env") is not None:
+    if preset is None and env is not None:
         return Config()
-    return presets.load(preset or "cartpole")
+    return presets.load(preset or "cartpole", env)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/environment.sh
-prepare_environment "$root" test,box2d
+prepare_environment "$root" test,atari,box2d,minatar,minigrid
 marker="not slow"
 if [ "${1:-}" = --slow ]; then
   marker="slow"

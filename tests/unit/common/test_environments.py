@@ -215,6 +215,6 @@ def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.Monke
     def make(*_: Any, **__: Any) -> None:
         raise gym.error.DependencyNotInstalled("Box2D is not installed")
 
-    monkeypatch.setattr(gym, "make", make)
+    monkeypatch.setattr(gym, "make_vec", make)
     with pytest.raises(EnvironmentFault, match=r"LunarLander-v3 .* pip install .*\[box2d\]"):
         probe_spec(Config(env="LunarLander-v3"))

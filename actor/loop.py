@@ -108,6 +108,7 @@ class _Actor:
             transport.reachable(welcome.replay_endpoints[0], membership.address),
             welcome.session,
             config.insert_window,
+            config.compression,
         )
         self._blocked_s = 0.0
         self._epsilon = self._epsilons()

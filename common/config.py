@@ -171,6 +171,10 @@ class Config(BaseModel):
     """How the learner gets sampled transitions: by reading the replay server's storage itself, or
     sent over the wire; auto: the first where both are on one host."""
 
+    compression: Literal["lz4", "zstd", "none"] = "lz4"
+    """Of images on their way from actors and to the learner: lz4 is faster than sending them
+    whole, even on loopback; zstd is slower and makes them smaller, for slow links."""
+
     # ------------------------------------------------------------------------------ learner
 
     device: str = "auto"

@@ -16,6 +16,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from common.compression import CompressedArray
+
 SCHEMA_VERSION = 2
 
 ACTING = b"acting"
@@ -31,6 +33,8 @@ class ArraySpec:
 
     dtype: str | None
     ndim: int | None
+    may_be_compressed: bool = False
+    """Its reader takes a `common.compression.CompressedArray`, too."""
 
 
 Float32Vector = Annotated[npt.NDArray[np.float32], ArraySpec("<f4", 1)]
@@ -40,7 +44,7 @@ Int32Matrix = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 2)]
 Int64Vector = Annotated[npt.NDArray[np.int64], ArraySpec("<i8", 1)]
 UInt8Vector = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 1)]
 UInt8Matrix = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 2)]
-Observations = Annotated[npt.NDArray[Any], ArraySpec(None, None)]
+Observations = Annotated[npt.NDArray[Any] | CompressedArray, ArraySpec(None, None, True)]
 NamedTensors = dict[str, npt.NDArray[Any]]
 
 
@@ -241,7 +245,8 @@ class Insert(Message):
 
 @dataclass(frozen=True, slots=True)
 class Ack(Message):
-    """An insert is stored. Also the actor's credit for another."""
+    """An insert, and all of its session before it, are stored. Also the actor's credit for as many
+    others."""
 
     kind: ClassVar[str] = "ack"
     session: int

@@ -31,7 +31,11 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
     """
     if path is None:
         _refuse_beyond(available_memory(), nbytes, "in memory", _LOWER)
-        return mmap.mmap(-1, nbytes)
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            # Rows are read all over it, and would each miss the cache of page addresses, too.
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if path.exists() else "w+b") as file:
         found = file.read(HEADER_BYTES).rstrip(b"\0")

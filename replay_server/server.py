@@ -19,7 +19,7 @@ from common.block_columns import block_bytes
 from common.errors import WireError
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import Serving
+from common.messages import Ack, Message, Serving
 from common.process import machine_id
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
@@ -27,8 +27,8 @@ from replay_server.storage import Storage
 from replay_server.table import Reply, Table
 
 POLL_MS = 20
-MESSAGES_PER_TURN = 100
-"""Handled before the head is heard again."""
+MESSAGES_PER_TURN = 8
+"""Handled before acknowledgements are sent and the head is heard again."""
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def build_table(
         discount=config.discount,
         batch_size=config.batch_size,
         insert_window=config.insert_window,
+        compression=config.compression,
     )
 
 
@@ -150,13 +151,24 @@ def serve(
         if not transport.has_message(socket) and not socket.poll(POLL_MS):
             table.account(time.monotonic())
             continue
+        # Acknowledgements wait until the queue is empty: of several to one actor the last says all.
+        acks: dict[bytes, Ack] = {}
         for _ in range(MESSAGES_PER_TURN):
             frames = transport.receive_frames(socket)
             if frames is None:
                 break
             for peer, reply in _answer(table, frames):
-                if not transport.send(socket, reply, prefix=(peer,)):
-                    table.forget(peer)
+                if isinstance(reply, Ack):
+                    acks[peer] = reply
+                else:
+                    _send(socket, table, peer, reply)
+        for peer, ack in acks.items():
+            _send(socket, table, peer, ack)
+
+
+def _send(socket: zmq.Socket[bytes], table: Table, peer: bytes, message: Message) -> None:
+    if not transport.send(socket, message, prefix=(peer,)):
+        table.forget(peer)
 
 
 def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from common.block_columns import INSERTED, SAMPLED
+from common.compression import CompressedArray, compressed
 from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
 from common.transitions import copy_frames, find_transitions
@@ -79,6 +81,7 @@ class Table:
         discount: γ per environment step, for the n-step returns of batches.
         batch_size: N, transitions in each batch.
         insert_window: inserts an actor may have unacknowledged.
+        compression: method for the images of batches.
     """
 
     def __init__(
@@ -90,12 +93,15 @@ class Table:
         discount: float,
         batch_size: int,
         insert_window: int,
+        compression: str = "none",
     ) -> None:
         self.storage, self.sampler, self.limiter = storage, sampler, limiter
         self.counters = TableCounters()
         self._discount = discount
         self._batch_size = batch_size
         self._insert_window = insert_window
+        self._compression = compression
+        self._scratch = np.empty(0, np.uint8)
         self._waiting: deque[Insert] = deque()
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
@@ -194,14 +200,18 @@ class Table:
         if fault:
             what = FAULTS[fault].format(last_action=spec.num_actions - 1)
             raise MalformedMessage(f"insert.{what}")
-        if spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
+        if isinstance(insert.obs, CompressedArray):
+            # Unpacked here to see that it can be, and again where it belongs once it may be stored:
+            # while it waits for that, it stays small.
+            if len(self._scratch) < insert.obs.nbytes:
+                self._scratch = np.empty(insert.obs.nbytes, np.uint8)
+            insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
+        elif spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
             raise MalformedMessage("insert.obs is not finite")
 
     def _store(self, insert: Insert) -> Reply:
         slots, starts = self.storage.write(insert)
-        length = self.storage.layout.length
-        items = (slots[:, None] * length + np.arange(length)).ravel()
-        self.sampler.write(items, insert.priority.ravel(), starts.ravel())
+        self._make_drawable(slots, insert.priority, starts)
         self.limiter.count_insert(int(np.count_nonzero(starts)))
         self.storage.counters[INSERTED] = self.limiter.inserts
         self.counters.inserted_blocks += len(slots)
@@ -209,6 +219,23 @@ class Table:
         session.stored = insert.sequence
         session.waiting -= 1
         return session.peer, Ack(insert.session, insert.sequence)
+
+    def _make_drawable(
+        self,
+        slots: npt.NDArray[np.int64],
+        priority: npt.NDArray[np.float32],
+        starts: npt.NDArray[np.bool_],
+    ) -> None:
+        """The blocks in `slots` [B] are new; mostly these are neighbours."""
+        length = self.storage.layout.length
+        ends = [len(slots)]
+        if slots[-1] - slots[0] != len(slots) - 1:
+            ends = [*(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(slots)]
+        begin = 0
+        for end in ends:
+            first = int(slots[begin]) * length
+            self.sampler.write(first, priority[begin:end].ravel(), starts[begin:end].ravel())
+            begin = end
 
     def _forget_old_sessions(self) -> None:
         while len(self._sessions) > MAX_REMEMBERED_SESSIONS:
@@ -265,7 +292,7 @@ class Table:
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
             mean_version=found.mean_version,
-            frames=copy_frames(self.storage, found.rows),
+            frames=compressed(copy_frames(self.storage, found.rows), self._compression),
             shift=found.shift,
             action=found.action,
             n_step_return=found.n_step_return,
@@ -304,10 +331,8 @@ class Table:
         filled = storage.filled()
         if not len(filled):
             return
-        length = storage.layout.length
-        items = (filled[:, None] * length + np.arange(length)).ravel()
         starts = storage.starts(storage.row_kind[filled])
-        self.sampler.write(items, storage.priority[filled].ravel(), starts.ravel())
+        self._make_drawable(filled, storage.priority[filled], starts)
         for slot in filled:
             session = self._sessions.setdefault(int(storage.session[slot]), _Session())
             session.stored = max(session.stored, int(storage.sequence[slot]))

@@ -36,10 +36,11 @@ def make_vector(config: Config, num_envs: int) -> _Vector:
     """
     try:
         vector = _make(config, num_envs)
+        lives_missing = config.life_loss_ends_episode and not _tells_lives(config, vector)
     except Exception as error:
         raise _fault(config, error) from error
     autoreset_mode(vector)
-    if config.life_loss_ends_episode and not _tells_lives(config, vector):
+    if lives_missing:
         vector.close()
         raise EnvironmentFault(
             f"{config.env} does not tell its lives in info['lives']: life_loss_ends_episode must "

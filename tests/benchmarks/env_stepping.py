@@ -7,6 +7,7 @@ four emulator frames.
 """
 
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -111,7 +112,7 @@ def _cartpole() -> Iterator[Subject]:
 
 def _minatar() -> Iterator[Subject]:
     if find_spec("minatar") is None:
-        print("skipped: minatar is not installed: pip install -e '.[minatar]'")
+        print("skipped: minatar is not installed: pip install -e '.[minatar]'", file=sys.stderr)
         return
     for game in GAMES:
         env = {"env": f"MinAtar/{game.title().replace('_', '')}-v1"}
@@ -125,7 +126,7 @@ def _minatar() -> Iterator[Subject]:
 
 def _atari() -> Iterator[Subject]:
     if find_spec("ale_py") is None:
-        print("skipped: ale-py is not installed: pip install -e '.[atari]'")
+        print("skipped: ale-py is not installed: pip install -e '.[atari]'", file=sys.stderr)
         return
     others = {"Gymnasium sync": _vector(ATARI | {"vectorization": "sync"}, 32)}
     if find_spec("envpool"):

@@ -132,7 +132,7 @@ def test_what_a_process_cannot_do_ends_the_launch_in_its_words(
 
 
 REFUSED_BY_A_THREAD: Sequence[Case] = (
-    ("--env CartPol-v1", ENVIRONMENT, ["unknown environment 'CartPol-v1'", "`CartPole`"]),
+    ("--env CartPol-v1", ENVIRONMENT, ["unknown environment 'CartPol-v1'", "CartPole-v1"]),
     ("--env nowhere:CartPole-v1", ENVIRONMENT, ["No module named 'nowhere'", "Python path"]),
     (f"--env {OURS}Paced-v7", ENVIRONMENT, ["unknown environment", "Paced"]),
     (f"--env {OURS}Steered-v0", ENVIRONMENT, ["action space Box(-1.0, 1.0", "Discrete actions"]),

@@ -39,13 +39,14 @@ class GreedyEvaluation:
         self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
         self._offset = action_offset(self._vector)
         self._stack = FrameStack(num_envs, spec, config.frame_stack)
+        self._seeded = False
         self._share = np.full(num_envs, episodes // num_envs)
         self._share[: episodes % num_envs] += 1
 
     def run(
         self, q_function: QFunction, seed: int, goes_on: Callable[[], bool] = lambda: True
     ) -> Episodes:
-        """Returns and lengths of the episodes.
+        """Returns and lengths of the episodes. `seed` counts in the first run alone.
 
         Raises:
             Interrupted: `goes_on`, asked at every step, said no.
@@ -70,7 +71,10 @@ class GreedyEvaluation:
         resetting = np.zeros(len(left), np.bool_)
         returns: list[float] = []
         lengths: list[int] = []
-        obs, _ = self._vector.reset(seed=seed)
+        # Seeding may be slow (ale-py loads its game again); once seeded, the environments go on with
+        # random numbers of their own.
+        obs, _ = self._vector.reset(seed=None if self._seeded else seed)
+        self._seeded = True
         first = np.ones(len(left), np.bool_)
         while left.any():
             if not goes_on():

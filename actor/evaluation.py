@@ -39,14 +39,16 @@ class GreedyEvaluation:
         self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
         self._offset = action_offset(self._vector)
         self._stack = FrameStack(num_envs, spec, config.frame_stack)
-        self._seeded = False
         self._share = np.full(num_envs, episodes // num_envs)
         self._share[: episodes % num_envs] += 1
 
     def run(
-        self, q_function: QFunction, seed: int, goes_on: Callable[[], bool] = lambda: True
+        self, q_function: QFunction, seed: int | None, goes_on: Callable[[], bool] = lambda: True
     ) -> Episodes:
-        """Returns and lengths of the episodes. `seed` counts in the first run alone.
+        """Returns and lengths of the episodes.
+
+        Args:
+            seed: of the environments; None: they go on with the random numbers they have.
 
         Raises:
             Interrupted: `goes_on`, asked at every step, said no.
@@ -64,17 +66,16 @@ class GreedyEvaluation:
     def close(self) -> None:
         self._vector.close()
 
-    def _run(self, q_function: QFunction, seed: int, goes_on: Callable[[], bool]) -> Episodes:
+    def _run(
+        self, q_function: QFunction, seed: int | None, goes_on: Callable[[], bool]
+    ) -> Episodes:
         left = self._share.copy()
         running_return = np.zeros(len(left))
         running_length = np.zeros(len(left), np.int64)
         resetting = np.zeros(len(left), np.bool_)
         returns: list[float] = []
         lengths: list[int] = []
-        # Seeding may be slow (ale-py loads its game again); once seeded, the environments go on with
-        # random numbers of their own.
-        obs, _ = self._vector.reset(seed=None if self._seeded else seed)
-        self._seeded = True
+        obs, _ = self._vector.reset(seed=seed)
         first = np.ones(len(left), np.bool_)
         while left.any():
             if not goes_on():

@@ -104,11 +104,13 @@ class _Evaluator:
         )
 
     def _episodes(self, episodes: int) -> Episodes:
+        # Seeded once: ale-py's environments load their game again with every seed.
+        seed = None
         if episodes not in self._evaluations:
             self._evaluations[episodes] = GreedyEvaluation(
                 self._manifest.config, self._manifest.spec, episodes
             )
-        seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
         return self._evaluations[episodes].run(self._policy.q_values, seed, self._goes_on)
 
     def _counters(self) -> dict[str, float]:

@@ -73,10 +73,15 @@ def copy_array(source: Array, out: npt.NDArray[Any]) -> None:
         np.copyto(out, source)
 
 
+def pays(nbytes: int, dtype: np.dtype[Any], method: str) -> bool:
+    """Whether `compressed` would try."""
+    return method in METHODS and dtype == np.uint8 and nbytes >= MIN_BYTES
+
+
 def compressed(array: npt.NDArray[Any], method: str) -> Array:
     """The array compressed by one of `METHODS`, or itself where that would not pay: it is small,
     not made of bytes, or does not get smaller."""
-    if method not in METHODS or array.dtype != np.uint8 or array.nbytes < MIN_BYTES:
+    if not pays(array.nbytes, array.dtype, method):
         return array
     flat = np.ascontiguousarray(array).reshape(-1)
     # Memory that is not written to costs nothing.

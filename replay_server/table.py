@@ -10,12 +10,13 @@ what is acknowledged is stored. Sample requests wait as credit.
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import INSERTED, SAMPLED
-from common.compression import CompressedArray, compressed
+from common.compression import Array, CompressedArray, compressed, pays
 from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
 from common.transitions import copy_frames, find_transitions
@@ -102,6 +103,7 @@ class Table:
         self._insert_window = insert_window
         self._compression = compression
         self._scratch = np.empty(0, np.uint8)
+        self._gathered: npt.NDArray[Any] | None = None
         self._waiting: deque[Insert] = deque()
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
@@ -292,7 +294,7 @@ class Table:
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
             mean_version=found.mean_version,
-            frames=compressed(copy_frames(self.storage, found.rows), self._compression),
+            frames=self._frames(found.rows),
             shift=found.shift,
             action=found.action,
             n_step_return=found.n_step_return,
@@ -300,6 +302,19 @@ class Table:
             probability=probability.astype(np.float32),
             key=found.key,
         )
+
+    def _frames(self, rows: npt.NDArray[np.int64]) -> Array:
+        """The observations of rows [N, U], as they are to travel."""
+        spec = self.storage.spec
+        if not pays(rows.size * spec.obs_size * spec.dtype.itemsize, spec.dtype, self._compression):
+            return copy_frames(self.storage, rows)
+        # Compressed at once, so that the next batch may have the same memory: fresh memory would
+        # cost as much as gathering into it.
+        if self._gathered is None:
+            self._gathered = np.empty((*rows.shape, *spec.obs_shape), spec.dtype)
+        frames = copy_frames(self.storage, rows, out=self._gathered)
+        packed = compressed(frames, self._compression)
+        return frames.copy() if packed is frames else packed
 
     # ---------------------------------------------------------------------------------------- both
 

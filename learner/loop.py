@@ -242,6 +242,7 @@ class _Learner:
         if self._counters.phase != "training":
             self._counters.phase = "training"
             log.info("training began %.2f s after the run did", self._wall_s())
+        self._counters.overwritten = prefetcher.overwritten
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
         self._settle(prefetcher)

@@ -7,7 +7,7 @@ that returns is sent. Bytes that cannot be decoded cost their sender an error re
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,17 +152,20 @@ def serve(
             table.account(time.monotonic())
             continue
         # Acknowledgements wait until the queue is empty: of several to one actor the last says all.
-        acks: dict[bytes, Ack] = {}
+        acks: dict[tuple[bytes, int], Ack] = {}
         for _ in range(MESSAGES_PER_TURN):
             frames = transport.receive_frames(socket)
             if frames is None:
                 break
             for peer, reply in _answer(table, frames):
-                if isinstance(reply, Ack):
-                    acks[peer] = reply
-                else:
+                if not isinstance(reply, Ack):
                     _send(socket, table, peer, reply)
-        for peer, ack in acks.items():
+                    continue
+                last = acks.get((peer, reply.session))
+                # One for an insert that was sent again may come behind one for a later insert.
+                if last is None or last.sequence < reply.sequence:
+                    acks[peer, reply.session] = reply
+        for (peer, _), ack in acks.items():
             _send(socket, table, peer, ack)
 
 
@@ -181,13 +184,14 @@ def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:
     )
 
 
-def _answer(table: Table, frames: list[codec.Frame]) -> list[Reply]:
+def _answer(table: Table, frames: list[codec.Frame]) -> Iterator[Reply]:
     peer = bytes(frames[0])
     try:
         message = codec.decode(frames[1:])
     except WireError as error:
-        return [(peer, table.reject(None, str(error)))]
-    return table.handle(peer, message, time.monotonic())
+        yield peer, table.reject(None, str(error))
+        return
+    yield from table.replies(peer, message, time.monotonic())
 
 
 def table_counters(table: Table) -> dict[str, float]:

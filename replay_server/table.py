@@ -2,13 +2,13 @@
 
     table = storage (where blocks lie) × sampler (which are drawn) × rate limiter (when)
 
-Every message a peer can send goes through `Table.handle`, which returns what is to be sent, to
+Every message a peer can send goes through `Table.replies`, which gives what is to be sent, to
 whom. Inserts wait in order until the limiter lets them in, so that the error never leaves its band;
 what is acknowledged is stored. Sample requests wait as credit.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,12 @@ class Table:
         self._restore()
 
     def handle(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
-        """Take a message from a peer; returns what to send.
+        """As `replies`, all at once."""
+        return list(self.replies(peer, message, now_s))
+
+    def replies(self, peer: bytes, message: Message, now_s: float) -> Iterator[Reply]:
+        """Take a message from a peer; gives what to send, one by one, so that a batch can be on its
+        way while the next is gathered. To be used up before the next message.
 
         A message that breaks the contract changes nothing and is answered by Rejected.
 
@@ -129,8 +134,10 @@ class Table:
                 raise MalformedMessage(f"a replay server does not take {message.kind!r}")
             replies = handler(peer, message)
         except MalformedMessage as error:
-            return [(peer, self.reject(message, str(error)))]
-        return replies + self._advance()
+            yield peer, self.reject(message, str(error))
+            return
+        yield from replies
+        yield from self._advance()
 
     def reject(self, message: Message | None, reason: str) -> Rejected:
         """Count a refusal and say it. `message` None: it could not even be decoded."""
@@ -318,23 +325,21 @@ class Table:
 
     # ---------------------------------------------------------------------------------------- both
 
-    def _advance(self) -> list[Reply]:
+    def _advance(self) -> Iterator[Reply]:
         """Store and serve as much as the limiter allows."""
-        replies: list[Reply] = []
         progress = True
         while progress:
             progress = False
             while self._waiting and self.limiter.can_insert():
-                replies.append(self._store(self._waiting.popleft()))
+                yield self._store(self._waiting.popleft())
                 progress = True
             while self._owed and self.sampler.size and self.limiter.can_sample():
                 peer, owed = self._owed.popitem(last=False)
                 owed.batches -= 1
                 if owed.batches:
                     self._owed[peer] = owed  # To the end: learners take turns.
-                replies.append((peer, self._draw(owed.keys_only)))
+                yield peer, self._draw(owed.keys_only)
                 progress = True
-        return replies
 
     def forget(self, peer: bytes) -> None:
         """A peer is unreachable: what it is owed is dropped."""

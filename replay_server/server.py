@@ -1,6 +1,6 @@
 """The replay server: a socket around a table.
 
-One thread moves frames: everything that arrives is decoded and handed to `Table.handle`, and what
+One thread moves frames: everything that arrives is decoded and handed to `Table.replies`, and what
 that returns is sent. Bytes that cannot be decoded cost their sender an error reply.
 """
 

@@ -182,6 +182,8 @@ def assert_same(
 ) -> None:
     assert len(found) == len(expected)
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        if all(map(np.array_equal, a, b)):
+            continue  # Much faster than numpy's explanations.
         for name in Transition._fields:
             np.testing.assert_allclose(
                 getattr(a, name),

@@ -66,7 +66,7 @@ class Rollout:
         self._stack = FrameStack(self.num_envs, self._spec, config.frame_stack)
         self._life_loss = config.life_loss_ends_episode
         obs, info = self._call("reset", lambda: vector.reset(seed=seed))
-        self._lives = info["lives"] if self._life_loss else np.zeros(self.num_envs, np.int64)
+        self._lives = self._lives_in(info) if self._life_loss else np.zeros(self.num_envs, np.int64)
         self._obs = self._checked(obs)
         self._row_kind = np.full(self.num_envs, _FIRST)
 
@@ -101,12 +101,22 @@ class Rollout:
         else:
             self._row_kind = np.where(acted, ended, _FIRST)
         if self._life_loss:
-            lost = np.flatnonzero(acted & (ended == _STEP) & (info["lives"] < self._lives))
+            lives = self._lives_in(info)
+            lost = np.flatnonzero(acted & (ended == _STEP) & (lives < self._lives))
             if len(lost):
                 complete.append(self._see_life_lost(lost, next_obs[lost]))
-            self._lives = info["lives"]
+            self._lives = lives
         self._obs = next_obs
         return [blocks for blocks in complete if blocks is not None]
+
+    def _lives_in(self, info: dict[str, Any]) -> npt.NDArray[np.int64]:
+        if "lives" not in info:
+            raise EnvironmentFault(
+                f"{self._env} did not tell info['lives'] after {self.env_steps} steps of this "
+                "actor: life_loss_ends_episode must be false"
+            )
+        # A copy: the environment may write the next lives into the same array.
+        return np.array(info["lives"], np.int64)
 
     def _see_life_lost(
         self, streams: npt.NDArray[np.int64], obs: npt.NDArray[Any]

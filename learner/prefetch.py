@@ -56,7 +56,8 @@ class Prefetcher:
         self._endpoint = server.endpoint
         self._mapped = map_storage(server, manifest)
         self.overwritten = 0
-        """Transitions that were evicted between being drawn and being read, and replaced."""
+        """Transitions that were evicted between being drawn and being read: another of their batch
+        stood in for each, or where none was left, the batch was drawn again."""
         self._slots = [HostBatch(manifest, device) for _ in range(self._credit)]
         self._free = list(range(len(self._slots)))
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
@@ -172,12 +173,13 @@ class Prefetcher:
         """Gather what was drawn; None where that is not possible (any more)."""
         if self._mapped is None:
             return None
-        if drawn.instance != self._mapped.instance:
+        if not self._mapped.holds(drawn):
             log.warning("the replay server has another storage now: batches come over the wire")
             self._mapped = None
             return None
         read = self._mapped.read(host, drawn)
         if read is None:
+            self.overwritten += len(drawn.key)
             return None
         self.overwritten += read.overwritten
         return read.key, read.mean_version

@@ -8,12 +8,15 @@ tail row is seen; the rows that the next block shares are carried over.
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
-from common.blocks import BlockLayout
-from common.n_step import block_targets
+from common.blocks import BlockLayout, RowKind
+from common.n_step import n_step_target
 from common.spec import EnvSpec
+
+_LAST = int(RowKind.LAST)
 
 Int64Vector = npt.NDArray[np.int64]
 
@@ -42,7 +45,10 @@ class BlockBuilder:
         rows = (num_streams, layout.rows)
         self._layout = layout
         self._discount = discount
+        self._dtype = spec.dtype
         self._obs = np.zeros((*rows, *spec.obs_shape), spec.dtype)
+        # Observations of all shapes and dtypes are put down as bytes, by one compiled function.
+        self._obs_bytes = _as_bytes(self._obs, 2)
         self._action = np.zeros(rows, np.int32)
         self._reward = np.zeros(rows, np.float32)
         self._row_kind = np.zeros(rows, np.uint8)
@@ -60,27 +66,28 @@ class BlockBuilder:
     ) -> Blocks | None:
         """The next row of some distinct streams [K]: obs [K, *obs_shape], kinds [K], Q-values
         [K, A]. Returns the blocks that are complete now, if any."""
-        at = self._next[streams]
-        self._obs[streams, at] = obs
-        self._row_kind[streams, at] = row_kind
-        self._q_values[streams, at] = q_values
-        # The last row of an episode has neither, and no one may read what lay there before.
-        self._action[streams, at] = 0
-        self._reward[streams, at] = 0.0
-        self._next[streams] = at + 1
-        complete = streams[at + 1 == self._layout.rows]
-        return self._cut(complete) if len(complete) else None
+        complete = _see(
+            streams,
+            _as_bytes(np.ascontiguousarray(obs, self._dtype), 1),
+            row_kind,
+            q_values,
+            self._next,
+            self._obs_bytes,
+            self._row_kind,
+            self._q_values,
+            self._action,
+            self._reward,
+        )
+        return self._cut(streams[self._next[streams] == self._layout.rows]) if complete else None
 
     def act(
         self,
         streams: Int64Vector,
-        action: npt.NDArray[np.integer[Any]],
-        reward: npt.NDArray[np.floating[Any]],
+        action: npt.NDArray[np.int64],
+        reward: npt.NDArray[np.float64],
     ) -> None:
         """What was done at the newest row of some streams [K], and the reward that followed."""
-        at = self._next[streams] - 1
-        self._action[streams, at] = action
-        self._reward[streams, at] = reward
+        _act(streams, action, reward, self._next, self._action, self._reward)
 
     def _cut(self, streams: Int64Vector) -> Blocks:
         # Indexing by an array copies: the blocks do not change when the streams go on.
@@ -89,11 +96,67 @@ class BlockBuilder:
         priority = initial_priority(
             self._q_values[streams], action, reward, row_kind, self._layout, self._discount
         )
-        overlap = self._layout.overlap
-        for column in (self._obs, self._action, self._reward, self._row_kind, self._q_values):
-            column[streams, :overlap] = column[streams, -overlap:]
-        self._next[streams] = overlap
+        _carry_over(
+            streams,
+            self._layout.overlap,
+            self._next,
+            self._obs_bytes,
+            self._row_kind,
+            self._q_values,
+            self._action,
+            self._reward,
+        )
         return Blocks(obs, action, reward, row_kind, priority)
+
+
+def _as_bytes(array: npt.NDArray[Any], axes: int) -> npt.NDArray[np.uint8]:
+    """A contiguous array with everything behind its first `axes` axes as bytes."""
+    return array.reshape(*array.shape[:axes], -1).view(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _see(  # type: ignore[no-untyped-def]
+    streams, obs, kind, q_values, next_row, obs_rows, kind_rows, q_rows, action_rows, reward_rows
+):
+    complete = 0
+    for i in range(streams.size):
+        stream = streams[i]
+        at = next_row[stream]
+        row, new = obs_rows[stream, at], obs[i]
+        for j in range(new.size):  # Twenty times as fast as the assignment of a slice.
+            row[j] = new[j]
+        kind_rows[stream, at] = kind[i]
+        q_rows[stream, at] = q_values[i]
+        # The last row of an episode has neither, and no one may read what lay there before.
+        action_rows[stream, at] = 0
+        reward_rows[stream, at] = 0.0
+        next_row[stream] = at + 1
+        complete += at + 1 == kind_rows.shape[1]
+    return complete
+
+
+@numba.njit(cache=True, nogil=True)
+def _carry_over(  # type: ignore[no-untyped-def]
+    streams, overlap, next_row, obs_rows, kind_rows, q_rows, action_rows, reward_rows
+):
+    first = kind_rows.shape[1] - overlap
+    for stream in streams:
+        for at in range(overlap):
+            obs_rows[stream, at] = obs_rows[stream, first + at]
+            kind_rows[stream, at] = kind_rows[stream, first + at]
+            q_rows[stream, at] = q_rows[stream, first + at]
+            action_rows[stream, at] = action_rows[stream, first + at]
+            reward_rows[stream, at] = reward_rows[stream, first + at]
+        next_row[stream] = overlap
+
+
+@numba.njit(cache=True, nogil=True)
+def _act(streams, action, reward, next_row, action_rows, reward_rows):  # type: ignore[no-untyped-def]
+    for i in range(streams.size):
+        stream = streams[i]
+        at = next_row[stream] - 1
+        action_rows[stream, at] = action[i]
+        reward_rows[stream, at] = reward[i]
 
 
 def initial_priority(
@@ -112,11 +175,23 @@ def initial_priority(
     estimate is the maximum.) q_values [B, R, A], the others [B, R]; returns [B, L], 0 for rows that
     start no transition.
     """
-    start, stop = layout.context, layout.context + layout.length
-    n_step_return, discounts, bootstrap, starts = block_targets(
-        reward, row_kind, start, layout.length, layout.n_step, discount
+    return _initial_priority(  # type: ignore[no-any-return]
+        q_values, action, reward, row_kind, layout.context, layout.length, layout.n_step, discount
     )
-    chosen = np.take_along_axis(q_values, action[..., None].astype(np.int64), axis=2)[..., 0]
-    best = np.take_along_axis(q_values.max(axis=2), bootstrap.astype(np.int64), axis=1)
-    priority = np.abs(n_step_return + discounts * best - chosen[:, start:stop])
-    return np.where(starts, priority, np.float32(0.0)).astype(np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _initial_priority(  # type: ignore[no-untyped-def]
+    q_values, action, reward, row_kind, context, length, n_step, discount
+):
+    blocks = len(reward)
+    priority = np.zeros((blocks, length), np.float32)
+    for b in range(blocks):
+        for i in range(length):
+            t = context + i
+            if row_kind[b, t] & _LAST:
+                continue
+            n_step_return, product, m = n_step_target(reward[b], row_kind[b], t, n_step, discount)
+            bootstrap = product * q_values[b, m].max()
+            priority[b, i] = abs(n_step_return + bootstrap - q_values[b, t, action[b, t]])
+    return priority

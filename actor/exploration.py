@@ -1,5 +1,6 @@
 """ε-greedy exploration, fixed per environment."""
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -25,9 +26,16 @@ def epsilon_greedy(
 ) -> npt.NDArray[np.int64]:
     """An action for each environment: argmax of q_values [E, A], or uniform with probability
     epsilon [E]."""
-    greedy: npt.NDArray[np.int64] = q_values.argmax(axis=1)
-    explore = rng.random(len(greedy)) < epsilon
-    if explore.any():
-        random = rng.integers(q_values.shape[1], size=len(greedy))
-        greedy = np.where(explore, random, greedy)
-    return greedy
+    return _epsilon_greedy(q_values, epsilon, rng.random((2, len(epsilon))))  # type: ignore[no-any-return]
+
+
+@numba.njit(cache=True, nogil=True)
+def _epsilon_greedy(q_values, epsilon, uniform):  # type: ignore[no-untyped-def]
+    environments, actions = q_values.shape
+    chosen = np.empty(environments, np.int64)
+    for e in range(environments):
+        if uniform[0, e] < epsilon[e]:
+            chosen[e] = int(uniform[1, e] * actions)
+        else:
+            chosen[e] = q_values[e].argmax()
+    return chosen

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from actor.finite import all_finite
+from actor.forward import forward_of
 from actor.weights import load_weights
 from common.errors import NonFiniteLoss
 from common.manifest import Manifest
@@ -18,19 +20,20 @@ class Policy:
 
     def __init__(self, manifest: Manifest) -> None:
         self._network = build_network(manifest.config, manifest.spec)
-        self._network.eval()
+        self._network.eval().requires_grad_(False)
+        self._forward = forward_of(self._network)
         self.version = -1
         """Of the weights in use; −1: none yet."""
 
     def load(self, weights: Weights) -> None:
         """Raises WireError when these are not this network's weights."""
         load_weights(self._network, weights)
+        self._forward = forward_of(self._network)
         self.version = weights.version
 
     def q_values(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """[N, *obs_shape] → [N, A]. Raises NonFiniteLoss when a value is not finite."""
-        with torch.inference_mode():
-            values: npt.NDArray[np.float32] = self._network(torch.from_numpy(obs)).numpy()
-        if not np.isfinite(values).all():
+        values: npt.NDArray[np.float32] = self._forward(torch.from_numpy(obs)).numpy()
+        if not all_finite(values.reshape(-1)):
             raise NonFiniteLoss(f"the network of version {self.version} gives Q-values of NaN or ∞")
         return values

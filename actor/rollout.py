@@ -10,12 +10,14 @@ which makes two rows of one call.
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.blocks import BlockBuilder, Blocks
 from actor.exploration import epsilon_greedy
+from actor.finite import all_finite
 from actor.frame_stack import FrameStack
 from common.blocks import RowKind
 from common.environments import action_offset, autoreset_mode
@@ -24,9 +26,12 @@ from common.manifest import Manifest
 
 QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
+Int64Vector = npt.NDArray[np.int64]
+
 _FIRST, _STEP = np.uint8(RowKind.FIRST), np.uint8(RowKind.STEP)
-_MAX_REWARD = float(np.finfo(np.float32).max)
 _TERMINATED, _TRUNCATED = np.uint8(RowKind.TERMINATED), np.uint8(RowKind.TRUNCATED)
+_LAST = np.uint8(RowKind.LAST)
+_MAX_REWARD = float(np.finfo(np.float32).max)
 
 
 class Rollout:
@@ -78,31 +83,21 @@ class Rollout:
         q_values = self._q_function(self._stack.push(self._obs, self._row_kind == _FIRST))
         complete = [self._builder.see(self._streams, self._obs, self._row_kind, q_values)]
         action = epsilon_greedy(q_values, epsilon, self._rng)
+        named = action + self._action_offset if self._action_offset else action
         next_obs, reward, terminated, truncated, info = self._call(
-            "step", lambda: self._vector.step(action + self._action_offset)
+            "step", lambda: self._vector.step(named)
         )
         # A stream whose newest row was an episode's last has only been reset by this step.
-        acted = (self._row_kind & RowKind.LAST) == 0
-        if acted.all():
-            streams = self._streams
-        else:
-            streams = np.flatnonzero(acted)
-            action, reward = action[streams], reward[streams]
-        self._record(streams, action, reward)
-        ended = np.where(terminated, _TERMINATED, np.where(truncated, _TRUNCATED, _STEP))
-        done = streams[ended[streams] != _STEP]
-        if len(done):
-            self._finish_episodes(done)
+        acted, done, kind = self._record(action, reward, terminated, truncated)
         next_obs = self._checked(next_obs)
         if self._same_step:
             if len(done):
-                complete.append(self._see_final(done, ended[done], info))
-            self._row_kind = np.where(ended != _STEP, _FIRST, _STEP)
-        else:
-            self._row_kind = np.where(acted, ended, _FIRST)
+                complete.append(self._see_final(done, kind[done], info))
+            kind[done] = _FIRST
+        self._row_kind = kind
         if self._life_loss:
             lives = self._lives_in(info)
-            lost = np.flatnonzero(acted & (ended == _STEP) & (lives < self._lives))
+            lost = acted[(kind[acted] == _STEP) & (lives < self._lives)[acted]]
             if len(lost):
                 complete.append(self._see_life_lost(lost, next_obs[lost]))
             self._lives = lives
@@ -130,22 +125,35 @@ class Rollout:
 
     def _record(
         self,
-        streams: npt.NDArray[np.int64],
         action: npt.NDArray[np.int64],
-        reward: npt.NDArray[np.float64],
-    ) -> None:
-        storable = np.abs(reward) <= _MAX_REWARD  # False for NaN too.
-        if not storable.all():
-            bad = reward[~storable][0]
-            raise EnvironmentFault(f"{self._env} returned a reward that is not finite: {bad}")
-        self.env_steps += len(streams)
-        self._return[streams] += reward
-        self._length[streams] += 1
-        if self._clip is not None:
-            reward = np.clip(reward, -self._clip, self._clip)
-        self._builder.act(streams, action, reward)
+        reward: npt.NDArray[Any],
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+    ) -> tuple[Int64Vector, Int64Vector, npt.NDArray[np.uint8]]:
+        """Put down what a step of all environments [E] did.
 
-    def _finish_episodes(self, done: npt.NDArray[np.int64]) -> None:
+        Returns the streams that acted, those whose episode ended, and the kind of every stream's
+        new observation [E], in the order of NEXT_STEP.
+        """
+        reward = np.asarray(reward, np.float64)
+        acted, done, kind, bad = _outcome(
+            self._row_kind, reward, terminated, truncated, self._return, self._length
+        )
+        if bad >= 0:
+            raise EnvironmentFault(
+                f"{self._env} returned a reward that is not finite: {reward[bad]}"
+            )
+        if len(acted) < self.num_envs:
+            action, reward = action[acted], reward[acted]
+        if self._clip is not None:
+            reward = reward.clip(-self._clip, self._clip)
+        self._builder.act(acted, action, reward)
+        self.env_steps += len(acted)
+        if len(done):
+            self._finish_episodes(done)
+        return acted, done, kind
+
+    def _finish_episodes(self, done: Int64Vector) -> None:
         self.finished_returns += self._return[done].tolist()
         self.finished_lengths += self._length[done].tolist()
         self._return[done] = 0.0
@@ -167,9 +175,11 @@ class Rollout:
                 f"{self._env} returned observations of shape {array.shape[1:]}, "
                 f"its space says {self._spec.obs_shape}"
             )
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(array, self._spec.dtype)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype != self._spec.dtype:
+            with np.errstate(over="ignore"):
+                array = array.astype(self._spec.dtype)
+        array = np.ascontiguousarray(array)
+        if array.dtype.kind == "f" and not all_finite(array.reshape(-1)):
             bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
             raise EnvironmentFault(
                 f"{self._env} returned an observation that is not finite (environment {bad[0]} of "
@@ -185,3 +195,28 @@ class Rollout:
                 f"{self._env} raised in {what} after {self.env_steps} steps of this actor: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+
+@numba.njit(cache=True, nogil=True)
+def _outcome(row_kind, reward, terminated, truncated, returns, lengths):  # type: ignore[no-untyped-def]
+    """What `Rollout._record` returns, and the first environment with an impossible reward or −1;
+    adds to the running returns and lengths."""
+    environments = len(row_kind)
+    acted, done = np.empty(environments, np.int64), np.empty(environments, np.int64)
+    kind = np.empty(environments, np.uint8)
+    acting = ending = 0
+    for e in range(environments):
+        if row_kind[e] & _LAST:
+            kind[e] = _FIRST
+            continue
+        if not abs(reward[e]) <= _MAX_REWARD:  # NaN fails every comparison.
+            return acted[:0], done[:0], kind, e
+        returns[e] += reward[e]
+        lengths[e] += 1
+        acted[acting] = e
+        acting += 1
+        kind[e] = _TERMINATED if terminated[e] else (_TRUNCATED if truncated[e] else _STEP)
+        if kind[e] != _STEP:
+            done[ending] = e
+            ending += 1
+    return acted[:acting], done[:ending], kind, -1

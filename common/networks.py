@@ -95,14 +95,14 @@ class ConvQNetwork(nn.Module):
         self.value = nn.Linear(hidden_size, 1) if dueling else None
 
     def forward(self, obs: Tensor) -> Tensor:
-        hidden = torch.relu(self.hidden(self.torso(self._image(obs))))
+        hidden = torch.relu(self.hidden(self.torso(self.image(obs))))
         if self.value is None:
             out: Tensor = self.advantage(hidden)
             return out
         for_value, for_advantage = hidden[:, : self._hidden_size], hidden[:, self._hidden_size :]
         return dueling_q(self.value(for_value), self.advantage(for_advantage))
 
-    def _image(self, obs: Tensor) -> Tensor:
+    def image(self, obs: Tensor) -> Tensor:
         """[N, channels, H, W], float32."""
         if self._image_axes == 3:  # Colours last.
             obs = obs.movedim(-1, 1).flatten(1, -3)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.blocks import BlockLayout, RowKind
-from common.n_step import block_targets, n_step_target
+from common.blocks import RowKind
+from common.n_step import n_step_target
 
 F, T, U = RowKind.FIRST, RowKind.TERMINATED, RowKind.TRUNCATED
 S = RowKind.STEP
@@ -100,64 +100,30 @@ def streams(draw: st.DrawFn, rows: int) -> Stream:
     return stream
 
 
-@st.composite
-def blocks(draw: st.DrawFn) -> tuple[BlockLayout, list[Stream]]:
-    layout = BlockLayout(
-        length=draw(st.integers(1, 12)),
-        n_step=draw(st.integers(1, 5)),
-        context=draw(st.integers(0, 3)),
-    )
-    return layout, draw(st.lists(streams(layout.rows), min_size=1, max_size=3))
-
-
 @settings(deadline=None, max_examples=200)
-@given(blocks(), st.sampled_from([0.0, 0.5, 0.97, 1.0]))
-def test_every_row_of_a_block_has_the_target_of_the_definition(
-    drawn: tuple[BlockLayout, list[Stream]], discount: float
+@given(streams(20), st.integers(1, 5), st.sampled_from([0.0, 0.5, 0.97, 1.0]))
+def test_every_row_has_the_target_of_the_definition(
+    stream: Stream, n: int, discount: float
 ) -> None:
-    layout, drawn_streams = drawn
-    reward = np.array([s.reward[: layout.rows] for s in drawn_streams], np.float32)
-    kinds = np.array([s.kind[: layout.rows] for s in drawn_streams], np.uint8)
-    # No target reaches into the context, nor to the reward of the block's last row.
-    reward[:, : layout.context] = math.nan
-    reward[:, -1] = math.nan
-
-    n_step_return, discounts, bootstrap, starts = block_targets(
-        reward, kinds, layout.context, layout.length, layout.n_step, discount
-    )
-
-    for b, stream in enumerate(drawn_streams):
-        for i in range(layout.length):
-            expected = stream.oracle(layout.context + i, layout.n_step, discount)
-            assert starts[b, i] == (expected is not None)
-            found = n_step_return[b, i], discounts[b, i], bootstrap[b, i]
-            if expected is None:
-                assert found == (0.0, 0.0, 0)
-            else:
-                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@settings(deadline=None, max_examples=100)
-@given(streams(20), st.integers(1, 5), st.integers(0, 10))
-def test_one_row_alone_has_the_target_of_the_definition(stream: Stream, n: int, t: int) -> None:
-    expected = stream.oracle(t, n, 0.9)
-    if expected is None:
-        return
-    # What lies behind the bootstrap row is another transition's business.
-    reward: npt.NDArray[np.float32] = np.array(stream.reward, np.float32)
-    reward[expected[2] :] = math.nan
     kinds = np.array(stream.kind, np.uint8)
-    np.testing.assert_allclose(n_step_target(reward, kinds, t, n, 0.9), expected, rtol=1e-5)
+    for t in range(20 - n):
+        expected = stream.oracle(t, n, discount)
+        if expected is None:
+            continue
+        # What lies before the row and behind its bootstrap row is other transitions' business.
+        reward: npt.NDArray[np.float32] = np.array(stream.reward, np.float32)
+        reward[:t] = reward[expected[2] :] = math.nan
+        found = n_step_target(reward, kinds, t, n, discount)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", [T, U])
-def test_an_episodes_end_emits_ever_shorter_tails(ending: RowKind) -> None:
+@pytest.mark.parametrize(("ending", "kept"), [(T, 0.0), (U, 1.0)])
+def test_an_episodes_end_emits_ever_shorter_tails(ending: RowKind, kept: float) -> None:
     """n = 3, γ = ½, four steps of reward 8: three steps 8 + 4 + 2 = 14, then 14, 12, 8."""
-    reward = np.array([[8, 8, 8, 8, math.nan, TRAP, TRAP, TRAP]], np.float32)
-    kinds = np.array([[F, S, S, S, ending, F, S, S]], np.uint8)
-    g, d, m, starts = block_targets(reward, kinds, 0, 5, 3, 0.5)
-    kept = 1.0 if ending == U else 0.0
-    assert g[0].tolist() == [14.0, 14.0, 12.0, 8.0, 0.0]
-    assert d[0].tolist() == [0.125, 0.125 * kept, 0.25 * kept, 0.5 * kept, 0.0]
-    assert m[0].tolist() == [3, 4, 4, 4, 0]
-    assert starts[0].tolist() == [True, True, True, True, False]
+    reward, kinds = [8.0, 8.0, 8.0, 8.0, math.nan, TRAP], [F, S, S, S, ending, F]
+    assert [target(reward, kinds, t, 3, 0.5) for t in range(4)] == [
+        (14.0, 0.125, 3),
+        (14.0, 0.125 * kept, 4),
+        (12.0, 0.25 * kept, 4),
+        (8.0, 0.5 * kept, 4),
+    ]

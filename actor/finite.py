@@ -1,0 +1,20 @@
+"""Is every number of an array finite?
+
+One pass: for the few numbers of a step of a small environment, numpy's two calls cost ten times
+as much.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+
+@numba.njit(cache=True, nogil=True)
+def all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether no element of a vector is NaN or infinite."""
+    bad = 0
+    for value in values:
+        bad += not -np.inf < value < np.inf
+    return bad == 0

@@ -64,7 +64,9 @@ class ConvQNetwork(nn.Module):
         image_shape: as above, without N.
         stacked: whether the first axis is a stack.
         convolutions: (channels, kernel, stride) of each.
-        hidden_size: units of each head's hidden layer.
+        hidden_size: units of the hidden layer.
+        own_hidden: whether each dueling head has a hidden layer of its own (Wang et al. 2016,
+            section 4.2), or both read the same.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ConvQNetwork(nn.Module):
         convolutions: Sequence[tuple[int, int, int]],
         hidden_size: int,
         dueling: bool = True,
+        own_hidden: bool = True,
     ) -> None:
         super().__init__()
         self._image_axes = len(image_shape) - stacked
@@ -88,8 +91,9 @@ class ConvQNetwork(nn.Module):
             height, width = ((size - kernel) // stride + 1 for size in (height, width))
         self.torso = nn.Sequential(*layers, nn.Flatten())
         self.dueling = dueling
+        self.own_hidden = dueling and own_hidden
         # Both heads' hidden layers are one operation, as in MLPQNetwork.
-        self.hidden = nn.Linear(channels * height * width, hidden_size * (1 + dueling))
+        self.hidden = nn.Linear(channels * height * width, hidden_size * (1 + self.own_hidden))
         self._hidden_size = hidden_size
         self.advantage = nn.Linear(hidden_size, num_actions)
         self.value = nn.Linear(hidden_size, 1) if dueling else None
@@ -99,7 +103,8 @@ class ConvQNetwork(nn.Module):
         if self.value is None:
             out: Tensor = self.advantage(hidden)
             return out
-        for_value, for_advantage = hidden[:, : self._hidden_size], hidden[:, self._hidden_size :]
+        # Where both read the same, there is nothing but these.
+        for_value, for_advantage = hidden[:, : self._hidden_size], hidden[:, -self._hidden_size :]
         return dueling_q(self.value(for_value), self.advantage(for_advantage))
 
     def image(self, obs: Tensor) -> Tensor:
@@ -169,9 +174,8 @@ def build_network(config: Config, spec: EnvSpec) -> nn.Module:
 
 
 def _image_network(config: Config, spec: EnvSpec) -> ConvQNetwork:
-    convolutions, hidden_size = (
-        (NATURE, NATURE_HIDDEN) if config.network == "nature" else (MINATAR, MINATAR_HIDDEN)
-    )
+    nature = config.network == "nature"
+    convolutions, hidden_size = (NATURE, NATURE_HIDDEN) if nature else (MINATAR, MINATAR_HIDDEN)
     if len(spec.obs_shape) not in (2, 3):
         raise ConfigError(
             f"network = {config.network!r} takes images [height, width] or [height, width, "
@@ -192,4 +196,6 @@ def _image_network(config: Config, spec: EnvSpec) -> ConvQNetwork:
         convolutions,
         hidden_size,
         config.dueling,
+        # MinAtar's network is all hidden layer: a second one would double what an update costs.
+        own_hidden=nature,
     )

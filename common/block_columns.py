@@ -9,6 +9,7 @@ the block's rows, and to the new number behind them.
 """
 
 import json
+import math
 import mmap
 from typing import Any
 
@@ -108,7 +109,8 @@ def _offsets(spec: EnvSpec, layout: BlockLayout, slots: int) -> tuple[dict[str, 
     offsets, end = {}, HEADER_BYTES
     for name, (shape, dtype) in _columns(spec, layout, slots).items():
         offsets[name] = end
-        end += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        # Python's own integers: a replay beyond all bounds is refused by its true size.
+        end += math.prod(shape) * np.dtype(dtype).itemsize
         end = -(-end // _ALIGNMENT) * _ALIGNMENT
     return offsets, end
 

@@ -106,6 +106,14 @@ def replay_storage(config: Config, run_dir: Path) -> Path | None:
     return None
 
 
+def discard_shared_memory(config: Config, run_dir: Path) -> None:
+    """Give back what a run's experience takes in /dev/shm: at its end, and before a new run in the
+    same directory, for one that was killed with its launcher has left it there."""
+    storage = replay_storage(config, run_dir)
+    if storage is not None and config.replay_storage == "shm":
+        storage.unlink(missing_ok=True)
+
+
 def run_role(
     spec: RoleSpec,
     context: zmq.Context[zmq.Socket[bytes]],
@@ -128,9 +136,8 @@ def run_role(
         from replay_server.server import ReplayOptions, run_replay_server
 
         storage = replay_storage(spec.config, spec.run_dir)
-        temporary = spec.config.replay_storage == "shm"
         run_replay_server(
-            ReplayOptions(spec.head, spec.bind, storage, temporary, spec.insecure, spec.number),
+            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number),
             context,
             stop,
             ready,

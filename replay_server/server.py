@@ -43,8 +43,6 @@ class ReplayOptions:
     """Where actors and learner reach this server; port 0 takes a free one."""
     storage: Path | None = None
     """File that holds the experience and survives this process; none: memory."""
-    temporary: bool = False
-    """Remove the file when the run ends in good order."""
     insecure: bool = False
     """Listen on an address that other hosts can reach, without keys."""
     number: int = -1
@@ -122,10 +120,7 @@ def run_replay_server(
             membership.send(_serving(endpoint, table, membership))
             ready(endpoint)
             serve(socket, endpoint, table, membership, stop)
-            if options.temporary and options.storage is not None:
-                options.storage.unlink(missing_ok=True)
-            else:
-                table.storage.flush()
+            table.storage.flush()
     except Exception as error:
         reason = str(error)
         raise

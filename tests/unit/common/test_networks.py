@@ -86,7 +86,7 @@ def test_images_are_scaled_and_put_in_channels_and_stay_as_they_were(
         obs *= 200
     given = torch.from_numpy(obs.copy())
     with torch.no_grad():
-        found = network.torso(network._image(given)).unflatten(1, (5, 4, 3)).numpy()
+        found = network.torso(network.image(given)).unflatten(1, (5, 4, 3)).numpy()
     np.testing.assert_array_equal(given.numpy(), obs)
 
     image = obs.astype(np.float64) / (255.0 if dtype == "|u1" else 1.0)

@@ -24,6 +24,7 @@ from common.process import machine_id
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
+from replay_server.sum_tree import tree_bytes
 from replay_server.table import Reply, Table
 
 POLL_MS = 20
@@ -62,14 +63,15 @@ def build_table(
     of another shape.
     """
     config = manifest.config
+    items = config.replay_slots * config.block_length
     nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
-    capacity = config.replay_slots * config.block_length
+    if config.prioritized:
+        nbytes += tree_bytes(items)
     log.info(
         "a replay of %d transitions takes %.3f GB %s (%.0f bytes each)",
-        capacity, nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / capacity,
+        items, nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / items,
     )  # fmt: skip
     storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
-    items = config.replay_slots * config.block_length
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, *incarnation]))
     sampler: Sampler = (
         PrioritizedSampler(items, config.priority_exponent, config.priority_epsilon, rng)

@@ -24,6 +24,11 @@ Int64Vector = npt.NDArray[np.int64]
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+def tree_bytes(capacity: int) -> int:
+    """Memory that a tree takes."""
+    return (2 << (capacity - 1).bit_length()) * np.dtype(np.float32).itemsize
+
+
 class SumTree:
     """Leaves 0 … capacity−1, all zero at first.
 

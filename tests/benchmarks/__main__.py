@@ -4,7 +4,7 @@ from importlib import import_module
 
 import tyro
 
-NAMES = ("memory", "replay_served", "solve", "sum_tree")
+NAMES = ("machine", "memory", "replay_served", "solve", "sum_tree")
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ def forward_of(network: nn.Module) -> Forward:
 
     Q-values differ from the network's own by rounding. A network of the user's is called as it is.
     """
-    if isinstance(network, MLPQNetwork):
+    # Not their subclasses: who writes one may compute something else.
+    if type(network) is MLPQNetwork:
         return _of_mlp(network)
-    if isinstance(network, ConvQNetwork):
+    if type(network) is ConvQNetwork:
         return _of_convolutions(network)
     return network
 

@@ -1,14 +1,18 @@
-"""Our replay server as a `ServedReplay`: the real table, socket loop and codec, and the actor's own
-client. Only the head is missing: nobody to heartbeat to."""
+"""Our replay server as a `ServedReplay`: the real table, socket loop and codec, the actor's own
+client, the learner's own prefetcher. Only the head is missing: nobody to heartbeat to."""
 
 import secrets
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 import zmq
 
 from actor.blocks import Blocks
@@ -17,13 +21,17 @@ from common import transport
 from common.config import config_from_mapping
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import Batch, SampleRequest
+from common.messages import Batch, SampleRequest, Serving
+from common.process import machine_id
 from common.spec import EnvSpec
+from learner.prefetch import Prefetcher
 from replay_server.server import build_table, serve
 from tests.benchmarks.served import SPAWN, Progress, ServedReplay, Workload
 
+SHARED_MEMORY = Path("/dev/shm")
 
-class _NoHead:
+
+class NoHead:
     """Stands in for a membership."""
 
     joins = 0
@@ -33,28 +41,33 @@ class _NoHead:
         pass
 
 
-def _manifest(workload: Workload) -> Manifest:
+def manifest_of(workload: Workload, replay_link: str = "auto") -> Manifest:
     config = config_from_mapping(
         {
             "replay_capacity": workload.capacity,
             "batch_size": workload.batch_size,
             "block_length": workload.length,
             "n_step": workload.n_step,
+            "frame_stack": workload.frame_stack,
             "discount": workload.discount,
             "priority_exponent": workload.priority_exponent,
+            "importance_sampling_exponent": workload.importance_sampling_exponent,
             "insert_window": workload.in_flight,
+            "prefetch_batches": workload.in_flight,
             "samples_per_insert": None,
             "min_size_to_sample": workload.batch_size,
             "envs_per_actor": workload.blocks,
+            "replay_link": replay_link,
         },
         "benchmark",
     )
-    return Manifest("benchmark", config, EnvSpec((workload.obs_size,), "<f4", workload.actions))
+    spec = EnvSpec(workload.obs_shape, workload.obs_dtype, workload.actions)
+    return Manifest("benchmark", config, spec)
 
 
-def _server(workload: Workload, pipe: Connection) -> None:
+def _server(manifest: Manifest, storage: Path | None, pipe: Connection) -> None:
     """The server's process, until the pipe is closed."""
-    table = build_table(_manifest(workload), None)
+    table = build_table(manifest, storage)
     stop = threading.Event()
 
     def stop_with_parent() -> None:
@@ -64,45 +77,81 @@ def _server(workload: Workload, pipe: Connection) -> None:
     with zmq.Context() as context:
         socket, endpoint = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
         socket.router_mandatory = True
-        pipe.send(endpoint)
+        path = "" if storage is None else str(storage)
+        pipe.send(Serving(1, endpoint, machine_id(), path))
         threading.Thread(target=stop_with_parent, daemon=True).start()
-        serve(socket, endpoint, table, cast(Membership, _NoHead()), stop)
+        serve(socket, endpoint, table, cast(Membership, NoHead()), stop)
         socket.close()
 
 
 @contextmanager
-def _serving(workload: Workload) -> Iterator[str]:
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_server, args=(workload, theirs), daemon=True)
-    process.start()
-    theirs.close()  # So that a server that dies is an EOFError here.
-    endpoint = ours.recv()
-    try:
-        yield endpoint
-    finally:
-        ours.close()
-        process.join(10)
+def serving(manifest: Manifest, directory: Path | None = None) -> Iterator[Serving]:
+    """A replay server in its own process, with its storage in a file of `directory` or, if None,
+    in memory of its own."""
+    with tempfile.TemporaryDirectory(prefix="zapex-", dir=directory) as temporary:
+        storage = None if directory is None else Path(temporary) / "storage"
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=_server, args=(manifest, storage, theirs), daemon=True)
+        process.start()
+        theirs.close()  # So that a server that dies is an EOFError here.
+        try:
+            yield ours.recv()
+        finally:
+            ours.close()
+            process.join(10)
 
 
-def _write(endpoint: str, workload: Workload, progress: Progress) -> None:
-    blocks = Blocks(**workload.experience(progress.seed)._asdict())
-    # A session of its own for every process: sequence numbers start at 0.
-    session = secrets.randbits(62)
+@contextmanager
+def _in_memory(workload: Workload) -> Iterator[Serving]:
+    with serving(manifest_of(workload)) as server:
+        yield server
+
+
+@contextmanager
+def _in_shared_memory(workload: Workload) -> Iterator[Serving]:
+    with serving(manifest_of(workload), SHARED_MEMORY) as server:
+        yield server
+
+
+@contextmanager
+def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
     with zmq.Context() as context:
-        client = ReplayClient(context, endpoint, session, workload.in_flight)
+        # A session of its own for every process: sequence numbers start at 0.
+        session = secrets.randbits(62)
+        client = ReplayClient(context, server.endpoint, session, workload.in_flight)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+def _write(server: Serving, workload: Workload, progress: Progress) -> None:
+    blocks = Blocks(**workload.experience(progress.seed)._asdict())
+    with _client(server, workload) as client:
         while not progress.stopped:
             while not client.window_is_full:
                 client.insert(blocks, weights_version=0)
             client.poll(timeout_ms=100)
             progress.add((workload.in_flight - client.unacknowledged) * workload.insert_size)
-        client.close()
 
 
-def _read(endpoint: str, workload: Workload, progress: Progress) -> None:
-    rng = np.random.default_rng(progress.seed)
-    priority = rng.exponential(size=workload.batch_size).astype(np.float32)
+def _confirm(server: Serving, workload: Workload, inserts: int) -> list[float]:
+    blocks = Blocks(**workload.experience(seed=0)._asdict())
+    times_s = []
+    with _client(server, workload) as client:
+        for _ in range(inserts):
+            start_s = time.perf_counter()
+            client.insert(blocks, weights_version=0)
+            while client.unacknowledged:
+                client.poll(timeout_ms=100)
+            times_s.append(time.perf_counter() - start_s)
+    return times_s
+
+
+def _read_wire(server: Serving, workload: Workload, progress: Progress) -> None:
+    priority = _new_priority(workload, progress.seed)
     with zmq.Context() as context:
-        socket: zmq.Socket[Any] = transport.connect(context, zmq.DEALER, endpoint)
+        socket: zmq.Socket[Any] = transport.connect(context, zmq.DEALER, server.endpoint)
         transport.send(socket, SampleRequest(workload.in_flight))
         while not progress.stopped:
             socket.poll(100)
@@ -112,4 +161,26 @@ def _read(endpoint: str, workload: Workload, progress: Progress) -> None:
         socket.close()
 
 
-OWN_REPLAY = ServedReplay("zapex", _serving, _write, _read)
+def _read_mapped(server: Serving, workload: Workload, progress: Progress) -> None:
+    priority = _new_priority(workload, progress.seed)
+    with zmq.Context() as context:
+        manifest = manifest_of(workload, replay_link="shared_memory")
+        prefetcher = Prefetcher(context, server, manifest, torch.device("cpu"))
+        while not progress.stopped:
+            batch = prefetcher.next(timeout_s=0.1)
+            if batch is not None:
+                progress.add(1)
+                prefetcher.done(batch, priority)
+        prefetcher.close()
+
+
+def _new_priority(workload: Workload, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return rng.exponential(size=workload.batch_size).astype(np.float32)
+
+
+BY_WIRE = ServedReplay("zapex", _in_memory, _write, _read_wire, _confirm)
+BY_SHARED_MEMORY = ServedReplay(
+    "zapex, shared memory", _in_shared_memory, _write, _read_mapped, _confirm
+)
+"""Whoever reads maps the storage; inserts come over the wire."""

@@ -1,102 +1,161 @@
 """Experience in and batches out of a replay server, to and from other processes on this host.
 
-Vector observations of 4 float32, capacity 2²⁰, batches of 512 whose priorities are updated. Every
-round measures every system, one after the other, in windows of `--window-s`; figures are medians
-over the rounds. The limit is a bare ZeroMQ + numba loop without any checks (`peers.bare_zmq`) that
-moves the same bytes.
+Two sorts of observation: vectors of 4 float32 in a table of 2²⁰ transitions, and frames of 84×84
+bytes in stacks of four in a table of 2¹⁶. Two sizes of insert: one block of 50 transitions, and one
+actor's insert of 16 blocks of 64. Batches of 512, whose priorities are all updated. Every round
+fills each system's table and measures it, one system after the other; figures are medians over the
+rounds.
+
+The limit is a bare ZeroMQ + numba loop without any checks (`peers.bare_zmq`) that moves the same
+bytes. Of batches that are read from shared memory it is what this machine gathers of rows of that
+size at random, in one thread (`machine`); inserts come over the wire there, too. The peers are
+Reverb and a Ray actor around cpprb, which serve by messages, and cpprb's multi-process buffer in
+shared memory.
 """
 
 import statistics
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
-from tests.benchmarks.peers import run_script
+from tests.benchmarks import machine
+from tests.benchmarks.own_replay import BY_SHARED_MEMORY, BY_WIRE, manifest_of
+from tests.benchmarks.peers import Peers
+from tests.benchmarks.peers.bare_zmq import BARE_ZMQ
+from tests.benchmarks.peers.script import options_of
 from tests.benchmarks.report import Figure, report
-from tests.benchmarks.served import Rates, ServedReplay, Workload, measure_round
+from tests.benchmarks.served import WORKLOADS, Rates, ServedReplay, Workload, measure_round
 
-CHUNKS = (50, 1024)
-"""Transitions in an insert of the Ray peer, and the end of its name in the figures: as Ape-X's
-actors send them, and as ours do here. The larger is worth up to 20 times the rate."""
+Observations = Literal["vectors", "frames"]
+Inserts = Literal["50", "actor"]
 
-QUANTITIES = {
-    "in_1": ("in_1_writer", "transitions/s"),
-    "in_2": ("in_2_writers", "transitions/s"),
-    "out": ("out_1_reader", "batches/s"),
-    "both_in": ("both_in_2_writers", "transitions/s"),
-    "both_out": ("both_out_1_reader", "batches/s"),
-}
-"""Field of `Rates`: what it is called, and its unit."""
+SERVING_PEERS = ("reverb_table", "ray_cpprb")
+"""Scripts in `peers`: replays that serve by messages."""
+SHARING_PEERS = ("mp_cpprb",)
+"""... and that share memory."""
+
+
+class Quantity(NamedTuple):
+    field: str
+    """Of `Rates`."""
+    name: str
+    unit: str
+    larger_is_better: bool = True
+
+
+QUANTITIES = (
+    Quantity("in_1", "in_1_writer", "transitions/s"),
+    Quantity("in_2", "in_2_writers", "transitions/s"),
+    Quantity("out", "out_1_reader", "batches/s"),
+    Quantity("both_in", "both_in_2_writers", "transitions/s"),
+    Quantity("both_out", "both_out_1_reader", "batches/s"),
+    Quantity("confirm_p50_us", "confirm_p50", "µs", larger_is_better=False),
+    Quantity("confirm_p99_us", "confirm_p99", "µs", larger_is_better=False),
+)
 
 
 def run(
+    observations: tuple[Observations, ...] = ("vectors", "frames"),
+    inserts: tuple[Inserts, ...] = ("50", "actor"),
     rounds: int = 3,
-    window_s: float = 3.0,
-    blocks: int = 16,
-    peer: bool = True,
-    peer_python: str = sys.executable,
+    window_s: float = 2.0,
+    peers: bool = True,
+    peer_python: tuple[str, ...] = (sys.executable,),
     json: bool = False,
 ) -> None:
     """Transitions in and batches out of a replay server, per second.
 
     Args:
+        observations: What is stored.
+        inserts: Transitions in an insert: 50, or what an actor of 16 environments sends at once.
         rounds: Rounds in which every system is started and measured once.
         window_s: Seconds for each of the four windows of a system in a round.
-        blocks: Blocks of 64 transitions in an insert, ours and the bare loop's.
-        peer: Measure a Ray actor around cpprb, too.
-        peer_python: The Python in which Ray and cpprb are installed.
+        peers: Measure the peers, too.
+        peer_python: The Pythons in which peers may be installed.
         json: Print one line of JSON for each figure.
     """
-    workload = Workload(blocks=blocks)
-    report(figures(workload, rounds, window_s, peer_python if peer else None), as_json=json)
+    installed = Peers(peer_python if peers else ())
+    found: list[Figure] = []
+    for sort in observations:
+        for insert in inserts:
+            found += figures(sort, insert, rounds, window_s, installed)
+    report(found, as_json=json)
+
+
+def workload_of(observations: Observations, insert: Inserts) -> Workload:
+    """What both sides of the comparison do."""
+    workload = WORKLOADS[observations]
+    return replace(workload, blocks=1, length=50) if insert == "50" else workload
 
 
 def figures(
-    workload: Workload, rounds: int, window_s: float, peer_python: str | None
+    observations: Observations, insert: Inserts, rounds: int, window_s: float, peers: Peers
 ) -> list[Figure]:
-    """Ours beside the bound and the best peer, then each peer's own."""
-    ours, bound = _systems()
-    measured: dict[str, list[Rates]] = defaultdict(list)
-    chunks = list(CHUNKS) if peer_python else []
+    """Ours, by wire and by shared memory, beside its limit and its best peer; then each peer's."""
+    workload = workload_of(observations, insert)
+    options = options_of(observations, workload.insert_size, window_s)
+    measured: dict[str, list[Rates]] = {}
+    gathered: list[float] = []
     for _ in range(rounds):
-        for system in (ours, bound):
-            measured[system.name].append(measure_round(system, workload, window_s))
-        for chunk in chunks:
-            options = ["--chunk", str(chunk), "--window-s", str(window_s)]
-            printed = run_script(str(peer_python), "ray_cpprb", options)
-            if printed is None:
-                chunks = []
-                break
-            measured[f"ray_cpprb_{chunk}"].append(Rates(**printed[0]))
-    medians = {
-        name: {
-            field: statistics.median(getattr(rates, field) for rates in rounds_of)
-            for field in QUANTITIES
-        }
-        for name, rounds_of in measured.items()
-    }
-    peers = [name for name in medians if name not in (ours.name, bound.name)]
-    result = []
-    for field, (name, unit) in QUANTITIES.items():
-        best = max(peers, key=lambda peer: medians[peer][field], default=None)
-        result.append(
+        for system in (BY_WIRE, BY_SHARED_MEMORY, BARE_ZMQ):
+            measured.setdefault(system.name, []).append(measure_round(system, workload, window_s))
+        if observations == "frames":
+            gathered.append(_gathered_batches_per_s(workload, window_s))
+        for peer in SERVING_PEERS + SHARING_PEERS:
+            for printed in peers.run(peer, options) or ():
+                measured.setdefault(peer, []).append(Rates(**printed))
+    medians = {name: _medians(rates) for name, rates in measured.items()}
+    where = f"replay_served.{observations}.{insert}"
+    bound, gather = medians[BARE_ZMQ.name], "random gather, 1 thread"
+    of_gather = {"out": statistics.median(gathered)} if gathered else {}
+    return [
+        *_beside(where, medians, BY_WIRE, bound, BARE_ZMQ.name, SERVING_PEERS),
+        *_beside(where, medians, BY_SHARED_MEMORY, of_gather, gather, SHARING_PEERS),
+        *(
+            Figure(f"{where}.{q.name}[{peer}]", medians[peer][q.field], q.unit)
+            for peer in SERVING_PEERS + SHARING_PEERS
+            if peer in medians
+            for q in QUANTITIES
+        ),
+    ]
+
+
+def _beside(
+    where: str,
+    medians: dict[str, dict[str, float]],
+    system: ServedReplay,
+    limits: dict[str, float],
+    limit_name: str,
+    peers: Sequence[str],
+) -> list[Figure]:
+    """All quantities of a system of ours."""
+    measured = [peer for peer in peers if peer in medians]
+    way = "wire" if system is BY_WIRE else "shared_memory"
+    found = []
+    for q in QUANTITIES:
+        best = (max if q.larger_is_better else min)(
+            measured, key=lambda peer: medians[peer][q.field], default=None
+        )
+        found.append(
             Figure(
-                f"replay_served.{name}",
-                medians[ours.name][field],
-                unit,
-                limit=medians[bound.name][field],
-                peer=None if best is None else medians[best][field],
+                f"{where}.{way}.{q.name}",
+                medians[system.name][q.field],
+                q.unit,
+                limit=limits.get(q.field),
+                limit_name=limit_name if q.field in limits else None,
+                peer=None if best is None else medians[best][q.field],
                 peer_name=best,
             )
         )
-    for peer in peers:
-        for field, (name, unit) in QUANTITIES.items():
-            result.append(Figure(f"replay_served.{name}[{peer}]", medians[peer][field], unit))
-    return result
+    return found
 
 
-def _systems() -> tuple[ServedReplay, ServedReplay]:
-    """Ours and the bound."""
-    from tests.benchmarks.own_replay import OWN_REPLAY
-    from tests.benchmarks.peers.bare_zmq import BARE_ZMQ
+def _medians(rates: Sequence[Rates]) -> dict[str, float]:
+    return {q.field: statistics.median(getattr(r, q.field) for r in rates) for q in QUANTITIES}
 
-    return OWN_REPLAY, BARE_ZMQ
+
+def _gathered_batches_per_s(workload: Workload, window_s: float) -> float:
+    """Batches of our own layout, each frame once: U frames a transition."""
+    frames = manifest_of(workload).layout.frames_per_transition * workload.batch_size
+    return machine.gathered_bytes_per_s(1, window_s) / (frames * workload.obs_nbytes)

@@ -20,6 +20,7 @@ class Figure:
     peer: float | None = None
     """The best peer in the same run, in the same unit."""
     peer_name: str | None = None
+    limit_name: str | None = None
 
     @property
     def vs_limit(self) -> float | None:
@@ -38,6 +39,7 @@ class Figure:
             "value": self.value,
             "unit": self.unit,
             "limit": self.limit,
+            "limit_name": self.limit_name,
             "peer": self.peer,
             "peer_name": self.peer_name,
             "vs_limit": self.vs_limit,

@@ -6,11 +6,13 @@ moving, lets them settle, and reads their counters at both ends of a window. Onl
 `common.blocks` are needed, so that a peer can be driven from its own Python.
 """
 
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +25,14 @@ SPAWN = multiprocessing.get_context("spawn")
 
 START_TIMEOUT_S = 120.0
 SETTLE_S = 0.5
+WARM_UP, CONFIRMED = 50, 500
+"""Inserts whose acknowledgement is awaited: first untimed, then timed."""
 
 
 class Experience(NamedTuple):
-    """B blocks of R rows, of which the first L may start a transition."""
+    """B blocks of R rows, of which L, behind the context, may start a transition."""
 
-    obs: npt.NDArray[np.float32]  # [B, R, obs_size]
+    obs: npt.NDArray[Any]  # [B, R, *obs_shape]
     action: npt.NDArray[np.int32]  # [B, R]
     reward: npt.NDArray[np.float32]  # [B, R]
     row_kind: npt.NDArray[np.uint8]  # [B, R]
@@ -49,8 +53,10 @@ class Workload:
     """Rows of a block that may start a transition, L."""
     n_step: int = 3
     """Rows after those."""
-    obs_size: int = 4
-    """float32 numbers in an observation."""
+    obs_shape: tuple[int, ...] = (4,)
+    obs_dtype: str = "<f4"
+    frame_stack: int = 1
+    """Newest observations that the network sees together, S."""
     actions: int = 2
     discount: float = 0.99
     priority_exponent: float = 0.6
@@ -59,14 +65,36 @@ class Workload:
     """Inserts not yet acknowledged to a writer, and batches a reader has asked for."""
 
     @property
+    def context(self) -> int:
+        """Rows of a block before those that may start a transition, S − 1."""
+        return self.frame_stack - 1
+
+    @property
     def rows(self) -> int:
         """Rows of a block, R."""
-        return self.length + self.n_step
+        return self.context + self.length + self.n_step
 
     @property
     def insert_size(self) -> int:
         """Transitions in an insert."""
         return self.blocks * self.length
+
+    @property
+    def stack_shape(self) -> tuple[int, ...]:
+        """What the network sees of one moment."""
+        return self.obs_shape if self.frame_stack == 1 else (self.frame_stack, *self.obs_shape)
+
+    @property
+    def obs_nbytes(self) -> int:
+        """Bytes of one observation."""
+        return math.prod(self.obs_shape) * np.dtype(self.obs_dtype).itemsize
+
+    def random_obs(self, rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[Any]:
+        """Observations' numbers in an array of that shape."""
+        dtype = np.dtype(self.obs_dtype)
+        if dtype.kind == "f":
+            return rng.standard_normal(shape).astype(dtype)
+        return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
     def experience(self, seed: int) -> Experience:
         """Random experience whose episodes last 200 steps on average, half of them truncated."""
@@ -79,14 +107,41 @@ class Workload:
         ).astype(np.uint8)
         row_kind[:, 1:][ends[:, :-1]] = RowKind.FIRST
         priority = rng.exponential(size=(self.blocks, self.length)).astype(np.float32)
-        priority[ends[:, : self.length]] = 0.0  # A last row starts no transition.
+        # A last row starts no transition.
+        priority[ends[:, self.context : self.context + self.length]] = 0.0
         return Experience(
-            obs=rng.standard_normal((*shape, self.obs_size)).astype(np.float32),
+            obs=self.random_obs(rng, (*shape, *self.obs_shape)),
             action=rng.integers(0, self.actions, shape, dtype=np.int32),
             reward=rng.standard_normal(shape).astype(np.float32),
             row_kind=row_kind,
             priority=priority,
         )
+
+    def transitions(self, seed: int, count: int) -> dict[str, npt.NDArray[Any]]:
+        """Finished transitions, stacks whole, for replays that store those."""
+        rng = np.random.default_rng(seed)
+        return {
+            "obs": self.random_obs(rng, (count, *self.stack_shape)),
+            "action": rng.integers(0, self.actions, count, dtype=np.int32),
+            "n_step_return": rng.standard_normal(count).astype(np.float32),
+            "discount": np.full(count, self.discount**self.n_step, np.float32),
+            "next_obs": self.random_obs(rng, (count, *self.stack_shape)),
+            "priorities": rng.exponential(size=count).astype(np.float32),
+        }
+
+
+VECTORS = Workload()
+"""CartPole's."""
+FRAMES = Workload(
+    # Whole stacks take 56 kB a transition: a larger table of the peers would not fit everywhere.
+    capacity=1 << 16,
+    obs_shape=(84, 84),
+    obs_dtype="|u1",
+    frame_stack=4,
+    actions=6,
+)
+"""Atari's."""
+WORKLOADS = {"vectors": VECTORS, "frames": FRAMES}
 
 
 def _shared_counter() -> Any:
@@ -118,8 +173,10 @@ class Progress:
         self._stopped.value = 1
 
 
-Worker = Callable[[str, Workload, Progress], None]
-"""Runs in its own process until `progress.stopped`, with the server's endpoint."""
+Endpoint = Any
+"""How a worker reaches a server: whatever the system's `serving` gives; it travels to processes."""
+Worker = Callable[[Endpoint, Workload, Progress], None]
+"""Runs in its own process until `progress.stopped`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +184,14 @@ class ServedReplay:
     """A system under test. Its functions are at module level: they travel to other processes."""
 
     name: str
-    serving: Callable[[Workload], AbstractContextManager[str]]
-    """A server, in its own process, at the endpoint that the context gives."""
+    serving: Callable[[Workload], AbstractContextManager[Endpoint]]
+    """A server, in its own process if it has one, for as long as the context lasts."""
     write: Worker
     """Inserts without pause, `in_flight` inserts unacknowledged."""
     read: Worker
     """Takes batches without pause, `in_flight` asked for, and returns |δ| for all that it got."""
+    confirm: Callable[[Endpoint, Workload, int], list[float]]
+    """Seconds from each of so many inserts, one at a time, to its acknowledgement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,34 +203,59 @@ class Rates:
     in_2: float
     """... by two writers together."""
     out: float
-    """Batches per second to one reader that updates the priorities of each, table full."""
+    """Batches per second to one reader that updates the priorities of each."""
     both_in: float
     """Transitions inserted per second by two writers while one reader reads."""
     both_out: float
     """Batches per second to that reader."""
+    confirm_p50_us: float
+    """Median µs from an insert to its acknowledgement, one writer alone, one insert at a time."""
+    confirm_p99_us: float
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
 def measure_round(system: ServedReplay, workload: Workload, window_s: float) -> Rates:
-    """Starts the system, measures one window of each kind, and stops it."""
+    """Starts the system, fills its table, measures one window of each kind, and stops it."""
     with system.serving(workload) as endpoint:
 
         def rates(writers: int, readers: int) -> tuple[float, float]:
             return _window(system, endpoint, workload, writers, readers, window_s)
 
+        # A table that is full has touched all its memory, which would cost the first inserts most.
+        _fill(system, endpoint, workload)
         in_1, _ = rates(1, 0)
         in_2, _ = rates(2, 0)
-        _fill(system, endpoint, workload)
+        p50_us, p99_us = _confirmation_us(system, endpoint, workload)
         _, out = rates(0, 1)
         both_in, both_out = rates(2, 1)
-    return Rates(in_1, in_2, out, both_in, both_out)
+    return Rates(in_1, in_2, out, both_in, both_out, p50_us, p99_us)
+
+
+def _confirmation_us(
+    system: ServedReplay, endpoint: Endpoint, workload: Workload
+) -> tuple[float, float]:
+    """Median and 99th percentile."""
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=_confirm, args=(system, endpoint, workload, theirs), daemon=True)
+    process.start()
+    theirs.close()  # So that a process that dies is an EOFError here.
+    times_s = ours.recv()
+    process.join()
+    p50, p99 = np.percentile(np.array(times_s) * 1e6, [50, 99])
+    return float(p50), float(p99)
+
+
+def _confirm(
+    system: ServedReplay, endpoint: Endpoint, workload: Workload, result: Connection
+) -> None:
+    result.send(system.confirm(endpoint, workload, WARM_UP + CONFIRMED)[WARM_UP:])
 
 
 def _window(
     system: ServedReplay,
-    endpoint: str,
+    endpoint: Endpoint,
     workload: Workload,
     writers: int,
     readers: int,
@@ -188,7 +272,7 @@ def _window(
     return sum(per_s[:writers]), sum(per_s[writers:])
 
 
-def _fill(system: ServedReplay, endpoint: str, workload: Workload) -> None:
+def _fill(system: ServedReplay, endpoint: Endpoint, workload: Workload) -> None:
     """Inserts as many transitions as the table holds."""
     with _running([system.write], endpoint, workload) as (progress,):
         while progress.items < workload.capacity:
@@ -197,7 +281,7 @@ def _fill(system: ServedReplay, endpoint: str, workload: Workload) -> None:
 
 @contextmanager
 def _running(
-    workers: Sequence[Worker], endpoint: str, workload: Workload
+    workers: Sequence[Worker], endpoint: Endpoint, workload: Workload
 ) -> Iterator[list[Progress]]:
     """Processes of all workers, each of which has moved at least one item."""
     progress = [Progress(seed) for seed in range(len(workers))]

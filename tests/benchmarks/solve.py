@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.benchmarks.peers import run_script
+from tests.benchmarks.peers import Peers
 from tests.benchmarks.report import Figure, report
 
 EVALUATION_SEED = 12345
@@ -69,8 +69,8 @@ def run(
     presets: tuple[str, ...] = ("cartpole",),
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     episodes: int = 100,
-    peer: bool = True,
-    peer_python: str = sys.executable,
+    peers: bool = True,
+    peer_python: tuple[str, ...] = (sys.executable,),
     json: bool = False,
 ) -> None:
     """Seconds from process start to a greedy score.
@@ -79,19 +79,17 @@ def run(
         presets: Presets of `python -m deploy launch`, one after the other.
         seeds: Seeds of each.
         episodes: Fresh greedy episodes with which each result is scored again.
-        peer: Run SB3's DQN on the same seeds, in turn with ours.
-        peer_python: The Python in which stable-baselines3 is installed.
+        peers: Run SB3's DQN on the same seeds, in turn with ours.
+        peer_python: The Pythons in which stable-baselines3 may be installed.
         json: Print one line of JSON for each figure.
     """
-    python: str | None = peer_python if peer else None
+    installed = Peers(peer_python if peers else ())
     figures: list[Figure] = []
     for preset in presets:
         solved: list[Solved] = []
         for seed in seeds:
-            solved.append(_solve(preset, seed, episodes, python))
+            solved.append(_solve(preset, seed, episodes, installed))
             print(_line(solved[-1]), file=sys.stderr)
-            if solved[-1].peer is None:
-                python = None  # It is not installed: said once.
             figures += solved[-1].figures()
         figures += summary(preset, solved)
     report(figures, as_json=json)
@@ -126,7 +124,7 @@ def summary(preset: str, solved: Sequence[Solved]) -> list[Figure]:
     ]
 
 
-def _solve(preset: str, seed: int, episodes: int, peer_python: str | None) -> Solved:
+def _solve(preset: str, seed: int, episodes: int, peers: Peers) -> Solved:
     with TemporaryDirectory(prefix="zapex-solve-") as directory:
         run_dir = Path(directory) / "run"
         launch = ["launch", "--preset", preset, "--seed", str(seed), "--run-dir", str(run_dir)]
@@ -140,12 +138,11 @@ def _solve(preset: str, seed: int, episodes: int, peer_python: str | None) -> So
             _deploy([*evaluate, "--seed", str(EVALUATION_SEED), "--json"]).splitlines()[-1]
         )
     peer_wall_s, peer = None, None
-    if peer_python is not None:
-        options = ["--env", result["env"], "--target", str(result["target"]), "--seed", str(seed)]
-        start = time.perf_counter()
-        printed = run_script(peer_python, "sb3_dqn", options)
-        if printed is not None:
-            peer_wall_s, peer = time.perf_counter() - start, printed[-1]
+    options = ["--env", result["env"], "--target", str(result["target"]), "--seed", str(seed)]
+    start = time.perf_counter()
+    printed = peers.run("sb3_dqn", options)
+    if printed is not None:
+        peer_wall_s, peer = time.perf_counter() - start, printed[-1]
     return Solved(preset, seed, wall_s, result, evaluation, peer_wall_s, peer)
 
 

@@ -2,12 +2,10 @@
 
     python -m tests.benchmarks.tree_rounds zapex
 
-prints one line when it is ready, then, for each line on stdin, one line of JSON with the times of
-that round's iterations. `tests.benchmarks.sum_tree` runs one such process for each tree, in the
-Python where it is installed, and takes rounds from them in turn.
+measures a round of iterations for each line on stdin. `tests.benchmarks.sum_tree` runs one such
+process for each tree, in the Python where it is installed, and takes rounds from them in turn.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tests.benchmarks.contestants import serve_rounds
 from tests.benchmarks.peers import absent
 
 CAPACITY = 1 << 21
@@ -94,7 +93,32 @@ class _Cpprb:
         return 1.0
 
 
-TREES: dict[str, Callable[[], Tree]] = {"zapex": zapex, "tianshou": _Tianshou, "cpprb": _Cpprb}
+class _TorchRL:
+    """torchrl's C++ tree. Its walk takes the first leaf whose running sum exceeds the target."""
+
+    def __init__(self) -> None:
+        from torchrl._torchrl import SumSegmentTreeFp64
+
+        self._tree: Any = SumSegmentTreeFp64(CAPACITY)
+
+    def set(self, indices: Int64Vector, values: Float64Vector) -> None:
+        self._tree[indices] = values
+
+    def sample(self, targets: Float64Vector) -> Int64Vector:
+        leaves: Int64Vector = self._tree.scan_lower_bound(targets)
+        return leaves
+
+    @property
+    def total(self) -> float:
+        return float(self._tree.query(0, CAPACITY))
+
+
+TREES: dict[str, Callable[[], Tree]] = {
+    "zapex": zapex,
+    "tianshou": _Tianshou,
+    "cpprb": _Cpprb,
+    "torchrl": _TorchRL,
+}
 
 
 def time_round(tree: Tree, rng: np.random.Generator) -> dict[str, list[float]]:
@@ -123,9 +147,7 @@ def main() -> None:
         absent(str(error.name))
     tree.set(np.arange(CAPACITY), rng.exponential(size=CAPACITY))
     time_round(tree, rng)  # Compiles.
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(time_round(tree, rng)), flush=True)
+    serve_rounds(lambda: time_round(tree, rng))
 
 
 if __name__ == "__main__":

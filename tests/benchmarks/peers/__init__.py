@@ -1,9 +1,9 @@
 """What zapex is measured against.
 
-The scripts here (`sb3_dqn`, `ray_cpprb`) run in the peers' own Python, which need not have our
-dependencies: beside their peer they need numpy alone, and parse their options with argparse. Each
-prints one JSON object per line on stdout. A script whose package is absent says so in one line on
-stderr and exits with `ABSENT`. `bare_zmq` is no product but a bound, and runs in ours.
+The scripts here run in the peers' own Pythons, which need not have our dependencies: beside their
+peer they need numpy alone, and parse their options with argparse. Each prints one JSON object per
+line on stdout. A script whose package is absent says which and exits with `ABSENT`. `bare_zmq` is
+no product but a bound, and runs in ours.
 """
 
 import json
@@ -22,21 +22,48 @@ class PeerError(Exception):
 
 def absent(package: str) -> NoReturn:
     """Ends a peer's script because `package` cannot be imported here."""
-    print(
-        f"skipped: {package} is not installed for {sys.executable}: "
-        "pip install -e '.[peers]', or name another Python with --peer-python",
-        file=sys.stderr,
-    )
+    print(f"{package} is not installed", flush=True)
     sys.exit(ABSENT)
 
 
-def run_script(python: str, name: str, options: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Runs `tests.benchmarks.peers.<name>` under `python` and returns the objects it printed, or
-    None if the peer is not installed there."""
-    command = [python, "-m", f"tests.benchmarks.peers.{name}", *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode == ABSENT:
+class Peers:
+    """The Pythons in which peers may be installed; none: peers are left out.
+
+    A script runs in the first of them that has what it needs. One that no Python has is said once,
+    on stderr, and not tried again.
+    """
+
+    def __init__(self, pythons: Sequence[str]) -> None:
+        self._pythons = list(pythons)
+        self.missing: list[str] = []
+        """Names of the peers that no Python has."""
+
+    def pythons(self, peer: str) -> list[str]:
+        """Where to look for a peer."""
+        return [] if peer in self.missing else self._pythons
+
+    def miss(self, peer: str) -> None:
+        """No Python has it."""
+        if peer not in self.missing and self._pythons:
+            self.missing.append(peer)
+            print(
+                f"skipped: {peer} is installed for none of {', '.join(self._pythons)}: "
+                "pip install -e '.[peers]', or name another Python with --peer-python",
+                file=sys.stderr,
+            )
+
+    def run(self, script: str, options: Sequence[str]) -> list[dict[str, Any]] | None:
+        """The objects that `tests.benchmarks.peers.<script>` printed; None where it is missing.
+
+        Raises PeerError when it fails.
+        """
+        for python in self.pythons(script):
+            command = [python, "-m", f"tests.benchmarks.peers.{script}", *options]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode == 0:
+                lines = done.stdout.splitlines()
+                return [json.loads(line) for line in lines if line.startswith("{")]
+            if done.returncode != ABSENT:
+                raise PeerError(f"exit status {done.returncode} from: {' '.join(command)}")
+        self.miss(script)
         return None
-    if done.returncode != 0:
-        raise PeerError(f"exit status {done.returncode} from: {' '.join(command)}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -1,20 +1,15 @@
 """Prioritised replay as a Ray actor around cpprb's buffer: the best peer that serves by messages.
+For the command line see `script`.
 
-    python -m tests.benchmarks.peers.ray_cpprb --chunk 50 --window-s 3
-
-prints one round of `tests.benchmarks.served.Rates`. Two sizes of insert are of interest: 50
-transitions, as Ape-X's actors send them, and 1024, as many as zapex sends in the same benchmark.
-
-cpprb stores finished transitions: n-step returns, discounts and next observations are computed
-outside, and not measured. An actor's call is a message; a reader's call returns the priorities of
-the batch before and takes the next one, which is one call less than Ray's users usually make.
+Two sizes of insert are of interest: 50 transitions, as Ape-X's actors send them, and as many as a
+vector of environments brings; the larger is worth up to 20 times the rate. cpprb stores finished
+transitions, as `mp_cpprb` says. An actor's call is a message; a reader's call returns the
+priorities of the batch before and takes the next one, which is one call less than Ray's users
+usually make.
 """
 
-import argparse
-import contextlib
-import functools
-import json
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.peers import absent
-from tests.benchmarks.served import Progress, ServedReplay, Workload, measure_round
+from tests.benchmarks.peers.mp_cpprb import columns
+from tests.benchmarks.peers.script import measure
+from tests.benchmarks.served import Endpoint, Progress, ServedReplay, Workload
 
 _NAMESPACE, _ACTOR = "zapex-benchmark", "replay"
+_OBJECT_STORE_BYTES = 2**31
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -37,15 +35,7 @@ class _Replay:
 
         self._workload = workload
         self._buffer = PrioritizedReplayBuffer(
-            workload.capacity,
-            {
-                "obs": {"shape": workload.obs_size},
-                "action": {"dtype": np.int32},
-                "n_step_return": {},
-                "discount": {},
-                "next_obs": {"shape": workload.obs_size},
-            },
-            alpha=workload.priority_exponent,
+            workload.capacity, columns(workload), alpha=workload.priority_exponent
         )
 
     def insert(self, transitions: dict[str, Any]) -> None:
@@ -61,14 +51,14 @@ class _Replay:
 
 
 @contextmanager
-def _serving(workload: Workload) -> Iterator[str]:
+def _serving(workload: Workload) -> Iterator[Endpoint]:
     import ray
 
     context = ray.init(
         num_cpus=2,
         include_dashboard=False,
         namespace=_NAMESPACE,
-        object_store_memory=2**29,
+        object_store_memory=_OBJECT_STORE_BYTES,
         **_QUIET,
     )
     try:
@@ -80,7 +70,7 @@ def _serving(workload: Workload) -> Iterator[str]:
 
 
 @contextmanager
-def _actor_at(endpoint: str) -> Iterator[Any]:
+def _actor_at(endpoint: Endpoint) -> Iterator[Any]:
     import ray
 
     ray.init(address=endpoint, namespace=_NAMESPACE, **_QUIET)
@@ -90,19 +80,10 @@ def _actor_at(endpoint: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _write(endpoint: str, workload: Workload, progress: Progress, chunk: int) -> None:
+def _write(endpoint: Endpoint, workload: Workload, progress: Progress) -> None:
     import ray
 
-    rng = np.random.default_rng(progress.seed)
-    shape = (chunk, workload.obs_size)
-    transitions = {
-        "obs": rng.standard_normal(shape).astype(np.float32),
-        "action": rng.integers(0, workload.actions, chunk, dtype=np.int32),
-        "n_step_return": rng.standard_normal(chunk).astype(np.float32),
-        "discount": np.full(chunk, workload.discount**workload.n_step, np.float32),
-        "next_obs": rng.standard_normal(shape).astype(np.float32),
-        "priorities": rng.exponential(size=chunk).astype(np.float32),
-    }
+    transitions = workload.transitions(progress.seed, workload.insert_size)
     with _actor_at(endpoint) as actor:
         pending: deque[Any] = deque()
         while not progress.stopped:
@@ -110,10 +91,23 @@ def _write(endpoint: str, workload: Workload, progress: Progress, chunk: int) ->
                 pending.append(actor.insert.remote(transitions))
             else:
                 ray.get(pending.popleft())
-                progress.add(chunk)
+                progress.add(workload.insert_size)
 
 
-def _read(endpoint: str, workload: Workload, progress: Progress) -> None:
+def _confirm(endpoint: Endpoint, workload: Workload, inserts: int) -> list[float]:
+    import ray
+
+    transitions = workload.transitions(0, workload.insert_size)
+    times_s = []
+    with _actor_at(endpoint) as actor:
+        for _ in range(inserts):
+            start_s = time.perf_counter()
+            ray.get(actor.insert.remote(transitions))
+            times_s.append(time.perf_counter() - start_s)
+    return times_s
+
+
+def _read(endpoint: Endpoint, workload: Workload, progress: Progress) -> None:
     import ray
 
     rng = np.random.default_rng(progress.seed)
@@ -128,17 +122,7 @@ def _read(endpoint: str, workload: Workload, progress: Progress) -> None:
             pending.append(actor.update_and_sample.remote(batch["indexes"], priorities))
 
 
-def ray_cpprb(chunk: int) -> ServedReplay:
-    """The system under test, with `chunk` transitions in an insert."""
-    write = functools.partial(_write, chunk=chunk)
-    return ServedReplay(f"ray_cpprb_{chunk}", _serving, write, _read)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--chunk", type=int, default=50, help="transitions in an insert")
-    parser.add_argument("--window-s", type=float, default=3.0)
-    options = parser.parse_args()
     # Read by Ray when it is imported, here and in the processes that follow.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -147,10 +131,7 @@ def main() -> None:
         import ray  # noqa: F401
     except ImportError as error:
         absent(str(error.name))
-    # Ray writes to stdout as it pleases; the result is the only line there.
-    with contextlib.redirect_stdout(None):
-        rates = measure_round(ray_cpprb(options.chunk), Workload(), options.window_s)
-    print(json.dumps(rates.as_dict()))
+    measure(ServedReplay("ray_cpprb", _serving, _write, _read, _confirm))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Processes that are measured in turn, so that a slow minute of the machine is everybody's.
+
+Each contestant has a process of its own. It says that it is ready, then measures one round for each
+line on its stdin and prints what it found as one line of JSON; between its rounds it does nothing.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tests.benchmarks.peers import ABSENT, PeerError, Peers
+
+Round = dict[str, list[float]]
+"""Measured values by quantity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One process: `python -m tests.benchmarks.<module> <arguments>`."""
+
+    name: str
+    module: str
+    arguments: Sequence[str] = ()
+    is_peer: bool = False
+    """It runs in the peers' Python, and does not take part where it is not installed."""
+
+
+def serve_rounds(measure: Callable[[], Round]) -> None:
+    """A contestant's main loop."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        # Whatever libraries print, the result is the only line on stdout.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = measure()
+        print(json.dumps(found), flush=True)
+
+
+def take_turns(contestants: Sequence[Contestant], rounds: int, peers: Peers) -> dict[str, Round]:
+    """The values of all rounds by contestant; without the peers that are missing.
+
+    Raises PeerError when a process fails.
+    """
+    values: dict[str, Round] = {}
+    with ExitStack() as stack:
+        processes = {}
+        for contestant in contestants:
+            process = _start(contestant, peers, stack)
+            if process is not None:
+                processes[contestant.name] = process
+        for _ in range(rounds):
+            for name, process in processes.items():
+                for quantity, found in _next_round(process).items():
+                    values.setdefault(name, {}).setdefault(quantity, []).extend(found)
+    return values
+
+
+def _start(
+    contestant: Contestant, peers: Peers, stack: ExitStack
+) -> "subprocess.Popen[str] | None":
+    """Its process, ready; None where it is not installed."""
+    if not contestant.is_peer:
+        return stack.enter_context(_running(sys.executable, contestant))
+    for python in peers.pythons(contestant.name):
+        process = stack.enter_context(_running(python, contestant))
+        if process is not None:
+            return process
+    peers.miss(contestant.name)
+    return None
+
+
+@contextmanager
+def _running(python: str, contestant: Contestant) -> Iterator["subprocess.Popen[str] | None"]:
+    command = [python, "-m", f"tests.benchmarks.{contestant.module}", *contestant.arguments]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if said == "ready\n":
+            yield process
+        elif process.wait() == ABSENT:
+            yield None
+        else:
+            raise PeerError(f"exit status {process.returncode} from: {' '.join(command)}")
+
+
+def _next_round(process: "subprocess.Popen[str]") -> Round:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise PeerError(f"exit status {process.wait()} from: {process.args!r}")
+    found: Round = json.loads(line)
+    return found

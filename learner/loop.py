@@ -19,6 +19,7 @@ import zmq
 
 from common import run_directory
 from common.config import Config
+from common.device import find_device
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss, RunDirectoryError
 from common.manifest import Manifest
@@ -37,7 +38,7 @@ from learner.judge import judge
 from learner.prefetch import Prefetcher
 from learner.result import write_result
 from learner.status import LearnerCounters
-from learner.update import QLearner, TrainBatch, UpdateResult, batch_statistics, choose_device
+from learner.update import QLearner, TrainBatch, UpdateResult, batch_statistics
 from learner.weights import snapshot
 
 WAIT_S = 0.05
@@ -186,7 +187,7 @@ class _Learner:
 
     def _build(self) -> None:
         torch.manual_seed(self._config.seed)
-        device = choose_device(self._config.device)
+        device = find_device(self._config.device, "device")
         network = build_network(self._config, self._spec)
         if self._resume_from is None:
             # Before the optimiser is there, which takes a while: actors need nothing more.

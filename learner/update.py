@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Config
-from common.errors import ConfigError
 from learner.losses import huber, q_target, squared, td_error, weighted_mean
 from learner.optimizer import build_optimizer
 
@@ -120,26 +119,6 @@ class QLearner:
         # The default would be the stream of the current device, which need not be this one.
         ready.record(torch.cuda.current_stream(self.device))
         return UpdateResult(host, ready)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of the configuration; `auto` takes cuda, else mps, else cpu.
-
-    Raises ConfigError when it is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device = {name!r} cannot be used here ({reason}): choose auto, cpu, cuda or mps"
-        ) from error
-    return device
 
 
 def batch_statistics(batch: TrainBatch) -> dict[str, Any]:

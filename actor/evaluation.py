@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
 from actor.rollout import QFunction
 from common.config import Config
@@ -17,10 +18,6 @@ MAX_ENVS = 128
 
 Episodes = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 """Returns and lengths, [episodes] each."""
-
-
-class Interrupted(Exception):
-    """An evaluation was not finished because its process is to end."""
 
 
 class GreedyEvaluation:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from actor.evaluation import Episodes, GreedyEvaluation, Interrupted
-from actor.loop import WAIT_MS, ActorOptions
+from actor.acting_policy import WAIT_MS, Interrupted
+from actor.evaluation import Episodes, GreedyEvaluation
+from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
 from common.manifest import Manifest

@@ -104,6 +104,12 @@ class Config(BaseModel):
     insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
     """Inserts an actor may have unacknowledged before it stops stepping."""
 
+    inference: Literal["actor", "host", "gpu"] = "actor"
+    """Who computes the Q-values that actors act by: each for itself on the CPU; host: one process
+    for all actors of a host, in batches; gpu: the same, refused where there is no GPU."""
+    inference_device: str = "auto"
+    """Where an inference process computes: auto, cpu, cuda, cuda:1, mps."""
+
     # ------------------------------------------------------------------------------ network
 
     network: str = "mlp"

@@ -44,6 +44,7 @@ Int32Matrix = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 2)]
 Int64Vector = Annotated[npt.NDArray[np.int64], ArraySpec("<i8", 1)]
 UInt8Vector = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 1)]
 UInt8Matrix = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 2)]
+AnyArray = Annotated[npt.NDArray[Any], ArraySpec(None, None)]
 Observations = Annotated[npt.NDArray[Any] | CompressedArray, ArraySpec(None, None, True)]
 NamedTensors = dict[str, npt.NDArray[Any]]
 
@@ -76,7 +77,7 @@ class Join(Message):
 
     kind: ClassVar[str] = "join"
     role: str
-    """actor, evaluator or replay_server."""
+    """actor, evaluator, inference or replay_server."""
     host: str
     pid: int
     num_envs: int
@@ -88,6 +89,8 @@ class Join(Message):
     host and died: do not wait until that one counts as gone."""
     token: int
     """Random, one for each joining process or thread: by it the head knows one that joins again."""
+    machine: str = ""
+    """`common.process.machine_id` of its host, by which actors find their inference process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class Welcome(Message):
     """`common.manifest.Manifest` as plain data."""
     weights_endpoint: str
     replay_endpoints: list[str]
+    inference_endpoint: str = ""
+    """Of the inference process on this member's machine; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class Serving(Message):
-    """A replay server tells the head where it listens."""
+    """A replay server or an inference process tells the head where it listens."""
 
     kind: ClassVar[str] = "serving"
     session: int
@@ -132,7 +137,7 @@ class Serving(Message):
     machine: str = ""
     """`common.process.machine_id` of its host: who has the same may share its memory."""
     storage: str = ""
-    """File of the stored blocks; empty: none that others could map."""
+    """A replay server's file of the stored blocks; empty: none that others could map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,8 @@ class Directive(Message):
     """run, stop, or rejoin (the head does not know this session)."""
     ladder_size: int
     replay_endpoints: list[str]
+    inference_endpoint: str = ""
+    """As in Welcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,33 @@ class Weights(Message):
     """float32 or float16, by the network's own parameter names."""
 
 
+# -------------------------------------------------- inference: actors and a process of their host
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest(Message):
+    """An actor that waits asks for the Q-values of its observations. Answered by QValues, or by
+    Rejected."""
+
+    kind: ClassVar[str] = "inference_request"
+    sequence: int
+    """Counts this actor's requests; the answer repeats it."""
+    obs: AnyArray
+    """[N, *obs_shape] in the manifest's dtype, or stacks [N, S, *obs_shape]."""
+
+
+@dataclass(frozen=True, slots=True)
+class QValues(Message):
+    """The answer to an InferenceRequest."""
+
+    kind: ClassVar[str] = "q_values"
+    sequence: int
+    version: int
+    """Of the weights that gave these values."""
+    q_values: Float32Matrix
+    """[N, A]"""
+
+
 # ---------------------------------------------------- experience: actors, replay server and learner
 
 
@@ -260,7 +294,7 @@ class Rejected(Message):
     kind: ClassVar[str] = "rejected"
     session: int
     sequence: int
-    """Of the insert that is rejected; −1 for other messages."""
+    """Of the insert or inference request that is rejected; −1 for other messages."""
     reason: str
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common.config import Config
+from common.device import find_device
 from common.errors import ConfigError
 
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -18,7 +19,7 @@ def choose_device(config: Config) -> torch.device:
 
     Raises ConfigError when it is not there, or cannot do what else the configuration asks for.
     """
-    device = _find(config.device)
+    device = find_device(config.device, "device")
     reason = config.unfit_for(device.type)
     if reason is not None:
         raise ConfigError(reason)
@@ -48,22 +49,6 @@ def memory_format(config: Config, device: torch.device) -> torch.memory_format:
 
 def has_convolutions(network: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in network.modules())
-
-
-def _find(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device = {name!r} cannot be used here ({reason}): choose auto, cpu, cuda or mps"
-        ) from error
-    return device
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -4,7 +4,15 @@ from importlib import import_module
 
 import tyro
 
-NAMES = ("env_stepping", "machine", "memory", "replay_served", "solve", "sum_tree")
+NAMES = (
+    "env_stepping",
+    "inference",
+    "machine",
+    "memory",
+    "replay_served",
+    "solve",
+    "sum_tree",
+)
 
 
 def main() -> None:

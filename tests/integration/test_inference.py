@@ -265,7 +265,7 @@ def test_an_actor_that_vanishes_before_its_answer_costs_nobody_anything() -> Non
     ids=lambda value: str(value),
 )
 def test_an_inference_process_that_nobody_can_use_ends_with_the_reason(
-    changes: dict[str, str], reason: str
+    changes: dict[str, Any], reason: str
 ) -> None:
     with stage(**changes) as s:
         process = serve(s)

@@ -24,7 +24,7 @@ def members(now: Status, role: str) -> list[dict[str, Any]]:
 
 def counted(now: Status, role: str, name: str) -> float:
     """A counter of all members of a role together."""
-    return sum(member["counters"].get(name, 0.0) for member in members(now, role))
+    return float(sum(member["counters"].get(name, 0.0) for member in members(now, role)))
 
 
 def test_the_inference_process_and_its_actors_may_be_killed(start: Start, tmp_path: Path) -> None:

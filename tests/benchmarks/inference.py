@@ -39,7 +39,7 @@ from common.networks import build_network
 from common.spec import EnvSpec
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
-from learner.weights import snapshot
+from learner.weights import Snapshot
 from tests.benchmarks.report import Figure, report
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -119,7 +119,8 @@ def _compare(name: str, rounds: list[tuple[float, Window, Window]]) -> Iterator[
     ) -> Figure:
         own = statistics.median(quantity(window) for _, window, _ in rounds)
         asking = statistics.median(quantity(window) for _, _, window in rounds)
-        return Figure(f"{name}.{part}", asking, unit, limit, own, "own network")
+        what = None if limit is None else "forwards alone"
+        return Figure(f"{name}.{part}", asking, unit, limit, own, "own network", what)
 
     limit = statistics.median(bare for bare, _, _ in rounds)
     yield figure("one_process", "Q-values/s", lambda window: window.rate, limit)
@@ -245,7 +246,7 @@ def _inference_process(manifest: Manifest) -> Iterator[tuple[str, psutil.Process
         replay.start()
         process = SPAWN.Process(target=_serve, args=(control.endpoint, theirs), daemon=True)
         process.start()
-        tensors = snapshot(build_network(manifest.config, manifest.spec), "float32")
+        tensors = Snapshot(build_network(manifest.config, manifest.spec)).tensors()
         control.publish(ACTING, 0, 1, tensors)
         try:
             assert ours.poll(START_TIMEOUT_S), "the inference process does not come up"

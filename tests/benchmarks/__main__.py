@@ -4,7 +4,17 @@ from importlib import import_module
 
 import tyro
 
-NAMES = ("machine", "memory", "replay_served", "solve", "sum_tree")
+NAMES = (
+    "actor_pipeline",
+    "learner_fed",
+    "machine",
+    "memory",
+    "replay_served",
+    "solve",
+    "sum_tree",
+    "transition_memory",
+    "weights_broadcast",
+)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def run_actor(
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
-            _Actor(context, membership, manifest, num_envs, stop).run(ready)
+            Actor(context, membership, manifest, num_envs, stop).run(ready)
     except Exception as error:
         reason = str(error)
         raise
@@ -68,7 +68,9 @@ def run_actor(
         membership.leave(reason)
 
 
-class _Actor:
+class Actor:
+    """One actor's environments, policy and connections, and the loop that uses them."""
+
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],

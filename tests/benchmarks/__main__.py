@@ -5,13 +5,17 @@ from importlib import import_module
 import tyro
 
 NAMES = (
+    "actor_pipeline",
     "env_stepping",
     "inference",
+    "learner_fed",
     "machine",
     "memory",
     "replay_served",
     "solve",
     "sum_tree",
+    "transition_memory",
+    "weights_broadcast",
 )
 
 

@@ -94,7 +94,8 @@ class Workload:
         dtype = np.dtype(self.obs_dtype)
         if dtype.kind == "f":
             return rng.standard_normal(shape).astype(dtype)
-        return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+        largest = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+        return rng.integers(0, largest, shape, dtype, endpoint=True)
 
     def experience(self, seed: int) -> Experience:
         """Random experience whose episodes last 200 steps on average, half of them truncated."""

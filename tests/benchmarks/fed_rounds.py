@@ -1,0 +1,196 @@
+"""The learner's update on batches that come by one way or another, in a process of its own.
+
+    python -m tests.benchmarks.fed_rounds --network nature --batch-size 32
+
+measures a window of each way for each line on stdin: `static`, the same batch again and again,
+which costs nothing but the update; `shared_memory` and `wire`, through the real prefetcher from a
+real replay server in another process, priorities going home.
+"""
+
+import argparse
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import torch
+import zmq
+
+from actor.blocks import Blocks
+from actor.replay_client import ReplayClient
+from common.config import Config
+from common.environments import probe_spec
+from common.errors import ConfigError, EnvironmentFault
+from common.manifest import Manifest
+from common.messages import Serving
+from common.networks import build_network
+from common.spec import EnvSpec
+from deploy import presets
+from learner.device import choose_device
+from learner.prefetch import Prefetcher
+from learner.readback import UpdateResult
+from learner.update import QLearner, TrainBatch
+from tests.benchmarks.contestants import Round, serve_rounds
+from tests.benchmarks.own_replay import SHARED_MEMORY, serving
+from tests.benchmarks.peers import ABSENT
+from tests.benchmarks.served import Workload
+
+INPUTS = {
+    "mlp": (EnvSpec((4,), "<f4", 2), 1),
+    "minatar": (EnvSpec((10, 10, 4), "|b1", 3), 1),
+    "nature": (EnvSpec((84, 84), "|u1", 6), 4),
+}
+"""What a network sees, by its name, and how many of it in a stack."""
+WARM_UP = 5
+"""Updates before each window: more than there are batches ready, so that none of those count."""
+INSERTS, BLOCKS = 8, 16
+"""What the replay holds: enough to draw from."""
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+def manifest_of_network(network: str, batch_size: int) -> Manifest:
+    """The defaults' learner with that network."""
+    spec, frame_stack = INPUTS[network]
+    config = Config(network=network, batch_size=batch_size, frame_stack=frame_stack)
+    return Manifest("benchmark", config, spec)
+
+
+def manifest_of_preset(preset: str) -> Manifest:
+    """Raises ConfigError or EnvironmentFault where the preset or its environment is not there."""
+    config = presets.load(preset)
+    return Manifest("benchmark", config, probe_spec(config))
+
+
+def small(manifest: Manifest, threads: int) -> Manifest:
+    """With a small replay that neither side has to wait for."""
+    changes: dict[str, Any] = {
+        "replay_capacity": INSERTS * BLOCKS * manifest.config.block_length,
+        "min_size_to_sample": manifest.config.batch_size,
+        "samples_per_insert": None,
+        "learner_threads": threads or manifest.config.learner_threads,
+    }
+    return Manifest("benchmark", manifest.config.model_copy(update=changes), manifest.spec)
+
+
+def fill(server: Serving, manifest: Manifest, context: Context) -> None:
+    """Random experience for the whole table."""
+    config, spec = manifest.config, manifest.spec
+    workload = Workload(
+        blocks=BLOCKS,
+        length=config.block_length,
+        n_step=config.n_step,
+        obs_shape=spec.obs_shape,
+        obs_dtype=spec.obs_dtype,
+        frame_stack=config.frame_stack,
+        actions=spec.num_actions,
+    )
+    client = ReplayClient(context, server.endpoint, secrets.randbits(62), window=1)
+    with closing(client):
+        for seed in range(INSERTS):
+            client.insert(Blocks(**workload.experience(seed)._asdict()), weights_version=0)
+            while client.unacknowledged:
+                client.poll(timeout_ms=100)
+
+
+class Training:
+    """What the learner's loop does with each batch."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        config = manifest.config
+        torch.set_num_threads(config.learner_threads)
+        torch.manual_seed(0)
+        self.device = choose_device(config)
+        self._learner = QLearner(build_network(config, manifest.spec), config, self.device)
+        self._pending: tuple[TrainBatch, UpdateResult] | None = None
+
+    def update(self, batch: TrainBatch, prefetcher: Prefetcher | None) -> None:
+        """An update; on a GPU its result is read when the next one is under way."""
+        result = self._learner.update(batch)
+        self.settle(prefetcher)
+        self._pending = (batch, result)
+        if self.device.type != "cuda":
+            self.settle(prefetcher)
+
+    def settle(self, prefetcher: Prefetcher | None) -> None:
+        if self._pending is not None:
+            (batch, result), self._pending = self._pending, None
+            priority, _, _ = result.read()
+            if prefetcher is not None:
+                prefetcher.done(batch, priority)
+
+
+def updates_per_s(
+    training: Training,
+    next_batch: Callable[[], TrainBatch],
+    prefetcher: Prefetcher | None,
+    window_s: float,
+) -> float:
+    for _ in range(WARM_UP):
+        training.update(next_batch(), prefetcher)
+    updates, start_s = 0, time.perf_counter()
+    while (elapsed_s := time.perf_counter() - start_s) < window_s:
+        training.update(next_batch(), prefetcher)
+        updates += 1
+    training.settle(prefetcher)
+    return updates / elapsed_s
+
+
+@contextmanager
+def ways(manifest: Manifest, window_s: float) -> Iterator[Callable[[], Round]]:
+    """Measures one window of each way."""
+    training = Training(manifest)
+    with ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        server = stack.enter_context(serving(manifest, SHARED_MEMORY))
+        fill(server, manifest, context)
+        prefetchers: dict[str, Prefetcher] = {}
+        for link in ("shared_memory", "wire"):
+            config = manifest.config.model_copy(update={"replay_link": link})
+            linked = Manifest("benchmark", config, manifest.spec)
+            prefetchers[link] = Prefetcher(context, server, linked, training.device)
+            stack.callback(prefetchers[link].close)
+        static = _next(prefetchers["shared_memory"])
+
+        def measure() -> Round:
+            rates = {"static": [updates_per_s(training, lambda: static, None, window_s)]}
+            for link, prefetcher in prefetchers.items():
+                rates[link] = [
+                    updates_per_s(training, lambda p=prefetcher: _next(p), prefetcher, window_s)
+                ]
+            return rates
+
+        yield measure
+
+
+def _next(prefetcher: Prefetcher) -> TrainBatch:
+    while True:
+        batch = prefetcher.next(timeout_s=1.0)
+        if batch is not None:
+            return batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--preset", help="its learner; otherwise:")
+    parser.add_argument("--network", choices=INPUTS, default="mlp")
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=0, help="0: as configured")
+    parser.add_argument("--window-s", type=float, default=2.0)
+    options = parser.parse_args()
+    try:
+        manifest = (
+            manifest_of_preset(options.preset)
+            if options.preset
+            else manifest_of_network(options.network, options.batch_size)
+        )
+    except (ConfigError, EnvironmentFault) as error:
+        print(f"skipped: {error}", file=sys.stderr)
+        sys.exit(ABSENT)
+    with ways(small(manifest, options.threads), options.window_s) as measure:
+        serve_rounds(measure)
+
+
+if __name__ == "__main__":
+    main()

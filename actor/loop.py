@@ -28,6 +28,8 @@ from common.messages import ACTING
 
 WAIT_MS = 20
 """How long one wait for weights or credit lasts before the head is heard again."""
+WEIGHTS_PERIOD_S = 0.002
+"""Between two looks for new weights. A look costs as much as stepping a small environment."""
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class Actor:
             welcome.session,
             config.insert_window,
         )
+        self._next_look_s = 0.0
         self._blocked_s = 0.0
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
@@ -121,17 +124,19 @@ class Actor:
                 self._take_weights(WAIT_MS)
             ready("")
             while self._goes_on(stop):
-                self._take_weights()
+                if time.monotonic() >= self._next_look_s:
+                    self._take_weights()
                 complete = self._rollout.step(self._epsilon)
                 acted = self._policy.version
                 for blocks in complete:
                     if self._wait_for_credit(stop):
                         self._replay.insert(blocks, acted)
-                self._membership.record_episodes(
-                    self._rollout.finished_returns, self._rollout.finished_lengths
-                )
-                self._rollout.finished_returns.clear()
-                self._rollout.finished_lengths.clear()
+                if self._rollout.finished_returns:
+                    self._membership.record_episodes(
+                        self._rollout.finished_returns, self._rollout.finished_lengths
+                    )
+                    self._rollout.finished_returns.clear()
+                    self._rollout.finished_lengths.clear()
         finally:
             self._weights.close()
             self._replay.close()
@@ -151,6 +156,7 @@ class Actor:
         return not (stop.is_set() or membership.stop_requested)
 
     def _take_weights(self, timeout_ms: int = 0) -> None:
+        self._next_look_s = time.monotonic() + WEIGHTS_PERIOD_S
         weights = self._weights.latest(timeout_ms)
         if weights is not None:
             self._policy.load(weights)

@@ -26,6 +26,9 @@ from common.errors import EnvironmentFault
 from common.manifest import Manifest
 from common.membership import Membership
 
+WEIGHTS_PERIOD_S = 0.002
+"""Between two looks for new weights. A look costs as much as stepping a small environment."""
+
 log = logging.getLogger(__name__)
 
 
@@ -114,6 +117,7 @@ class Actor:
             config.insert_window,
             config.compression,
         )
+        self._next_look_s = 0.0
         self._blocked_s = 0.0
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
@@ -123,7 +127,9 @@ class Actor:
             self._act()
             ready("")
             while self._goes_on():
-                self._policy.renew()
+                if time.monotonic() >= self._next_look_s:
+                    self._next_look_s = time.monotonic() + WEIGHTS_PERIOD_S
+                    self._policy.renew()
                 self._act()
         except Interrupted:
             pass
@@ -140,9 +146,10 @@ class Actor:
         for blocks in complete:
             if self._wait_for_credit():
                 self._replay.insert(blocks, acted)
-        self._membership.record_episodes(rollout.finished_returns, rollout.finished_lengths)
-        rollout.finished_returns.clear()
-        rollout.finished_lengths.clear()
+        if rollout.finished_returns:
+            self._membership.record_episodes(rollout.finished_returns, rollout.finished_lengths)
+            rollout.finished_returns.clear()
+            rollout.finished_lengths.clear()
 
     def _goes_on(self) -> bool:
         """A word with the head; false when this actor is to end."""

@@ -6,6 +6,8 @@ import tyro
 
 NAMES = (
     "actor_pipeline",
+    "all",
+    "end_to_end",
     "env_stepping",
     "inference",
     "learner_fed",

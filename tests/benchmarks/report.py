@@ -47,6 +47,35 @@ class Figure:
         }
 
 
+COLUMNS = {
+    "figure": False,
+    "value": True,
+    "unit": False,
+    "limit": True,
+    "of it": True,
+    "which": False,
+    "best peer": True,
+    "of it ": True,
+    "which ": False,
+}
+"""Headings of a table, and whether numbers stand below."""
+
+
+def cells(figure: Figure) -> list[str]:
+    """A figure's row, by `COLUMNS`."""
+    return [
+        figure.name,
+        number(figure.value),
+        figure.unit,
+        number(figure.limit),
+        ratio(figure.vs_limit),
+        figure.limit_name or "",
+        number(figure.peer),
+        ratio(figure.vs_peer),
+        figure.peer_name or "",
+    ]
+
+
 def report(figures: Iterable[Figure], *, as_json: bool) -> None:
     """Prints one line of JSON for each figure, or one table of all."""
     if as_json:
@@ -57,32 +86,24 @@ def report(figures: Iterable[Figure], *, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for heading in ("figure", "value", "unit", "limit", "of limit", "best peer", "of peer", "peer"):
-        if heading in ("figure", "unit", "peer"):
-            table.add_column(heading, overflow="fold")
-        else:
+    for heading, is_number in COLUMNS.items():
+        if is_number:
             table.add_column(heading, justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, overflow="fold")
     for figure in figures:
-        table.add_row(
-            figure.name.replace("[", r"\["),
-            _number(figure.value),
-            figure.unit,
-            _number(figure.limit),
-            _ratio(figure.vs_limit),
-            _number(figure.peer),
-            _ratio(figure.vs_peer),
-            figure.peer_name or "",
-        )
+        table.add_row(*(cell.replace("[", r"\[") for cell in cells(figure)))
     # Of a pipe or a file rich would assume 80 columns.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three significant digits at least, thousands apart."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio(value: float | None) -> str:
+    """Two decimals and a cross."""
     return "" if value is None else f"{value:.2f}×"

@@ -90,10 +90,12 @@ class Workload:
         return math.prod(self.obs_shape) * np.dtype(self.obs_dtype).itemsize
 
     def random_obs(self, rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[Any]:
-        """Observations' numbers in an array of that shape."""
+        """Observations' numbers in an array of that shape, [..., *obs_shape]."""
         dtype = np.dtype(self.obs_dtype)
         if dtype.kind == "f":
             return rng.standard_normal(shape).astype(dtype)
+        if len(self.obs_shape) == 2:
+            return _images(rng, shape).astype(dtype)
         largest = 1 if dtype.kind == "b" else np.iinfo(dtype).max
         return rng.integers(0, largest, shape, dtype, endpoint=True)
 
@@ -129,6 +131,24 @@ class Workload:
             "next_obs": self.random_obs(rng, (count, *self.stack_shape)),
             "priorities": rng.exponential(size=count).astype(np.float32),
         }
+
+
+def _images(rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Fields of a few colours with sprites before them: they compress about as a game's screens
+    do, which noise would not."""
+    height, width = shape[-2:]
+    fields = rng.integers(0, 256, (-(-height // 12), -(-width // 12)), np.uint8)
+    background = np.kron(fields, np.ones((12, 12), np.uint8))[:height, :width]
+    images = np.empty(shape, np.uint8)
+    images[:] = background
+    flat = images.reshape(-1, height, width)
+    sprites = (len(flat), 8)
+    top, left = rng.integers(0, height - 6, sprites), rng.integers(0, width - 4, sprites)
+    colour = rng.integers(0, 256, sprites)
+    for image, *places in zip(flat, top, left, colour, strict=True):
+        for y, x, c in zip(*places, strict=True):
+            image[y : y + 6, x : x + 4] = c
+    return images
 
 
 VECTORS = Workload()

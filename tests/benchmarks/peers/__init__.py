@@ -16,6 +16,21 @@ ABSENT = 69
 """Exit status of a script whose peer is not installed (EX_UNAVAILABLE of sysexits.h)."""
 
 
+PACKAGES = ("cpprb", "dm-reverb", "ray", "stable-baselines3", "tianshou", "torchrl")
+"""What peers are made of."""
+_TELL_VERSIONS = """
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
 class PeerError(Exception):
     """A peer is installed but its script ended with an error."""
 
@@ -51,6 +66,15 @@ class Peers:
                 "pip install -e '.[peers]', or name another Python with --peer-python",
                 file=sys.stderr,
             )
+
+    def versions(self) -> dict[str, str]:
+        """Of the peers' packages, wherever they are installed."""
+        found: dict[str, str] = {}
+        for python in self._pythons:
+            command = [python, "-c", _TELL_VERSIONS, *PACKAGES]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout) | found
+        return found
 
     def run(self, script: str, options: Sequence[str]) -> list[dict[str, Any]] | None:
         """The objects that `tests.benchmarks.peers.<script>` printed; None where it is missing.

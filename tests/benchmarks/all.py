@@ -1,0 +1,105 @@
+"""All benchmarks that take minutes, one after the other; `solve` and `memory` take hours."""
+
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks import (
+    actor_pipeline,
+    end_to_end,
+    learner_fed,
+    machine,
+    replay_served,
+    sum_tree,
+    transition_memory,
+    weights_broadcast,
+)
+from tests.benchmarks.markdown import Circumstances, Group, machine_facts, page
+from tests.benchmarks.peers import Peers
+from tests.benchmarks.report import Figure, report
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+
+
+def _replay_served(quick: bool, peers: Peers) -> list[Figure]:
+    rounds, window_s = (1, 1.0) if quick else (3, 2.0)
+    return [
+        figure
+        for observations in ("vectors", "frames")
+        for insert in ("50", "actor")
+        for figure in replay_served.figures(observations, insert, rounds, window_s, peers)
+    ]
+
+
+def _end_to_end(quick: bool, peers: Peers) -> list[Figure]:
+    presets = ("cartpole", "minatar-breakout", "pong")
+    window_s, limit_window_s = (8.0, 1.0) if quick else (20.0, 2.0)
+    return end_to_end.figures(presets, window_s, 3.0, limit_window_s)
+
+
+BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
+    "machine": lambda quick, peers: machine.figures(3 if quick else 9, 0.5),
+    "sum_tree": lambda quick, peers: sum_tree.figures(5 if quick else 30, peers),
+    "replay_served": _replay_served,
+    "transition_memory": lambda quick, peers: transition_memory.figures(peers),
+    "actor_pipeline": lambda quick, peers: actor_pipeline.figures(
+        *((2, 1.0) if quick else (7, 2.0))
+    ),
+    "learner_fed": lambda quick, peers: learner_fed.figures(*((2, 1.0) if quick else (7, 2.0))),
+    "weights_broadcast": lambda quick, peers: weights_broadcast.figures(
+        (1, 16, 128), ("mlp", "nature"), 1.0 if quick else 5.0
+    ),
+    "end_to_end": _end_to_end,
+}
+"""By module, in the order of the page; called with whether it is to be quick."""
+
+
+def run(
+    names: tuple[str, ...] = tuple(BENCHMARKS),
+    quick: bool = False,
+    markdown: bool = False,
+    peers: bool = True,
+    peer_python: tuple[str, ...] = (sys.executable,),
+    json: bool = False,
+) -> None:
+    """All benchmarks that take minutes.
+
+    Args:
+        names: Which of them.
+        quick: One round of short windows: minutes instead of an hour, and a look instead of a
+            result.
+        markdown: Write docs/benchmarks.md, too.
+        peers: Measure the peers, too.
+        peer_python: The Pythons in which peers may be installed.
+        json: Print one line of JSON for each figure.
+    """
+    installed = Peers(peer_python if peers else ())
+    command = "python -m tests.benchmarks all --markdown" + (" --quick" if quick else "")
+    # Before anything is measured: the load is that of others.
+    date, facts = time.strftime("%Y-%m-%d"), machine_facts(installed.versions())
+    groups = []
+    for name in names:
+        groups.append(_measure(name, quick, installed))
+        report(groups[-1].figures, as_json=json)
+    if markdown:
+        circumstances = Circumstances(date, command, facts, installed.missing)
+        PAGE.write_text(page(groups, circumstances))
+        print(f"written: {PAGE}", file=sys.stderr)
+    if failed := [group.name for group in groups if group.failure]:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
+
+
+def _measure(name: str, quick: bool, peers: Peers) -> Group:
+    """One benchmark; its failure is told, and those after it go on."""
+    how = importlib.import_module(f"tests.benchmarks.{name}").__doc__ or ""
+    start_s = time.monotonic()
+    try:
+        figures = BENCHMARKS[name](quick, peers)
+    except Exception as error:
+        traceback.print_exc()
+        return Group(name, how, [], f"{type(error).__name__}: {error}")
+    print(f"{name}: {time.monotonic() - start_s:.0f} s", file=sys.stderr)
+    return Group(name, how, figures)

@@ -8,6 +8,7 @@ from typing import Literal
 import tyro
 import zmq
 
+from common.errors import ConfigError
 from common.process import configure_logging, run_main, stop_on_signals
 
 
@@ -24,6 +25,9 @@ class Flags:
     """Actor number to take over from a process of this host that died; -1: any."""
     evaluator: bool = False
     """Play greedily and report scores instead of collecting experience."""
+    inference: bool = False
+    """Compute Q-values for the actors of this host instead of acting, in a run with
+    --inference host or gpu."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to print."""
     debug: bool = False
@@ -36,9 +40,12 @@ def main() -> int:
 
 
 def _run(flags: Flags) -> None:
+    if flags.evaluator and flags.inference:
+        raise ConfigError("--evaluator and --inference are two processes: start each by itself")
     import torch
 
     from actor.evaluator import run_evaluator
+    from actor.inference_server import InferenceOptions, run_inference_server
     from actor.loop import ActorOptions, run_actor
 
     configure_logging(flags.log_level)
@@ -46,9 +53,13 @@ def _run(flags: Flags) -> None:
     stop = threading.Event()
     stop_on_signals(stop)
     options = ActorOptions(flags.connect, flags.envs, flags.number)
-    run = run_evaluator if flags.evaluator else run_actor
     with zmq.Context() as context:
-        run(options, context, stop, lambda _: None)
+        if flags.inference:
+            serving = InferenceOptions(flags.connect, number=flags.number)
+            run_inference_server(serving, context, stop, lambda _: None)
+        else:
+            run = run_evaluator if flags.evaluator else run_actor
+            run(options, context, stop, lambda _: None)
 
 
 if __name__ == "__main__":

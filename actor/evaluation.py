@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
 from actor.rollout import QFunction
 from common.config import Config
@@ -17,10 +18,6 @@ MAX_ENVS = 128
 
 Episodes = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 """Returns and lengths, [episodes] each."""
-
-
-class Interrupted(Exception):
-    """An evaluation was not finished because its process is to end."""
 
 
 class GreedyEvaluation:
@@ -43,9 +40,12 @@ class GreedyEvaluation:
         self._share[: episodes % num_envs] += 1
 
     def run(
-        self, q_function: QFunction, seed: int, goes_on: Callable[[], bool] = lambda: True
+        self, q_function: QFunction, seed: int | None, goes_on: Callable[[], bool] = lambda: True
     ) -> Episodes:
         """Returns and lengths of the episodes.
+
+        Args:
+            seed: of the environments; None: they go on with the random numbers they have.
 
         Raises:
             Interrupted: `goes_on`, asked at every step, said no.
@@ -63,7 +63,9 @@ class GreedyEvaluation:
     def close(self) -> None:
         self._vector.close()
 
-    def _run(self, q_function: QFunction, seed: int, goes_on: Callable[[], bool]) -> Episodes:
+    def _run(
+        self, q_function: QFunction, seed: int | None, goes_on: Callable[[], bool]
+    ) -> Episodes:
         left = self._share.copy()
         running_return = np.zeros(len(left))
         running_length = np.zeros(len(left), np.int64)

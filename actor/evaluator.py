@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from actor.evaluation import Episodes, GreedyEvaluation, Interrupted
-from actor.loop import WAIT_MS, ActorOptions
+from actor.acting_policy import WAIT_MS, Interrupted
+from actor.evaluation import Episodes, GreedyEvaluation
+from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
 from common.manifest import Manifest
@@ -104,11 +105,13 @@ class _Evaluator:
         )
 
     def _episodes(self, episodes: int) -> Episodes:
+        # Seeded once: ale-py's environments load their game again with every seed.
+        seed = None
         if episodes not in self._evaluations:
             self._evaluations[episodes] = GreedyEvaluation(
                 self._manifest.config, self._manifest.spec, episodes
             )
-        seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
         return self._evaluations[episodes].run(self._policy.q_values, seed, self._goes_on)
 
     def _counters(self) -> dict[str, float]:

@@ -53,9 +53,12 @@ def _of_convolutions(network: ConvQNetwork) -> Forward:
     hidden, advantage, value = network.hidden, network.advantage, network.value
     weight, bias = advantage.weight.detach(), advantage.bias.detach()
     if value is not None:
-        # V reads the first half of the hidden layer, A the second.
-        of_value = value.weight.detach().expand(len(weight), -1)
-        weight = torch.cat([of_value, weight - weight.mean(dim=0)], dim=1)
+        of_value, centred = value.weight.detach(), weight - weight.mean(dim=0)
+        if network.own_hidden:
+            # V reads the first half of the hidden layer, A the second.
+            weight = torch.cat([of_value.expand(len(weight), -1), centred], dim=1)
+        else:
+            weight = of_value + centred
         bias = _dueling(value.bias.detach(), bias)
 
     def forward(obs: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The actor: joins a run, plays its environments, streams experience, takes new weights.
 
 One thread, one loop. Each turn: newest weights if there are any, one step of all environments,
-finished blocks into the window, a word with the head.
+finished blocks into the window, a word with the head. Where Q-values come from is the business of
+`actor/acting_policy.py`.
 """
 
 import logging
@@ -14,22 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from actor.acting_policy import WAIT_MS, ActingPolicy, Interrupted, LocalPolicy
 from actor.exploration import epsilon_ladder
-from actor.policy import Policy
+from actor.remote_policy import RemotePolicy
 from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
-from actor.weights import WeightsSubscription
 from common import transport
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import ACTING
-
-WAIT_MS = 20
-"""How long one wait for weights or credit lasts before the head is heard again."""
-WEIGHTS_PERIOD_S = 0.002
-"""Between two looks for new weights. A look costs as much as stepping a small environment."""
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +60,7 @@ def run_actor(
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
-            Actor(context, membership, manifest, num_envs).run(stop, ready)
+            Actor(context, membership, manifest, num_envs, stop).run(ready)
     except Exception as error:
         reason = str(error)
         raise
@@ -82,11 +77,12 @@ class Actor:
         membership: Membership,
         manifest: Manifest,
         num_envs: int,
+        stop: threading.Event,
     ) -> None:
         welcome, config = membership.welcome, manifest.config
         self._membership = membership
         self._config = config
-        self._policy = Policy(manifest)
+        self._stop = stop
         self._joins = membership.joins
         self._vector = make_vector(config, num_envs)
         if spec_of(self._vector) != manifest.spec:
@@ -101,76 +97,75 @@ class Actor:
         self._rollout = Rollout(
             self._vector,
             manifest,
-            self._policy.q_values,
+            lambda obs: self._policy.q_values(obs),
             self._rng,
             # Sub-environments are seeded with consecutive numbers from here.
             seed=int(seeds.generate_state(1)[0] >> 1),
         )
-        self._weights = WeightsSubscription(context, membership.weights_endpoint, ACTING)
+        self._policy: ActingPolicy = (
+            LocalPolicy(context, membership, self._goes_on)
+            if config.inference == "actor"
+            else RemotePolicy(context, membership, self._goes_on)
+        )
         self._replay = ReplayClient(
             context,
             transport.reachable(welcome.replay_endpoints[0], membership.address),
             welcome.session,
             config.insert_window,
+            config.compression,
         )
-        self._next_look_s = 0.0
         self._blocked_s = 0.0
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
 
-    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
+    def run(self, ready: Callable[[str], None]) -> None:
         try:
-            while self._policy.version < 0 and self._goes_on(stop):
-                self._take_weights(WAIT_MS)
+            self._act()
             ready("")
-            while self._goes_on(stop):
-                if time.monotonic() >= self._next_look_s:
-                    self._take_weights()
-                complete = self._rollout.step(self._epsilon)
-                acted = self._policy.version
-                for blocks in complete:
-                    if self._wait_for_credit(stop):
-                        self._replay.insert(blocks, acted)
-                if self._rollout.finished_returns:
-                    self._membership.record_episodes(
-                        self._rollout.finished_returns, self._rollout.finished_lengths
-                    )
-                    self._rollout.finished_returns.clear()
-                    self._rollout.finished_lengths.clear()
+            while self._goes_on():
+                self._policy.renew()
+                self._act()
+        except Interrupted:
+            pass
         finally:
-            self._weights.close()
+            self._policy.close()
             self._replay.close()
             self._vector.close()
 
-    def _goes_on(self, stop: threading.Event) -> bool:
+    def _act(self) -> None:
+        """One step of all environments."""
+        rollout = self._rollout
+        complete = rollout.step(self._epsilon)
+        acted = self._policy.version
+        for blocks in complete:
+            if self._wait_for_credit():
+                self._replay.insert(blocks, acted)
+        if rollout.finished_returns:
+            self._membership.record_episodes(rollout.finished_returns, rollout.finished_lengths)
+            rollout.finished_returns.clear()
+            rollout.finished_lengths.clear()
+
+    def _goes_on(self) -> bool:
         """A word with the head; false when this actor is to end."""
         membership = self._membership
         membership.poll(time.monotonic(), self._counters)
         if membership.joins != self._joins:
             self._joins = membership.joins
-            self._weights.move(membership.weights_endpoint)
             self._epsilon = self._epsilons()
         if membership.ladder_size != self._ladder_size:
             self._ladder_size = membership.ladder_size
             self._epsilon = self._epsilons()
-        return not (stop.is_set() or membership.stop_requested)
+        return not (self._stop.is_set() or membership.stop_requested)
 
-    def _take_weights(self, timeout_ms: int = 0) -> None:
-        self._next_look_s = time.monotonic() + WEIGHTS_PERIOD_S
-        weights = self._weights.latest(timeout_ms)
-        if weights is not None:
-            self._policy.load(weights)
-
-    def _wait_for_credit(self, stop: threading.Event) -> bool:
+    def _wait_for_credit(self) -> bool:
         """Whether an insert may be sent; false when this actor is to end instead."""
         self._replay.poll()
         if not self._replay.window_is_full:
             return True
         since_s = time.monotonic()
-        while self._replay.window_is_full and self._goes_on(stop):
+        while self._replay.window_is_full and self._goes_on():
             self._replay.poll(WAIT_MS)
-            # The queue of versions is short and keeps the oldest: who waits must go on reading.
-            self._take_weights()
+            self._policy.renew()
         self._blocked_s += time.monotonic() - since_s
         return not self._replay.window_is_full
 

@@ -10,6 +10,7 @@ import zmq
 
 from actor.blocks import Blocks
 from common import transport
+from common.compression import compressed
 from common.errors import WireError
 from common.messages import Ack, Insert, Rejected
 
@@ -20,6 +21,7 @@ class ReplayClient:
     Args:
         session: names this actor's inserts for as long as it lives.
         window: inserts that may be unacknowledged.
+        compression: method for images.
     """
 
     def __init__(
@@ -28,10 +30,13 @@ class ReplayClient:
         endpoint: str,
         session: int,
         window: int,
+        compression: str = "none",
     ) -> None:
         self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
         self._session = session
         self._window = window
+        # Nothing leaves the process on the way to a thread.
+        self._compression = "none" if endpoint.startswith("inproc://") else compression
         self._unacknowledged: OrderedDict[int, Insert] = OrderedDict()
         self._sequence = 0
         self.resent = 0
@@ -51,7 +56,8 @@ class ReplayClient:
             self._session,
             self._sequence,
             weights_version,
-            blocks.obs,
+            # What waits here to be acknowledged is compressed, too.
+            compressed(blocks.obs, self._compression),
             blocks.action,
             blocks.reward,
             blocks.row_kind,
@@ -76,7 +82,8 @@ class ReplayClient:
             self._socket.poll(timeout_ms)
         while (message := transport.receive(self._socket)) is not None:
             if isinstance(message, Ack) and message.session == self._session:
-                self._unacknowledged.pop(message.sequence, None)
+                while self._unacknowledged and next(iter(self._unacknowledged)) <= message.sequence:
+                    self._unacknowledged.popitem(last=False)
             elif isinstance(message, Rejected):
                 raise WireError(f"the replay server rejected an insert: {message.reason}")
 

@@ -69,9 +69,10 @@ class Rollout:
         self.finished_returns: list[float] = []
         self.finished_lengths: list[int] = []
         self._stack = FrameStack(self.num_envs, self._spec, config.frame_stack)
+        self._stacked = config.frame_stack > 1
         self._life_loss = config.life_loss_ends_episode
         obs, info = self._call("reset", lambda: vector.reset(seed=seed))
-        self._lives = info["lives"] if self._life_loss else np.zeros(self.num_envs, np.int64)
+        self._lives = self._lives_in(info) if self._life_loss else np.zeros(self.num_envs, np.int64)
         self._obs = self._checked(obs)
         self._row_kind = np.full(self.num_envs, _FIRST)
 
@@ -80,7 +81,10 @@ class Rollout:
 
         Raises EnvironmentFault when the environment raises or returns what it must not.
         """
-        q_values = self._q_function(self._stack.push(self._obs, self._row_kind == _FIRST))
+        seen = self._obs
+        if self._stacked:
+            seen = self._stack.push(seen, self._row_kind == _FIRST)
+        q_values = self._q_function(seen)
         complete = [self._builder.see(self._streams, self._obs, self._row_kind, q_values)]
         action = epsilon_greedy(q_values, epsilon, self._rng)
         named = action + self._action_offset if self._action_offset else action
@@ -96,12 +100,22 @@ class Rollout:
             kind[done] = _FIRST
         self._row_kind = kind
         if self._life_loss:
-            lost = acted[(kind[acted] == _STEP) & (info["lives"] < self._lives)[acted]]
+            lives = self._lives_in(info)
+            lost = acted[(kind[acted] == _STEP) & (lives < self._lives)[acted]]
             if len(lost):
                 complete.append(self._see_life_lost(lost, next_obs[lost]))
-            self._lives = info["lives"]
+            self._lives = lives
         self._obs = next_obs
         return [blocks for blocks in complete if blocks is not None]
+
+    def _lives_in(self, info: dict[str, Any]) -> npt.NDArray[np.int64]:
+        if "lives" not in info:
+            raise EnvironmentFault(
+                f"{self._env} did not tell info['lives'] after {self.env_steps} steps of this "
+                "actor: life_loss_ends_episode must be false"
+            )
+        # A copy: the environment may write the next lives into the same array.
+        return np.array(info["lives"], np.int64)
 
     def _see_life_lost(
         self, streams: npt.NDArray[np.int64], obs: npt.NDArray[Any]

@@ -1,6 +1,6 @@
 """How blocks lie in memory: one array per column, in one buffer.
 
-    header (4,096 bytes) │ counters │ number │ session │ … │ obs │ action │ …   each page-aligned
+    header (4,096 bytes) │ counters │ number │ session │ … │ obs │ step │ …   each page-aligned
 
 Slot s holds one block: its number, who sent it, and its rows. The replay server writes the buffer;
 a learner on the same host reads it through a mapping of the same file. Who reads while another
@@ -9,6 +9,7 @@ the block's rows, and to the new number behind them.
 """
 
 import json
+import math
 import mmap
 from typing import Any
 
@@ -23,6 +24,8 @@ from common.spec import EnvSpec
 _MAGIC = b"zapex replay 2\n"
 HEADER_BYTES = 4096
 _ALIGNMENT = 4096
+# Side by side: a transition's n rows lie in one or two cache lines.
+_STEP = np.dtype([("reward", np.float32), ("action", np.int32), ("row_kind", np.uint8)], align=True)
 _LAST = int(RowKind.LAST)
 INSERTED, SAMPLED, NEXT_NUMBER, INSTANCE = range(4)
 """Places in `BlockColumns.counters`."""
@@ -53,9 +56,10 @@ class BlockColumns:
         self.version: Int64Vector = arrays["version"]
         self.obs: npt.NDArray[Any] = arrays["obs"]
         """[slots, R, *obs_shape]"""
-        self.action: npt.NDArray[np.int32] = arrays["action"]
-        self.reward: npt.NDArray[np.float32] = arrays["reward"]
-        self.row_kind: npt.NDArray[np.uint8] = arrays["row_kind"]
+        step = arrays["step"]
+        self.action: npt.NDArray[np.int32] = step["action"]
+        self.reward: npt.NDArray[np.float32] = step["reward"]
+        self.row_kind: npt.NDArray[np.uint8] = step["row_kind"]
         self.priority: npt.NDArray[np.float32] = arrays["priority"]
         """[slots, L], |δ|"""
         self.obs_rows = self.obs.reshape(slots * layout.rows, *spec.obs_shape)
@@ -96,9 +100,7 @@ def _columns(
         "sequence": ((slots,), np.int64),
         "version": ((slots,), np.int64),
         "obs": ((slots, rows, *spec.obs_shape), spec.dtype),
-        "action": ((slots, rows), np.int32),
-        "reward": ((slots, rows), np.float32),
-        "row_kind": ((slots, rows), np.uint8),
+        "step": ((slots, rows), _STEP),
         "priority": ((slots, layout.length), np.float32),
     }
 
@@ -107,7 +109,8 @@ def _offsets(spec: EnvSpec, layout: BlockLayout, slots: int) -> tuple[dict[str, 
     offsets, end = {}, HEADER_BYTES
     for name, (shape, dtype) in _columns(spec, layout, slots).items():
         offsets[name] = end
-        end += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        # Python's own integers: a replay beyond all bounds is refused by its true size.
+        end += math.prod(shape) * np.dtype(dtype).itemsize
         end = -(-end // _ALIGNMENT) * _ALIGNMENT
     return offsets, end
 

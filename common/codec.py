@@ -1,12 +1,19 @@
 """Messages to frames and back.
 
-    frame 0      msgpack [SCHEMA_VERSION, kind, {scalar fields}, [[dtype, shape], ...]]
-    frame 1...   one raw, C-ordered, little-endian buffer per array, in declaration order
+    frame 0      msgpack [SCHEMA_VERSION, kind, {scalar fields}, descriptors]
+    frame 1      the arrays of up to PACKED_BYTES each, one after the other, each padded to 8 bytes
+    frame 2...   one raw buffer for each larger array
 
-Encoding copies nothing (a frame is a view of the array); decoding copies nothing either (an array
-is a view of the frame). Nothing here executes or unpickles anything, and everything that
-can be wrong with bytes from a stranger ends in `MalformedMessage` or `SchemaMismatch`: whatever a
-decoded message claims about its arrays' sizes, their frames were that long.
+Arrays are C-ordered and little-endian and come in the order of declaration; frames that would hold
+nothing are left out. The descriptors are msgpack once more, [[dtype, shape], ...], as a string of
+bytes: one message mostly has the same as the one before, and what they mean is looked up by them.
+A larger array may be compressed: its descriptor is [dtype, shape, method].
+
+Small arrays share a frame because a frame costs more than copying one; large ones are not copied
+(an outgoing frame is a view of the array, a decoded array one of the frame). Nothing here executes
+or unpickles anything, and everything that can be wrong with bytes from a stranger ends in
+`MalformedMessage` or `SchemaMismatch`: whatever a decoded message claims about its arrays' sizes,
+their frames were that long. Only a compressed array's data is not looked at before it is unpacked.
 """
 
 import dataclasses
@@ -18,9 +25,9 @@ from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
 from common import messages
+from common.compression import METHODS, Array, CompressedArray
 from common.errors import MalformedMessage, SchemaMismatch
 from common.messages import SCHEMA_VERSION, ArraySpec, Message, NamedTensors
 
@@ -28,6 +35,10 @@ Frame = bytes | bytearray | memoryview
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_NDIM = 8
+PACKED_BYTES = 64 << 10
+"""Larger arrays have a frame of their own."""
+_ALIGNMENT = 8
+_PADDING = [bytes(-size % _ALIGNMENT) for size in range(_ALIGNMENT)]
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name)
     for name in ["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
@@ -76,6 +87,7 @@ def _layout(cls: type[Message]) -> _Layout:
     return _Layout(cls, tuple(scalars), tuple(arrays), tensors)
 
 
+_ANY = ArraySpec(None, None)
 _LAYOUTS: dict[str, _Layout] = {
     cls.kind: _layout(cls)
     for cls in vars(messages).values()
@@ -90,32 +102,36 @@ def encode(message: Message) -> list[Frame]:
     """
     layout = _LAYOUTS[message.kind]
     fields: dict[str, Any] = {name: getattr(message, name) for name, _ in layout.scalars}
-    descriptors: list[tuple[str, tuple[int, ...]]] = []
-    frames: list[Frame] = [b""]
+    arrays: list[Array] = []
     for name, spec in layout.arrays:
         array = getattr(message, name)
         if spec.dtype is not None and array.dtype.str != spec.dtype:
             raise TypeError(f"{message.kind}.{name} is {array.dtype.str}, declared {spec.dtype}")
-        _append_array(array, descriptors, frames)
+        arrays.append(array)
     if layout.tensors is not None:
         tensors: NamedTensors = getattr(message, layout.tensors)
         fields[layout.tensors] = list(tensors)
-        for array in tensors.values():
-            _append_array(array, descriptors, frames)
-    frames[0] = msgpack.packb((SCHEMA_VERSION, message.kind, fields, descriptors))
-    return frames
-
-
-def _append_array(
-    array: npt.NDArray[Any],
-    descriptors: list[tuple[str, tuple[int, ...]]],
-    frames: list[Frame],
-) -> None:
-    if array.dtype.str not in DTYPES:
-        raise TypeError(f"dtype {array.dtype.str} does not travel; the wire knows {list(DTYPES)}")
-    descriptors.append((array.dtype.str, array.shape))
-    # An empty array has no buffer that memoryview could cast.
-    frames.append(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        arrays += tensors.values()
+    descriptors: list[tuple[Any, ...]] = []
+    packed: list[bytes] = []
+    large: list[Frame] = []
+    for array in arrays:
+        dtype = array.dtype.str
+        if dtype not in DTYPES:
+            raise TypeError(f"dtype {dtype} does not travel; the wire knows {list(DTYPES)}")
+        if isinstance(array, CompressedArray):
+            descriptors.append((dtype, array.shape, array.method))
+            large.append(array.data.data)
+        elif array.nbytes <= PACKED_BYTES:
+            descriptors.append((dtype, array.shape))
+            packed += (array.tobytes(), _PADDING[array.nbytes % _ALIGNMENT])
+        else:
+            descriptors.append((dtype, array.shape))
+            large.append(np.ascontiguousarray(array).data.cast("B"))
+    announced = msgpack.packb(descriptors) if descriptors else b""
+    header = msgpack.packb((SCHEMA_VERSION, message.kind, fields, announced))
+    shared = b"".join(packed)
+    return [header, shared, *large] if shared else [header, *large]
 
 
 def decode(frames: Sequence[Frame]) -> Message:
@@ -136,12 +152,8 @@ def decode(frames: Sequence[Frame]) -> Message:
     layout = _LAYOUTS.get(kind) if type(kind) is str else None
     if layout is None:
         raise MalformedMessage(f"unknown message kind {reprlib.repr(kind)}")
-    if type(fields) is not dict or type(descriptors) is not list:
+    if type(fields) is not dict or type(descriptors) is not bytes:
         raise MalformedMessage(f"{kind}: the header is not [version, kind, fields, arrays]")
-    if len(frames) != len(descriptors) + 1:
-        raise MalformedMessage(
-            f"{kind}: {len(descriptors)} arrays announced, {len(frames) - 1} frames came"
-        )
     values: dict[str, Any] = {}
     for name, is_valid in layout.scalars:
         value = fields.get(name)
@@ -153,27 +165,20 @@ def decode(frames: Sequence[Frame]) -> Message:
     if len(fields) != len(layout.scalars) + (layout.tensors is not None):
         raise MalformedMessage(f"{kind}: unknown fields beside {sorted(values)}")
     names = _tensor_names(layout, fields)
-    if len(descriptors) != len(layout.arrays) + len(names):
-        raise MalformedMessage(f"{kind}: {len(descriptors)} arrays, {len(layout.arrays)} declared")
-    arrays = iter(zip(descriptors, frames[1:], strict=True))
-    for (name, spec), (descriptor, frame) in zip(layout.arrays, arrays, strict=False):
-        values[name] = _decode_array(f"{kind}.{name}", descriptor, frame, spec)
+    plan = _plan(layout, descriptors, len(names))
+    arrays = plan.arrays(frames)
+    for (name, _), array in zip(layout.arrays, arrays, strict=False):
+        values[name] = array
     if layout.tensors is not None:
-        spec = ArraySpec(None, None)
-        values[layout.tensors] = {
-            name: _decode_array(f"{kind}.{name}", descriptor, frame, spec)
-            for name, (descriptor, frame) in zip(names, arrays, strict=True)
-        }
+        tensors = arrays[len(layout.arrays) :]
+        values[layout.tensors] = dict(zip(names, tensors, strict=True))
     return layout.cls(**values)
 
 
 def _decode_header(frame: Frame) -> tuple[Any, Any, Any, Any]:
     if len(frame) > MAX_HEADER_BYTES:
         raise MalformedMessage(f"a header of {len(frame)} bytes, at most {MAX_HEADER_BYTES}")
-    try:
-        header = msgpack.unpackb(frame, strict_map_key=True)
-    except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        raise MalformedMessage("the header is not msgpack") from error
+    header = _unpack(frame)
     if type(header) is not list or not header:
         raise MalformedMessage("the header is not a list")
     # The version comes first and is read alone, so that any later layout is recognised as such.
@@ -182,6 +187,13 @@ def _decode_header(frame: Frame) -> tuple[Any, Any, Any, Any]:
     if len(header) != 4:
         raise MalformedMessage("the header is not [version, kind, fields, arrays]")
     return header[0], header[1], header[2], header[3]
+
+
+def _unpack(data: Frame) -> Any:
+    try:
+        return msgpack.unpackb(data, strict_map_key=True)
+    except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise MalformedMessage("the header is not msgpack") from error
 
 
 def _tensor_names(layout: _Layout, fields: dict[str, Any]) -> list[str]:
@@ -195,27 +207,123 @@ def _tensor_names(layout: _Layout, fields: dict[str, Any]) -> list[str]:
     return names
 
 
-def _decode_array(where: str, descriptor: Any, frame: Frame, spec: ArraySpec) -> npt.NDArray[Any]:
-    if type(descriptor) is not list or len(descriptor) != 2:
-        raise MalformedMessage(f"{where}: an array is announced by [dtype, shape]")
-    name, shape = descriptor
+class _Place(typing.NamedTuple):
+    """An array, and where its bytes are."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int
+    """In the shared frame; −1: in a frame of its own."""
+    method: str | None
+    """By which it is compressed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a message's arrays lie in its frames."""
+
+    kind: str
+    places: list[_Place]
+    shared_bytes: int
+    own_frames: int
+
+    def arrays(self, frames: Sequence[Frame]) -> list[Array]:
+        """Views of the frames. Raises MalformedMessage where they are not as announced."""
+        shared: Frame = b""
+        large = 1
+        if self.shared_bytes:
+            shared = frames[1] if len(frames) > 1 else b""
+            if len(shared) != self.shared_bytes:
+                raise MalformedMessage(
+                    f"{self.kind}: {self.shared_bytes} bytes announced, {len(shared)} came"
+                )
+            large = 2
+            if not np.frombuffer(shared, np.int64, 1).flags.aligned:
+                # ZeroMQ hands out parts of its receive buffer; bytes are aligned.
+                shared = bytes(shared)
+        expected = large + self.own_frames
+        if len(frames) != expected:
+            raise MalformedMessage(f"{self.kind}: {expected} frames announced, {len(frames)} came")
+        arrays: list[Array] = []
+        for dtype, shape, nbytes, offset, method in self.places:
+            if offset >= 0:
+                arrays.append(np.ndarray(shape, dtype, shared, offset))
+                continue
+            frame = frames[large]
+            large += 1
+            if method is not None:
+                data = np.frombuffer(frame, np.uint8)
+                arrays.append(CompressedArray(dtype, shape, nbytes, method, data))
+            elif nbytes != len(frame):
+                raise MalformedMessage(
+                    f"{self.kind}: {dtype} {shape} does not fill {len(frame)} bytes"
+                )
+            else:
+                arrays.append(np.frombuffer(frame, dtype).reshape(shape))
+        return arrays
+
+
+_PLANS: dict[tuple[str, bytes, int], _Plan] = {}
+MAX_PLANS = 1_000
+"""Remembered; strangers who send ever other shapes gain nothing by it."""
+
+
+def _plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
+    kind = layout.cls.kind
+    plan = _PLANS.get((kind, descriptors, tensors))
+    if plan is None:
+        plan = _make_plan(layout, descriptors, tensors)
+        if len(_PLANS) >= MAX_PLANS:
+            _PLANS.clear()
+        _PLANS[kind, descriptors, tensors] = plan
+    return plan
+
+
+def _make_plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
+    kind = layout.cls.kind
+    announced = _unpack(descriptors) if descriptors else []
+    specs = [spec for _, spec in layout.arrays] + [_ANY] * tensors
+    if type(announced) is not list or len(announced) != len(specs):
+        raise MalformedMessage(f"{kind}: {len(specs)} arrays are declared, not those announced")
+    places: list[_Place] = []
+    offset = 0
+    for descriptor, spec in zip(announced, specs, strict=True):
+        dtype, shape, method = _announced(kind, descriptor, spec)
+        # Python integers do not overflow: a huge announced shape is compared, never allocated.
+        nbytes = math.prod(shape) * dtype.itemsize
+        if method is not None or nbytes > PACKED_BYTES:
+            places.append(_Place(dtype, shape, nbytes, -1, method))
+        else:
+            places.append(_Place(dtype, shape, nbytes, offset, None))
+            offset += nbytes + -nbytes % _ALIGNMENT
+    return _Plan(kind, places, offset, sum(place.offset < 0 for place in places))
+
+
+def _announced(
+    kind: str, descriptor: Any, spec: ArraySpec
+) -> tuple[np.dtype[Any], tuple[int, ...], str | None]:
+    """dtype, shape and compression of an array. Raises MalformedMessage."""
+    if type(descriptor) is not list or len(descriptor) not in (2, 3):
+        raise MalformedMessage(f"{kind}: an array is announced by [dtype, shape]")
+    name, shape = descriptor[0], descriptor[1]
     dtype = DTYPES.get(name) if type(name) is str else None
     if dtype is None or (spec.dtype is not None and name != spec.dtype):
         raise MalformedMessage(
-            f"{where} has dtype {reprlib.repr(name)}, expected {spec.dtype or 'a number'}"
+            f"{kind}: an array has dtype {reprlib.repr(name)}, expected {spec.dtype or 'a number'}"
         )
     if type(shape) is not list or len(shape) > MAX_NDIM:
-        raise MalformedMessage(f"{where}: a shape is a list of at most {MAX_NDIM} sizes")
+        raise MalformedMessage(f"{kind}: a shape is a list of at most {MAX_NDIM} sizes")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape) or (
         # Numpy counts the bytes of an empty array too, as if its empty axes had one element.
         0 in shape and math.prod(size or 1 for size in shape) >= 1 << 48
     ):
-        raise MalformedMessage(f"{where} has an impossible shape {reprlib.repr(shape)}")
+        raise MalformedMessage(f"{kind}: an impossible shape {reprlib.repr(shape)}")
     if spec.ndim is not None and len(shape) != spec.ndim:
-        raise MalformedMessage(f"{where} has {len(shape)} axes, expected {spec.ndim}")
-    # Python integers do not overflow: a huge announced shape is compared, never allocated.
-    if math.prod(shape) * dtype.itemsize != len(frame):
-        raise MalformedMessage(
-            f"{where}: {name} {reprlib.repr(shape)} does not fill {len(frame)} bytes"
-        )
-    return np.frombuffer(frame, dtype).reshape(shape)
+        raise MalformedMessage(f"{kind}: an array has {len(shape)} axes, expected {spec.ndim}")
+    method = None
+    if len(descriptor) == 3:
+        method = descriptor[2]
+        if method not in METHODS or name != "|u1" or not spec.may_be_compressed:
+            raise MalformedMessage(f"{kind}: an array compressed by {reprlib.repr(method)}")
+    return dtype, tuple(shape), method

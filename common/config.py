@@ -104,6 +104,12 @@ class Config(BaseModel):
     insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
     """Inserts an actor may have unacknowledged before it stops stepping."""
 
+    inference: Literal["actor", "host", "gpu"] = "actor"
+    """Who computes the Q-values that actors act by: each for itself on the CPU; host: one process
+    for all actors of a host, in batches; gpu: the same, refused where there is no GPU."""
+    inference_device: str = "auto"
+    """Where an inference process computes: auto, cpu, cuda, cuda:1, mps."""
+
     # ------------------------------------------------------------------------------ network
 
     network: str = "mlp"
@@ -171,12 +177,33 @@ class Config(BaseModel):
     """How the learner gets sampled transitions: by reading the replay server's storage itself, or
     sent over the wire; auto: the first where both are on one host."""
 
+    compression: Literal["lz4", "zstd", "none"] = "lz4"
+    """Of images on their way from actors and to the learner: lz4 is faster than sending them
+    whole, even on loopback; zstd is slower and makes them smaller, for slow links."""
+
     # ------------------------------------------------------------------------------ learner
 
     device: str = "auto"
     """Where the learner's network lives: auto, cpu, cuda, cuda:1, mps."""
     learner_threads: PositiveInt = 1
     """Threads PyTorch uses for one operation on the CPU."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """How the learner lays out images and convolutions: channels_last is what tensor cores want;
+    auto: channels_last on cuda, contiguous elsewhere."""
+    autocast: Literal["auto", "off", "bfloat16", "float16"] = "auto"
+    """Numbers in which the learner's network multiplies. Weights, Q-values, targets, losses and
+    priorities are float32 always. auto: bfloat16 for networks with convolutions where the device
+    multiplies in it by itself, else off. float16 needs cuda; it scales the loss."""
+    compile_update: bool = False
+    """Compile the loss and RMSProp's step with torch.compile. Costs 10–60 s when a run starts, a
+    few once they are in PyTorch's cache; runs uncompiled where there is no C++ compiler. Worth it
+    on cuda and for small mlps; convolutions on a CPU gain nothing."""
+    cuda_graph: bool = False
+    """Start each update as one recorded CUDA graph, instead of kernel by kernel. Needs cuda, and a
+    network that never waits for the device. For small batches, where starting kernels takes longer
+    than running them."""
+    fused_optimizer: bool = True
+    """Adam in one pass over weights and moments; false: one operation after the other."""
     prefetch_batches: Annotated[int, Field(ge=1, le=64)] = 4
     """Batches kept ready on the device."""
     publish_period: PositiveInt = 25
@@ -210,7 +237,28 @@ class Config(BaseModel):
                 f"samples_per_insert_tolerance = {tolerance:g} must be at least half of "
                 f"batch_size = {self.batch_size}: actors and learner would wait for each other"
             )
+        if self.cuda_graph and self.autocast == "float16":
+            raise ValueError(
+                "cuda_graph = true cannot record autocast = float16, whose steps the host judges: "
+                "choose bfloat16 or off"
+            )
+        if self.device != "auto":
+            reason = self.unfit_for(self.device.partition(":")[0])
+            if reason is not None:
+                raise ValueError(reason)
         return self
+
+    def unfit_for(self, device_type: str) -> str | None:
+        """Why the learner cannot run so on a device of this type (cpu, cuda, mps); None: it can."""
+        if device_type == "cuda":
+            return None
+        if self.cuda_graph:
+            return f"cuda_graph = true needs device = cuda, not {device_type}"
+        if self.autocast == "float16":
+            return (
+                f"autocast = float16 needs device = cuda, not {device_type}: choose bfloat16 or off"
+            )
+        return None
 
     @property
     def replay_slots(self) -> int:

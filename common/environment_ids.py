@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 
-from common import minatar
+from common import atari, minatar
 from common.errors import EnvironmentFault
 
 
@@ -28,7 +28,7 @@ class _Family:
 
 
 _FAMILIES = (
-    _Family(("ALE/",), "ale_py", "atari", lambda: importlib.import_module("ale_py")),
+    _Family(("ALE/",), "ale_py", "atari", atari.register),
     _Family(("MinAtar/",), "minatar", "minatar", minatar.register),
     _Family(
         ("MiniGrid-", "BabyAI-"),

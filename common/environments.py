@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from common import environment_ids
+from common import atari, environment_ids, envpool
 from common.config import Config
 from common.errors import EnvironmentFault
 from common.observations import as_array, is_array
@@ -35,12 +35,12 @@ def make_vector(config: Config, num_envs: int) -> _Vector:
     Raises EnvironmentFault, with what to do, when they cannot be made or are not supported.
     """
     try:
-        environment_ids.register(config.env)
         vector = _make(config, num_envs)
+        lives_missing = config.life_loss_ends_episode and not _tells_lives(config, vector)
     except Exception as error:
         raise _fault(config, error) from error
     autoreset_mode(vector)
-    if config.life_loss_ends_episode and "lives" not in vector.reset(seed=0)[1]:
+    if lives_missing:
         vector.close()
         raise EnvironmentFault(
             f"{config.env} does not tell its lives in info['lives']: life_loss_ends_episode must "
@@ -49,7 +49,17 @@ def make_vector(config: Config, num_envs: int) -> _Vector:
     return vector
 
 
+def _tells_lives(config: Config, vector: _Vector) -> bool:
+    # A reset of many Atari games takes seconds.
+    return atari.is_atari(config.env) or "lives" in vector.reset()[1]
+
+
 def _make(config: Config, num_envs: int) -> _Vector:
+    if config.vectorization == "envpool":
+        return envpool.make_vector(config, num_envs)
+    environment_ids.register(config.env)
+    if atari.is_atari(config.env):
+        return atari.make_vector(config, num_envs, AUTORESET[config.autoreset])
     own_class = config.vectorization == "vector_entry_point"
     if own_class and (config.obs_key or config.greyscale or config.resize):
         raise EnvironmentFault(

@@ -26,6 +26,7 @@ from common.messages import (
     Refused,
     Welcome,
 )
+from common.process import machine_id
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -43,7 +44,7 @@ class Membership:
 
     Args:
         address: the head's control address.
-        role: actor, evaluator or replay_server.
+        role: actor, evaluator, inference or replay_server.
         num_envs: environments on the ε ladder; 0: as many as the configuration says.
     """
 
@@ -75,6 +76,8 @@ class Membership:
         self.manifest: Manifest
         self.ladder_size = 1
         self.replay_endpoints: list[str] = []
+        self.inference_endpoint = ""
+        """Of the inference process on this machine; empty: there is none."""
         self.joins = 0
         """Times the head took this process in; more than 1 after the head was restarted."""
         self.stop_requested = False
@@ -163,7 +166,14 @@ class Membership:
         take_over = self._number >= 0 and not self.joins
         self.send(
             Join(
-                self._role, host, os.getpid(), self._num_envs, self._number, take_over, self._token
+                self._role,
+                host,
+                os.getpid(),
+                self._num_envs,
+                self._number,
+                take_over,
+                self._token,
+                machine_id(),
             )
         )
 
@@ -204,7 +214,7 @@ class Membership:
         self._number = welcome.number
         self._joining = False
         self.ladder_size = welcome.ladder_size
-        self._take_endpoints(welcome.replay_endpoints)
+        self._take_endpoints(welcome)
         self.joins += 1
         log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
 
@@ -216,10 +226,12 @@ class Membership:
         elif directive.session == self.welcome.session:
             self.stop_requested = directive.run_state == "stop"
             self.ladder_size = directive.ladder_size
-            self._take_endpoints(directive.replay_endpoints)
+            self._take_endpoints(directive)
 
-    def _take_endpoints(self, endpoints: list[str]) -> None:
+    def _take_endpoints(self, message: Welcome | Directive) -> None:
+        endpoints = message.replay_endpoints
         self.replay_endpoints = [transport.reachable(e, self.address) for e in endpoints]
+        self.inference_endpoint = message.inference_endpoint
 
     @property
     def weights_endpoint(self) -> str:

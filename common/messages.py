@@ -16,6 +16,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from common.compression import CompressedArray
+
 SCHEMA_VERSION = 2
 
 ACTING = b"acting"
@@ -31,6 +33,8 @@ class ArraySpec:
 
     dtype: str | None
     ndim: int | None
+    may_be_compressed: bool = False
+    """Its reader takes a `common.compression.CompressedArray`, too."""
 
 
 Float32Vector = Annotated[npt.NDArray[np.float32], ArraySpec("<f4", 1)]
@@ -40,7 +44,8 @@ Int32Matrix = Annotated[npt.NDArray[np.int32], ArraySpec("<i4", 2)]
 Int64Vector = Annotated[npt.NDArray[np.int64], ArraySpec("<i8", 1)]
 UInt8Vector = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 1)]
 UInt8Matrix = Annotated[npt.NDArray[np.uint8], ArraySpec("|u1", 2)]
-Observations = Annotated[npt.NDArray[Any], ArraySpec(None, None)]
+AnyArray = Annotated[npt.NDArray[Any], ArraySpec(None, None)]
+Observations = Annotated[npt.NDArray[Any] | CompressedArray, ArraySpec(None, None, True)]
 NamedTensors = dict[str, npt.NDArray[Any]]
 
 
@@ -72,7 +77,7 @@ class Join(Message):
 
     kind: ClassVar[str] = "join"
     role: str
-    """actor, evaluator or replay_server."""
+    """actor, evaluator, inference or replay_server."""
     host: str
     pid: int
     num_envs: int
@@ -84,6 +89,8 @@ class Join(Message):
     host and died: do not wait until that one counts as gone."""
     token: int
     """Random, one for each joining process or thread: by it the head knows one that joins again."""
+    machine: str = ""
+    """`common.process.machine_id` of its host, by which actors find their inference process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,8 @@ class Welcome(Message):
     """`common.manifest.Manifest` as plain data."""
     weights_endpoint: str
     replay_endpoints: list[str]
+    inference_endpoint: str = ""
+    """Of the inference process on this member's machine; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,7 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class Serving(Message):
-    """A replay server tells the head where it listens."""
+    """A replay server or an inference process tells the head where it listens."""
 
     kind: ClassVar[str] = "serving"
     session: int
@@ -128,7 +137,7 @@ class Serving(Message):
     machine: str = ""
     """`common.process.machine_id` of its host: who has the same may share its memory."""
     storage: str = ""
-    """File of the stored blocks; empty: none that others could map."""
+    """A replay server's file of the stored blocks; empty: none that others could map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +164,8 @@ class Directive(Message):
     """run, stop, or rejoin (the head does not know this session)."""
     ladder_size: int
     replay_endpoints: list[str]
+    inference_endpoint: str = ""
+    """As in Welcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +222,33 @@ class Weights(Message):
     """float32 or float16, by the network's own parameter names."""
 
 
+# -------------------------------------------------- inference: actors and a process of their host
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest(Message):
+    """An actor that waits asks for the Q-values of its observations. Answered by QValues, or by
+    Rejected."""
+
+    kind: ClassVar[str] = "inference_request"
+    sequence: int
+    """Counts this actor's requests; the answer repeats it."""
+    obs: AnyArray
+    """[N, *obs_shape] in the manifest's dtype, or stacks [N, S, *obs_shape]."""
+
+
+@dataclass(frozen=True, slots=True)
+class QValues(Message):
+    """The answer to an InferenceRequest."""
+
+    kind: ClassVar[str] = "q_values"
+    sequence: int
+    version: int
+    """Of the weights that gave these values."""
+    q_values: Float32Matrix
+    """[N, A]"""
+
+
 # ---------------------------------------------------- experience: actors, replay server and learner
 
 
@@ -241,7 +279,8 @@ class Insert(Message):
 
 @dataclass(frozen=True, slots=True)
 class Ack(Message):
-    """An insert is stored. Also the actor's credit for another."""
+    """An insert, and all of its session before it, are stored. Also the actor's credit for as many
+    others."""
 
     kind: ClassVar[str] = "ack"
     session: int
@@ -255,7 +294,7 @@ class Rejected(Message):
     kind: ClassVar[str] = "rejected"
     session: int
     sequence: int
-    """Of the insert that is rejected; −1 for other messages."""
+    """Of the insert or inference request that is rejected; −1 for other messages."""
     reason: str
 
 

@@ -61,7 +61,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
     ) -> None:
         if not 0.0 <= sticky_action_prob <= 1.0:
             raise ValueError(f"sticky_action_prob = {sticky_action_prob}: must be from 0 to 1")
-        make_game = _game_module(game).Env
+        make_game = game_module(game).Env
         self._games = [make_game(ramping=difficulty_ramping) for _ in range(num_envs)]
         actions = self._games[0].minimal_action_set() if use_minimal_action_set else range(6)
         self._actions = np.fromiter(actions, np.int64)
@@ -137,7 +137,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
         return {"final_obs": final_obs, "_final_obs": terminated}
 
 
-def _game_module(game: str) -> ModuleType:
+def game_module(game: str) -> ModuleType:
     """The module of one game, without the package around it."""
     package = importlib.util.find_spec("minatar")
     assert package is not None

@@ -16,6 +16,21 @@ from common.errors import ConfigError
 from common.spec import EnvSpec
 
 
+def in_float32(layer: nn.Module, features: Tensor) -> Tensor:
+    """What the layer makes of the features in float32, under autocast too.
+
+    Q-values come out of such layers: bfloat16's 8 bits would round a value of 20 to the next 1/8,
+    and with it every δ.
+    """
+    device_type = features.device.type
+    if torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):
+            out: Tensor = layer(features.float())
+    else:
+        out = layer(features)
+    return out
+
+
 def dueling_q(value: Tensor, advantage: Tensor) -> Tensor:
     """Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a') (Wang et al. 2016, eq. 9).
 
@@ -49,7 +64,7 @@ class MLPQNetwork(nn.Module):
         self.head = nn.Linear(width, num_actions + dueling)
 
     def forward(self, obs: Tensor) -> Tensor:
-        out: Tensor = self.head(self.torso(obs.float().reshape(len(obs), -1)))
+        out = in_float32(self.head, self.torso(obs.float().reshape(len(obs), -1)))
         return dueling_q(out[:, :1], out[:, 1:]) if self.dueling else out
 
 
@@ -64,7 +79,9 @@ class ConvQNetwork(nn.Module):
         image_shape: as above, without N.
         stacked: whether the first axis is a stack.
         convolutions: (channels, kernel, stride) of each.
-        hidden_size: units of each head's hidden layer.
+        hidden_size: units of the hidden layer.
+        own_hidden: whether each dueling head has a hidden layer of its own (Wang et al. 2016,
+            section 4.2), or both read the same.
     """
 
     def __init__(
@@ -75,9 +92,11 @@ class ConvQNetwork(nn.Module):
         convolutions: Sequence[tuple[int, int, int]],
         hidden_size: int,
         dueling: bool = True,
+        own_hidden: bool = True,
     ) -> None:
         super().__init__()
         self._image_axes = len(image_shape) - stacked
+        self.memory_format = torch.contiguous_format
         stack = image_shape[0] if stacked else 1
         height, width, *colours = image_shape[stacked:]
         channels = stack * math.prod(colours)
@@ -88,8 +107,9 @@ class ConvQNetwork(nn.Module):
             height, width = ((size - kernel) // stride + 1 for size in (height, width))
         self.torso = nn.Sequential(*layers, nn.Flatten())
         self.dueling = dueling
+        self.own_hidden = dueling and own_hidden
         # Both heads' hidden layers are one operation, as in MLPQNetwork.
-        self.hidden = nn.Linear(channels * height * width, hidden_size * (1 + dueling))
+        self.hidden = nn.Linear(channels * height * width, hidden_size * (1 + self.own_hidden))
         self._hidden_size = hidden_size
         self.advantage = nn.Linear(hidden_size, num_actions)
         self.value = nn.Linear(hidden_size, 1) if dueling else None
@@ -97,19 +117,32 @@ class ConvQNetwork(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         hidden = torch.relu(self.hidden(self.torso(self.image(obs))))
         if self.value is None:
-            out: Tensor = self.advantage(hidden)
-            return out
-        for_value, for_advantage = hidden[:, : self._hidden_size], hidden[:, self._hidden_size :]
-        return dueling_q(self.value(for_value), self.advantage(for_advantage))
+            return in_float32(self.advantage, hidden)
+        # Where both read the same, there is nothing but these.
+        for_value, for_advantage = hidden[:, : self._hidden_size], hidden[:, -self._hidden_size :]
+        value = in_float32(self.value, for_value)
+        return dueling_q(value, in_float32(self.advantage, for_advantage))
 
     def image(self, obs: Tensor) -> Tensor:
-        """[N, channels, H, W], float32."""
+        """[N, channels, H, W] in the numbers and the memory format that the convolutions want."""
         if self._image_axes == 3:  # Colours last.
             obs = obs.movedim(-1, 1).flatten(1, -3)
         elif obs.ndim == 3:
             obs = obs[:, None]
-        scale = 1 / 255 if obs.dtype == torch.uint8 else 1.0
-        return obs.float() * scale if scale != 1.0 else obs.float()
+        device_type = obs.device.type
+        lower = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if lower else torch.float32
+        image = obs.to(dtype, memory_format=self.memory_format)
+        # In place: the conversion made a tensor of its own.
+        return image.mul_(1 / 255) if obs.dtype == torch.uint8 else image
+
+
+def set_memory_format(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the weights of convolutions, and the images that ConvQNetworks make, in that way."""
+    for module in network.modules():
+        if isinstance(module, ConvQNetwork):
+            module.memory_format = memory_format
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -169,9 +202,8 @@ def build_network(config: Config, spec: EnvSpec) -> nn.Module:
 
 
 def _image_network(config: Config, spec: EnvSpec) -> ConvQNetwork:
-    convolutions, hidden_size = (
-        (NATURE, NATURE_HIDDEN) if config.network == "nature" else (MINATAR, MINATAR_HIDDEN)
-    )
+    nature = config.network == "nature"
+    convolutions, hidden_size = (NATURE, NATURE_HIDDEN) if nature else (MINATAR, MINATAR_HIDDEN)
     if len(spec.obs_shape) not in (2, 3):
         raise ConfigError(
             f"network = {config.network!r} takes images [height, width] or [height, width, "
@@ -192,4 +224,6 @@ def _image_network(config: Config, spec: EnvSpec) -> ConvQNetwork:
         convolutions,
         hidden_size,
         config.dueling,
+        # MinAtar's network is all hidden layer: a second one would double what an update costs.
+        own_hidden=nature,
     )

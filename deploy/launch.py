@@ -20,7 +20,7 @@ from common.flags import parse, peek
 from common.process import process_start_s
 from deploy import launcher, presets
 from deploy.live_view import LiveView, StatusClient, show_return
-from deploy.topology import follower_roles, learner_role
+from deploy.topology import discard_shared_memory, follower_roles, learner_role
 
 POLL_S = 0.1
 
@@ -63,20 +63,23 @@ def launch(argv: list[str]) -> int:
     stop = threading.Event()
     interrupted = threading.Event()
     with _signals(stop, interrupted), LiveView(config, run_dir) as view:
-        if options.in_process:
-            from deploy.in_process import run_in_process
+        try:
+            if options.in_process:
+                from deploy.in_process import run_in_process
 
-            run_in_process(
-                config,
-                run_dir,
-                resume=options.resume is not None,
-                started_s=started_s,
-                log_level=options.log_level,
-                stop=stop,
-                view=view,
-            )
-        else:
-            _run_processes(options, config, run_dir, started_s, stop, view)
+                run_in_process(
+                    config,
+                    run_dir,
+                    resume=options.resume is not None,
+                    started_s=started_s,
+                    log_level=options.log_level,
+                    stop=stop,
+                    view=view,
+                )
+            else:
+                _run_processes(options, config, run_dir, started_s, stop, view)
+        finally:
+            discard_shared_memory(config, run_dir)
     return _conclude(config, run_dir, interrupted.is_set())
 
 
@@ -135,6 +138,7 @@ def _run_directory(options: Launch, config: Config) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run_dir = options.run_dir or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
     run_directory.create(run_dir, config, overwrite=options.overwrite)
+    discard_shared_memory(config, run_dir)
     return run_dir
 
 

@@ -26,7 +26,12 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.2, 10.0
 MAX_RESTARTS = 5
 """Restarts of one role within `RESTART_WINDOW_S` after which the run is given up."""
 RESTART_WINDOW_S = 60.0
-HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code, CheckpointError.exit_code}
+HOPELESS = {
+    ConfigError.exit_code,
+    EnvironmentFault.exit_code,
+    CheckpointError.exit_code,
+    ZapexError.exit_code,  # No room for the replay.
+}
 """Exit codes that a restart cannot mend while the role has never been ready."""
 
 log = logging.getLogger(__name__)

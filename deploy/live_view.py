@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import zmq
+from rich import filesize
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -169,7 +170,8 @@ class LiveView:
         )
         yield "updates", f"{learner['updates']:,} ({self._rates.per_second('updates'):,.0f}/s)"
         fill = learner["table_size"] / status["replay_capacity"]
-        yield "replay", f"{learner['table_size']:,} ({fill:.0%})"
+        size = filesize.decimal(status["replay_bytes"])
+        yield "replay", f"{learner['table_size']:,} ({fill:.0%} of {size})"
         wanted = status["samples_per_insert"]
         actual = learner["sampled"] / max(learner["inserted"], 1)
         yield "samples/insert", f"{actual:.1f} of {'∞' if wanted is None else f'{wanted:g}'}"

@@ -5,8 +5,15 @@ process. Nothing may start a thread here: threads do not survive a fork.
 """
 
 import actor.evaluator
+import actor.inference_server
 import actor.loop
 import learner.loop
 import replay_server.server
 
-ROLES = (actor.loop, actor.evaluator, learner.loop, replay_server.server)
+ROLES = (
+    actor.loop,
+    actor.evaluator,
+    actor.inference_server,
+    learner.loop,
+    replay_server.server,
+)

@@ -1,6 +1,6 @@
 """What a run consists of, as data. Every way of starting one reads this.
 
-learner (the head)  →  replay_server, evaluator, actors: all told the head's address alone
+learner (the head)  →  replay_server, evaluator, inference, actors: told the head's address alone
 """
 
 import hashlib
@@ -23,14 +23,14 @@ class RoleSpec:
     """One process of a run. Picklable: it is sent to the process it describes."""
 
     name: str
-    """Unique within the run: learner, replay_server, evaluator, actor-0, …"""
+    """Unique within the run: learner, replay_server, evaluator, inference, actor-0, …"""
     role: str
     config: Config
     run_dir: Path
     head: str
     """Where the head listens; for the learner itself: where it is to listen."""
     bind: str = ""
-    """Where a replay server is to listen."""
+    """Where a replay server or an inference process is to listen."""
     number: int = 0
     """Of this process among its role."""
     resume: bool = False
@@ -77,6 +77,12 @@ def follower_roles(
     config: Config, run_dir: Path, head: str, replay_bind: str, *, insecure: bool = False
 ) -> list[RoleSpec]:
     """Everything that joins the head."""
+    inference: list[RoleSpec] = []
+    if config.inference != "actor":
+        # Its actors are on this host. Within a process, or where the run lives in the file system,
+        # they find it beside the head.
+        bind = "tcp://127.0.0.1:0" if head.startswith("tcp://") else f"{head}-inference"
+        inference.append(RoleSpec("inference", "inference", config, run_dir, head, bind=bind))
     return [
         RoleSpec(
             "replay_server",
@@ -87,6 +93,7 @@ def follower_roles(
             bind=replay_bind,
             insecure=insecure,
         ),
+        *inference,
         *(
             RoleSpec(f"actor-{i}", "actor", config, run_dir, head, number=i)
             for i in range(config.actors)
@@ -104,6 +111,14 @@ def replay_storage(config: Config, run_dir: Path) -> Path | None:
         digest = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()
         return Path("/dev/shm") / f"zapex-{run_dir.name}-{digest[:8]}"
     return None
+
+
+def discard_shared_memory(config: Config, run_dir: Path) -> None:
+    """Give back what a run's experience takes in /dev/shm: at its end, and before a new run in the
+    same directory, for one that was killed with its launcher has left it there."""
+    storage = replay_storage(config, run_dir)
+    if storage is not None and config.replay_storage == "shm":
+        storage.unlink(missing_ok=True)
 
 
 def run_role(
@@ -128,9 +143,8 @@ def run_role(
         from replay_server.server import ReplayOptions, run_replay_server
 
         storage = replay_storage(spec.config, spec.run_dir)
-        temporary = spec.config.replay_storage == "shm"
         run_replay_server(
-            ReplayOptions(spec.head, spec.bind, storage, temporary, spec.insecure, spec.number),
+            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number),
             context,
             stop,
             ready,
@@ -139,6 +153,12 @@ def run_role(
         from actor.loop import ActorOptions, run_actor
 
         run_actor(ActorOptions(spec.head, number=spec.number), context, stop, ready)
+    elif spec.role == "inference":
+        from actor.inference_server import InferenceOptions, run_inference_server
+
+        run_inference_server(
+            InferenceOptions(spec.head, spec.bind, spec.number), context, stop, ready
+        )
     else:
         from actor.evaluator import run_evaluator
         from actor.loop import ActorOptions

@@ -56,6 +56,9 @@ def save_checkpoint(
     for index, values in learner.optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    # Empty unless a loss is scaled.
+    for name, value in learner.scaler.state_dict().items():
+        tensors[f"scaler.{name}"] = torch.tensor(value)
     tensors["rng.cpu"] = torch.get_rng_state()
     if learner.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(learner.device)
@@ -111,6 +114,13 @@ def restore_learner(path: Path, learner: QLearner) -> None:
             "or start a new run"
         )
     learner.optimizer.load_state_dict({**state, "state": kept})
+    scaler = {
+        name.removeprefix("scaler."): tensor.item()
+        for name, tensor in tensors.items()
+        if name.startswith("scaler.")
+    }
+    if scaler:
+        learner.scaler.load_state_dict(scaler)
     torch.set_rng_state(tensors["rng.cpu"])
     if learner.device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], learner.device)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import zmq
 
 from common import codec, transport
+from common.block_columns import block_bytes
 from common.errors import AddressInUse, SchemaMismatch, WireError
 from common.manifest import Manifest
 from common.messages import (
@@ -195,7 +196,7 @@ class ControlPlane:
 
     def status(self) -> RunStatus:
         """How the run goes now; for the control thread, or while nobody joins or leaves."""
-        config, head = self._manifest.config, self._head
+        manifest, config, head = self._manifest, self._manifest.config, self._head
         returns = head.recent_returns
         return RunStatus(
             run_id=self._manifest.run_id,
@@ -205,6 +206,7 @@ class ControlPlane:
             target_return=config.target_return,
             samples_per_insert=config.samples_per_insert,
             replay_capacity=config.replay_slots * config.block_length,
+            replay_bytes=block_bytes(manifest.spec, manifest.layout, config.replay_slots),
             learner=self._counters,
             train_return=sum(returns) / len(returns) if returns else None,
             episodes=head.episodes,

@@ -32,7 +32,7 @@ SILENCE_S = 15.0
 RECENT_EPISODES = 100
 MAX_WAITING = 10_000
 """Joins kept until a replay server serves."""
-ROLES = ("actor", "evaluator", "replay_server")
+ROLES = ("actor", "evaluator", "inference", "replay_server")
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Member:
     role: str
     number: int
     host: str
+    machine: str
     pid: int
     token: int
     peer: bytes
@@ -52,7 +53,7 @@ class Member:
     num_envs: int
     last_heard_s: float
     serving: Serving | None = None
-    """Where a replay server listens and stores."""
+    """Where a replay server or an inference process listens."""
     counters: dict[str, float] = field(default_factory=dict)
 
 
@@ -181,6 +182,7 @@ class Head:
             role=join.role,
             number=self._free_number(join.role, join.preferred_number),
             host=join.host,
+            machine=join.machine,
             pid=join.pid,
             token=join.token,
             peer=peer,
@@ -202,18 +204,21 @@ class Head:
             manifest=self._plain_manifest,
             weights_endpoint=self._weights_endpoint,
             replay_endpoints=self.replay_endpoints,
+            inference_endpoint=self._inference_endpoint(member.machine),
         )
         changed = self._directives() if self.ladder_size != before else []
         return [(peer, welcome), *changed]
 
     def _on_serving(self, peer: bytes, serving: Serving, now_s: float) -> list[Reply]:
         member = self.members.get(serving.session)
-        if member is None or member.role != "replay_server":
+        if member is None or member.role not in ("inference", "replay_server"):
             return [(peer, self._rejoin(serving.session))]
         member.serving, member.last_heard_s = serving, now_s
-        log.info("replay server %d serves at %s", member.number, serving.endpoint)
-        waiting, self._waiting = self._waiting, {}
+        log.info("%s %d serves at %s", member.role, member.number, serving.endpoint)
         replies = self._directives()
+        if member.role == "inference":
+            return replies
+        waiting, self._waiting = self._waiting, {}
         for waiting_peer, join in waiting.items():
             replies += self._admit(waiting_peer, join, now_s)
         return replies
@@ -250,20 +255,35 @@ class Head:
     # --------------------------------------------------------------------------------------- parts
 
     def _remove(self, members: list[Member]) -> list[Reply]:
-        before = self.ladder_size, self.replay_endpoints
+        before = self.ladder_size
         for member in members:
             del self.members[member.session]
-        changed = (self.ladder_size, self.replay_endpoints) != before
-        return self._directives() if changed else []
+        served = any(member.serving is not None for member in members)
+        return self._directives() if served or self.ladder_size != before else []
 
     def _directives(self) -> list[Reply]:
         return [(m.peer, self._directive(m)) for m in self.members.values()]
 
     def _directive(self, member: Member) -> Directive:
-        return Directive(member.session, self.run_state, self.ladder_size, self.replay_endpoints)
+        return Directive(
+            member.session,
+            self.run_state,
+            self.ladder_size,
+            self.replay_endpoints,
+            self._inference_endpoint(member.machine),
+        )
 
     def _rejoin(self, session: int) -> Directive:
         return Directive(session, "rejoin", self.ladder_size, self.replay_endpoints)
+
+    def _inference_endpoint(self, machine: str) -> str:
+        """Of the inference process on a machine; of several, the last that joined: one that died
+        without a word may still be a member."""
+        for member in reversed(self.members.values()):
+            here = member.role == "inference" and member.machine == machine
+            if here and member.serving is not None:
+                return member.serving.endpoint
+        return ""
 
     def _free_number(self, role: str, preferred: int) -> int:
         taken = {m.number for m in self.of_role(role)}

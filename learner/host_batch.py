@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from common.compression import copy_array
 from common.errors import MalformedMessage
 from common.manifest import Manifest
 from common.messages import Batch
@@ -44,7 +45,8 @@ class HostBatch:
         Raises MalformedMessage when it is not what the manifest says.
         """
         self._check(batch)
-        for name in ("frames", "shift", "action", "n_step_return", "discount"):
+        copy_array(batch.frames, self.views["frames"])
+        for name in ("shift", "action", "n_step_return", "discount"):
             np.copyto(self.views[name], getattr(batch, name))
         self.weigh(batch.probability, batch.table_size)
         return batch.key

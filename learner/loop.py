@@ -33,12 +33,15 @@ from learner.checkpoint import (
     save_checkpoint,
 )
 from learner.control import ControlPlane
+from learner.device import choose_device
+from learner.host_memory import keep_freed_memory
 from learner.judge import judge
 from learner.prefetch import Prefetcher
+from learner.readback import UpdateResult
 from learner.result import write_result
 from learner.status import LearnerCounters
-from learner.update import QLearner, TrainBatch, UpdateResult, batch_statistics, choose_device
-from learner.weights import snapshot
+from learner.update import QLearner, TrainBatch, batch_statistics
+from learner.weights import Snapshot
 
 WAIT_S = 0.05
 """How long one wait for a batch lasts before the loop looks around."""
@@ -153,6 +156,7 @@ class _Learner:
         self._evaluating: OrderedDict[int, NamedTensors] = OrderedDict()
         self._reached = self._solved = False
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
+        self._unsent: tuple[int, Snapshot] | None = None
 
     # ------------------------------------------------------------------------------------ the run
 
@@ -186,16 +190,20 @@ class _Learner:
 
     def _build(self) -> None:
         torch.manual_seed(self._config.seed)
-        device = choose_device(self._config.device)
+        device = choose_device(self._config)
+        if device.type == "cpu":
+            keep_freed_memory()
         network = build_network(self._config, self._spec)
         if self._resume_from is None:
             # Before the optimiser is there, which takes a while: actors need nothing more.
-            self._publish_tensors(ACTING, 0, snapshot(network, self._config.publish_dtype))
+            first = Snapshot(network, self._config.publish_dtype)
+            self._publish_tensors(ACTING, 0, first.tensors())
         self._learner = QLearner(network, self._config, device)
         if self._resume_from is not None:
             restore_learner(self._resume_from, self._learner)
             log.info("resumed from %s", self._resume_from)
-            self._publish(ACTING)
+            self._publish()
+            self._send_weights()
         else:
             # A learner that is killed early goes on with this network and this run's counters.
             self._checkpoint()
@@ -242,6 +250,7 @@ class _Learner:
         if self._counters.phase != "training":
             self._counters.phase = "training"
             log.info("training began %.2f s after the run did", self._wall_s())
+        self._counters.overwritten = prefetcher.overwritten
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
         self._settle(prefetcher)
@@ -251,7 +260,9 @@ class _Learner:
         self._count(batch)
         updates, config = self._learner.updates, self._config
         if updates % config.publish_period == 0:
-            self._publish(ACTING)
+            self._publish()
+            if self._learner.device.type != "cuda":
+                self._send_weights()
         if updates % config.eval_period == 0:
             self._evaluate()
         if updates % config.checkpoint_period == 0:
@@ -260,6 +271,7 @@ class _Learner:
 
     def _settle(self, prefetcher: Prefetcher) -> None:
         """Read the result of the update before, and send its priorities home."""
+        self._send_weights()
         if self._pending is None:
             return
         (update, batch, result), self._pending = self._pending, None
@@ -287,16 +299,22 @@ class _Learner:
 
     # --------------------------------------------------------------------------- weights and scores
 
-    def _publish(self, topic: bytes) -> None:
-        tensors = snapshot(self._learner.online, self._config.publish_dtype)
-        self._publish_tensors(topic, self._learner.updates, tensors)
+    def _publish(self) -> None:
+        """Have the weights brought to the host; a GPU goes on training meanwhile."""
+        snapshot = self._learner.snapshot(self._config.publish_dtype)
+        self._unsent = (self._learner.updates, snapshot)
+
+    def _send_weights(self) -> None:
+        if self._unsent is not None:
+            (version, snapshot), self._unsent = self._unsent, None
+            self._publish_tensors(ACTING, version, snapshot.tensors())
 
     def _publish_tensors(self, topic: bytes, version: int, tensors: NamedTensors) -> None:
         self._control.publish(topic, self._state.epoch, version, tensors)
 
     def _evaluate(self) -> None:
         version = self._learner.updates
-        self._evaluating[version] = snapshot(self._learner.online)
+        self._evaluating[version] = self._learner.snapshot().tensors()
         while len(self._evaluating) > MAX_EVALUATING:
             self._evaluating.popitem(last=False)
         self._publish_tensors(EVALUATION, version, self._evaluating[version])

@@ -51,11 +51,18 @@ class MappedReplay:
         self._columns = columns
         self._discount = discount
         self._rng = np.random.default_rng([seed, 4])
+        self._owners = {self.instance}
 
     @property
     def instance(self) -> int:
         """Whose the storage is now."""
         return int(self._columns.counters[INSTANCE])
+
+    def holds(self, drawn: Drawn) -> bool:
+        """Whether its keys name blocks of this storage. Those of a server that died since do: its
+        successor has taken up the same blocks."""
+        self._owners.add(self.instance)
+        return drawn.instance in self._owners
 
     def read(self, host: HostBatch, drawn: Drawn) -> Read | None:
         """Fill `host` with the transitions drawn; None when all of them are overwritten.
@@ -63,8 +70,9 @@ class MappedReplay:
         Raises MalformedMessage when the message is not one of this run.
         """
         columns, views = self._columns, host.views
-        if drawn.key.shape != views["action"].shape:
-            raise MalformedMessage(f"drawn.key has shape {drawn.key.shape}")
+        for name in ("key", "probability"):
+            if getattr(drawn, name).shape != views["action"].shape:
+                raise MalformedMessage(f"drawn.{name} has shape {getattr(drawn, name).shape}")
         items, live = columns.live_items(drawn.key)
         if not live.any():
             return None

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import zmq
-from torch import Tensor
 
 from common import transport
 from common.errors import WireError
@@ -22,6 +21,7 @@ from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, Rejected, SampleRequest, Serving
 from learner.host_batch import HostBatch
 from learner.mapped_replay import map_storage
+from learner.transfer import Transfer
 from learner.update import TrainBatch
 from learner.wakeup import Wakeup
 
@@ -50,21 +50,19 @@ class Prefetcher:
         device: torch.device,
     ) -> None:
         self._manifest = manifest
-        self._device = device
         self._credit = manifest.config.prefetch_batches
         self._context = context
         self._endpoint = server.endpoint
         self._mapped = map_storage(server, manifest)
         self.overwritten = 0
-        """Transitions that were evicted between being drawn and being read, and replaced."""
+        """Transitions that were evicted between being drawn and being read: another of their batch
+        stood in for each, or where none was left, the batch was drawn again."""
         self._slots = [HostBatch(manifest, device) for _ in range(self._credit)]
+        self._transfer = Transfer(self._slots, device)
         self._free = list(range(len(self._slots)))
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[_Used] = queue.SimpleQueue()
         self._requested = 0
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._wakeup = Wakeup(context)
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
@@ -89,6 +87,7 @@ class Prefetcher:
         self._stopping.set()
         self._wakeup.signal()
         self._thread.join()
+        self._transfer.finish()
         self._wakeup.close()
 
     def _run(self) -> None:
@@ -156,15 +155,17 @@ class Prefetcher:
                 self._request(socket, 1)
                 return
             key, mean_version = read
+        tensors, copied = self._transfer.start(slot)
         self._ready.put(
             TrainBatch(
-                **self._to_device(host.tensors),
+                **tensors,
                 key=key,
                 table_size=message.table_size,
                 inserted=message.inserted,
                 sampled=message.sampled,
                 mean_version=mean_version,
                 slot=slot,
+                copied=copied,
             )
         )
 
@@ -172,27 +173,13 @@ class Prefetcher:
         """Gather what was drawn; None where that is not possible (any more)."""
         if self._mapped is None:
             return None
-        if drawn.instance != self._mapped.instance:
+        if not self._mapped.holds(drawn):
             log.warning("the replay server has another storage now: batches come over the wire")
             self._mapped = None
             return None
         read = self._mapped.read(host, drawn)
         if read is None:
+            self.overwritten += len(drawn.key)
             return None
         self.overwritten += read.overwritten
         return read.key, read.mean_version
-
-    def _to_device(self, host: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self._device.type == "cpu":
-            return host
-        if self._stream is None:
-            return {name: tensor.to(self._device) for name, tensor in host.items()}
-        with torch.cuda.stream(self._stream):
-            tensors = {n: t.to(self._device, non_blocking=True) for n, t in host.items()}
-        for tensor in tensors.values():
-            # Allocated on this stream, used and freed on the learner's: without this their memory
-            # could be handed out again while the learner still reads it.
-            tensor.record_stream(torch.cuda.default_stream(self._device))
-        # The batch is ready when it is handed over; the learner's own stream runs on meanwhile.
-        self._stream.synchronize()
-        return tensors

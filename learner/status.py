@@ -20,6 +20,8 @@ class LearnerCounters:
     mean_q: float = 0.0
     experience_age: float = 0.0
     """Updates between the weights that acted in the newest batch and the present ones, mean."""
+    overwritten: int = 0
+    """Sampled transitions that were evicted before the learner had read them, and replaced."""
     waited_s: float = 0.0
     """Time without a batch to train on, in seconds."""
     score: float | None = None
@@ -41,6 +43,9 @@ class RunStatus:
     target_return: float | None
     samples_per_insert: float | None
     replay_capacity: int
+    """Transitions."""
+    replay_bytes: int
+    """That they take in the replay server, all columns and overlaps counted."""
     learner: LearnerCounters
     train_return: float | None
     """Mean raw return of the newest training episodes, exploration included."""

@@ -1,6 +1,7 @@
 """One Q-learning update on the device."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Config
-from common.errors import ConfigError
+from common.networks import set_memory_format
+from learner.compilation import Compiled
+from learner.cuda_graph import CudaRecorder, GraphedStep
+from learner.device import autocast_dtype, memory_format
 from learner.losses import huber, q_target, squared, td_error, weighted_mean
 from learner.optimizer import build_optimizer
+from learner.readback import Readback, UpdateResult
+from learner.weights import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +42,8 @@ class TrainBatch:
     mean_version: float
     slot: int
     """Which of the prefetcher's buffers these tensors live in."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateResult:
-    """What an update found out; reading it waits for the device."""
-
-    packed: Tensor
-    """[N + 2] on the host: |δ|, the loss, the mean Q-value of the actions taken."""
-    ready: "torch.cuda.Event | None"
-
-    def read(self) -> tuple[npt.NDArray[np.float32], float, float]:
-        """|δ| [N], the loss, the mean Q-value."""
-        if self.ready is not None:
-            self.ready.synchronize()
-        values = self.packed.numpy()
-        return values[:-2], float(values[-2]), float(values[-1])
+    copied: "torch.cuda.Event | None" = None
+    """When the tensors are there; None: they are."""
 
 
 def stacks(frames: Tensor, shift: Tensor, frame_stack: int) -> tuple[Tensor, Tensor]:
@@ -65,81 +57,119 @@ def stacks(frames: Tensor, shift: Tensor, frame_stack: int) -> tuple[Tensor, Ten
     """
     if frame_stack == 1:
         return frames[:, 0], frames[:, 1]
-    places = shift[:, None] + torch.arange(frame_stack, device=shift.device)
-    batch = torch.arange(len(frames), device=shift.device)[:, None]
-    return frames[:, :frame_stack], frames[batch, places]
+    n, rows = frames.shape[:2]
+    first = torch.arange(0, n * rows, rows, device=shift.device) + shift
+    places = first[:, None] + torch.arange(frame_stack, device=shift.device)
+    # Whole rows are copied, where an index of two axes would copy number by number.
+    next_rows = frames.flatten(0, 1).index_select(0, places.flatten())
+    return frames[:, :frame_stack], next_rows.view(n, frame_stack, *frames.shape[2:])
 
 
 class QLearner:
-    """Online and target network with their optimiser."""
+    """Online and target network with their optimiser.
+
+    What an update does on the device is `_step`; it makes no decision and never waits, so that it
+    can be compiled, or recorded as a CUDA graph. What the host decides is in `update`.
+    """
 
     def __init__(self, network: nn.Module, config: Config, device: torch.device) -> None:
         self.config = config
         self.device = device
         self.online = network.to(device)
+        set_memory_format(self.online, memory_format(config, device))
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.optimizer = build_optimizer(config, self.online.parameters(), device)
         self.updates = 0
         """Learner updates since the run began."""
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.autocast == "float16")
+        """Keeps small gradients within float16's range."""
         self._parameters = list(self.online.parameters())
+        self._autocast_dtype = autocast_dtype(config, network, device)
         self._loss = huber if config.loss == "huber" else squared
+        self._double, self._frame_stack = config.double, config.frame_stack
+        self._readback = Readback(device)
+        self._snapshot_stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._snapshot_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # Shapes never change: timing cuDNN's algorithms once pays.
+            torch.backends.cudnn.benchmark = True
+        self._objective: Callable[..., tuple[Tensor, Tensor]] = self._loss_and_findings
+        if config.compile_update:
+            self._objective = Compiled(self._loss_and_findings, "the loss")
+        self._run: Callable[..., Tensor] = self._step
+        if config.cuda_graph:
+            self._run = graphed = GraphedStep(self._step, CudaRecorder(device))
+            # A resumed optimiser has its moments elsewhere.
+            self.optimizer.register_load_state_dict_post_hook(lambda _: graphed.forget())
 
     def update(self, batch: TrainBatch) -> UpdateResult:
         """One gradient step; copies the target network every `target_update_period` updates."""
-        obs, next_obs = stacks(batch.frames, batch.shift, self.config.frame_stack)
-        with torch.no_grad():
-            q_t_target = self.target(next_obs)
-            q_t_selector = self.online(next_obs) if self.config.double else q_t_target
-            target = q_target(q_t_target, q_t_selector, batch.n_step_return, batch.discount)
-        q_tm1 = self.online(obs)
-        delta = td_error(q_tm1, batch.action, target)
-        loss = weighted_mean(self._loss(delta), batch.weight)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
-        self.optimizer.step()
+        if batch.copied is not None:
+            batch.copied.wait(torch.cuda.current_stream(self.device))
+        findings = self._run(
+            batch.frames,
+            batch.shift,
+            batch.action,
+            batch.n_step_return,
+            batch.discount,
+            batch.weight,
+        )
         self.updates += 1
         if self.updates % self.config.target_update_period == 0:
             self.copy_target()
-        with torch.no_grad():
-            mean_q = (target - delta).mean()
-            packed = torch.cat([delta.abs(), loss.view(1), mean_q.view(1)])
-        return self._to_host(packed)
+        return self._readback.start(findings)
 
     def copy_target(self) -> None:
         """target ← online."""
         self.target.load_state_dict(self.online.state_dict())
 
-    def _to_host(self, packed: Tensor) -> UpdateResult:
-        if self.device.type != "cuda":
-            return UpdateResult(packed.detach().cpu(), None)
-        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-        host.copy_(packed.detach(), non_blocking=True)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # The default would be the stream of the current device, which need not be this one.
-        ready.record(torch.cuda.current_stream(self.device))
-        return UpdateResult(host, ready)
+    def snapshot(self, dtype: str = "float32") -> Snapshot:
+        """The online network as it is after the updates so far."""
+        return Snapshot(self.online, dtype, self._snapshot_stream)
 
+    def _step(self, *batch: Tensor) -> Tensor:
+        """A gradient step; what it found, [N + 2]: |δ|, the loss, the mean Q-value."""
+        loss, findings = self._objective(*batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.config.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return findings
 
-def choose_device(name: str) -> torch.device:
-    """The device of the configuration; `auto` takes cuda, else mps, else cpu.
+    def _loss_and_findings(
+        self,
+        frames: Tensor,
+        shift: Tensor,
+        action: Tensor,
+        n_step_return: Tensor,
+        discount: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        obs, next_obs = stacks(frames, shift, self._frame_stack)
+        with torch.no_grad():
+            q_t_target = self._q_values(self.target, next_obs)
+            q_t_selector = self._q_values(self.online, next_obs) if self._double else q_t_target
+            target = q_target(q_t_target, q_t_selector, n_step_return, discount)
+        delta = td_error(self._q_values(self.online, obs), action, target)
+        loss = weighted_mean(self._loss(delta), weight)
+        with torch.no_grad():
+            mean_q = (target - delta).mean()
+            findings = torch.cat([delta.abs(), loss.view(1), mean_q.view(1)])
+        return loss, findings
 
-    Raises ConfigError when it is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device = {name!r} cannot be used here ({reason}): choose auto, cpu, cuda or mps"
-        ) from error
-    return device
+    def _q_values(self, network: nn.Module, obs: Tensor) -> Tensor:
+        """[N, A], float32."""
+        if self._autocast_dtype is None:
+            q_values: Tensor = network(obs)
+            return q_values
+        # Each forward has a context of its own: within one, weights that were cast without
+        # gradients would serve the forward that needs them, and none would reach the weights.
+        with torch.autocast(self.device.type, self._autocast_dtype):
+            q_values = network(obs)
+        return q_values.float()
 
 
 def batch_statistics(batch: TrainBatch) -> dict[str, Any]:

@@ -3,20 +3,26 @@
 What does not fit is refused before anything is allocated.
 """
 
+import contextlib
 import errno
 import mmap
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from common.block_columns import HEADER_BYTES
-from common.errors import CheckpointError, ZapexError
+from common.errors import CheckpointError, RunDirectoryError, ZapexError
 
 SHARED_MEMORY = Path("/dev/shm")
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_MEMORY_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, use, and what of it gives way at once: of control groups version 2, and of version 1."""
 
 
 def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
@@ -27,49 +33,90 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
 
     Raises:
         CheckpointError: the file begins with something else.
+        RunDirectoryError: there can be no such file.
         ZapexError: there is no room.
     """
-    if path is None:
-        _refuse_beyond(available_memory(), nbytes, "in memory", _LOWER)
+    where, advice = ("in memory", _LOWER) if path is None else (f"at {path}", _advice(path))
+    try:
+        if path is not None:
+            return _map_file(path, nbytes, header)
+        _refuse_beyond(available_memory(), nbytes, where, advice)
         return mmap.mmap(-1, nbytes)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise ZapexError(_no_room(nbytes, where, advice)) from error
+        raise RunDirectoryError(
+            f"cannot keep the replay {where} ({error.strerror}): choose another --storage or "
+            "--run-dir"
+        ) from error
+
+
+def _map_file(path: Path, nbytes: int, header: bytes) -> mmap.mmap:
     path.parent.mkdir(parents=True, exist_ok=True)
+    missing = nbytes - _reserved_bytes(path, header)
+    _refuse_beyond(shutil.disk_usage(path.parent).free, missing, f"at {path}", _advice(path))
+    if _in_shared_memory(path):
+        _refuse_beyond(available_memory(), missing, "in memory", _LOWER)
     with path.open("r+b" if path.exists() else "w+b") as file:
+        # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        else:
+            file.truncate(nbytes)
+        mapped = mmap.mmap(file.fileno(), nbytes)
+    mapped[: len(header)] = header
+    return mapped
+
+
+def _reserved_bytes(path: Path, header: bytes) -> int:
+    """Blocks of the disk that are the file's already."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
         found = file.read(HEADER_BYTES).rstrip(b"\0")
         if found and found != header:
             raise CheckpointError(
                 f"{path} holds experience of another environment, block layout or capacity: "
                 "resume with the run's own settings, or remove the file to start without it"
             )
-        # Blocks of the disk that are the file's already.
-        missing = nbytes - os.fstat(file.fileno()).st_blocks * 512
-        _refuse_beyond(shutil.disk_usage(path.parent).free, missing, f"at {path}", _advice(path))
-        if _in_shared_memory(path):
-            _refuse_beyond(available_memory(), missing, "in memory", _LOWER)
-        try:
-            # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, nbytes)
-            else:
-                file.truncate(nbytes)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-                raise ZapexError(_no_room(nbytes, f"at {path}", _advice(path))) from error
-            raise
-        mapped = mmap.mmap(file.fileno(), nbytes)
-    mapped[: len(header)] = header
-    return mapped
+        return os.fstat(file.fileno()).st_blocks * 512
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take, its container's limit included."""
-    available = int(psutil.virtual_memory().available)
+    """Bytes that this process may still take, limits of its container or job included."""
+    return min([int(psutil.virtual_memory().available), *_left_in_cgroups()])
+
+
+def _left_in_cgroups() -> Iterator[int]:
+    for directory in _own_cgroups():
+        for limit, used, reclaimable in _MEMORY_FILES:
+            # Not this version, or no limit: "max" is no number.
+            with contextlib.suppress(OSError, ValueError):
+                most = int((directory / limit).read_text())
+                taken = int((directory / used).read_text())
+                statistics = (directory / "memory.stat").read_text().split()
+                # The cache of files counts as used.
+                cached = dict(zip(statistics[::2], statistics[1::2], strict=False))
+                yield most - taken + int(cached.get(reclaimable, 0))
+
+
+def _own_cgroups() -> Iterator[Path]:
+    """Directories of the control groups that bind this process's memory, innermost first."""
     try:
-        limit, used = _CGROUP_LIMIT.read_text().strip(), int(_CGROUP_USED.read_text())
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, int(limit) - used)
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "memory" if controllers else _CGROUPS
+        # A container may be told a path of its host's, and have its own group at the root.
+        inner = root / group.lstrip("/")
+        yield from (inner, *(above for above in inner.parents if above.is_relative_to(root)))
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM)
 _LOWER = "lower replay_capacity, or keep the replay in a file (replay_storage = file)"
 
 

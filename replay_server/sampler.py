@@ -14,7 +14,7 @@ Int64Vector = npt.NDArray[np.int64]
 Float64Vector = npt.NDArray[np.float64]
 
 
-MAX_MASS = 1e30
+MAX_MASS = np.float32(1e30)
 """A larger p^α counts as this: the sum over any table must be a float32."""
 
 
@@ -24,10 +24,10 @@ class Sampler(Protocol):
     size: int
 
     def write(
-        self, items: Int64Vector, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
+        self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
-        """What the distinct items [K] held before is gone; from now on those that are `drawable`
-        [K] can be drawn, with the raw `priority` |δ| [K]."""
+        """What the items first … first+K−1 held before is gone; from now on those that are
+        `drawable` [K] can be drawn, with the raw `priority` |δ| [K]."""
 
     def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
         """New |δ| [K] of items that can be drawn; for an item that comes twice the last counts."""
@@ -48,17 +48,17 @@ class PrioritizedSampler:
         self, capacity: int, exponent: float, epsilon: float, rng: np.random.Generator
     ) -> None:
         self._tree = SumTree(capacity)
-        self._exponent = exponent
-        self._epsilon = epsilon
+        # The tree's leaves are float32, too.
+        self._exponent = np.float32(exponent)
+        self._epsilon = np.float32(epsilon)
         self._rng = rng
         self.size = 0
 
     def write(
-        self, items: Int64Vector, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
+        self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
-        before = int(np.count_nonzero(self._tree.get(items)))
-        self._tree.set(items, np.where(drawable, self._mass(priority), 0.0))
-        self.size += int(np.count_nonzero(drawable)) - before
+        mass = np.where(drawable, self._mass(priority), np.float32(0.0))
+        self.size += self._tree.set_range(first, mass)
 
     def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
         self._tree.set(items, self._mass(priority))
@@ -66,9 +66,10 @@ class PrioritizedSampler:
     def sample(self, n: int) -> tuple[Int64Vector, Float64Vector]:
         return self._tree.sample_stratified(self._rng.random(n))
 
-    def _mass(self, priority: npt.NDArray[Any]) -> Float64Vector:
-        mass = (priority.astype(np.float64) + self._epsilon) ** self._exponent
-        return np.minimum(mass, MAX_MASS)
+    def _mass(self, priority: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        mass = (priority.astype(np.float32) + self._epsilon) ** self._exponent
+        capped: npt.NDArray[np.float32] = np.minimum(mass, MAX_MASS)
+        return capped
 
 
 class UniformSampler:
@@ -82,8 +83,9 @@ class UniformSampler:
         self.size = 0
 
     def write(
-        self, items: Int64Vector, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
+        self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
+        items = np.arange(first, first + len(drawable))
         self._remove(items[self._place[items] >= 0])
         added = items[drawable]
         places = np.arange(self.size, self.size + len(added))

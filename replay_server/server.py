@@ -1,13 +1,13 @@
 """The replay server: a socket around a table.
 
-One thread moves frames: everything that arrives is decoded and handed to `Table.handle`, and what
+One thread moves frames: everything that arrives is decoded and handed to `Table.replies`, and what
 that returns is sent. Bytes that cannot be decoded cost their sender an error reply.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,17 @@ from common.block_columns import block_bytes
 from common.errors import WireError
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import Serving
+from common.messages import Ack, Message, Serving
 from common.process import machine_id
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
+from replay_server.sum_tree import tree_bytes
 from replay_server.table import Reply, Table
 
 POLL_MS = 20
-MESSAGES_PER_TURN = 100
-"""Handled before the head is heard again."""
+MESSAGES_PER_TURN = 8
+"""Handled before acknowledgements are sent and the head is heard again."""
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,6 @@ class ReplayOptions:
     """Where actors and learner reach this server; port 0 takes a free one."""
     storage: Path | None = None
     """File that holds the experience and survives this process; none: memory."""
-    temporary: bool = False
-    """Remove the file when the run ends in good order."""
     insecure: bool = False
     """Listen on an address that other hosts can reach, without keys."""
     number: int = -1
@@ -64,14 +63,15 @@ def build_table(
     of another shape.
     """
     config = manifest.config
+    items = config.replay_slots * config.block_length
     nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
-    capacity = config.replay_slots * config.block_length
+    if config.prioritized:
+        nbytes += tree_bytes(items)
     log.info(
         "a replay of %d transitions takes %.3f GB %s (%.0f bytes each)",
-        capacity, nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / capacity,
+        items, nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / items,
     )  # fmt: skip
     storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
-    items = config.replay_slots * config.block_length
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, *incarnation]))
     sampler: Sampler = (
         PrioritizedSampler(items, config.priority_exponent, config.priority_epsilon, rng)
@@ -91,6 +91,7 @@ def build_table(
         discount=config.discount,
         batch_size=config.batch_size,
         insert_window=config.insert_window,
+        compression=config.compression,
     )
 
 
@@ -121,10 +122,7 @@ def run_replay_server(
             membership.send(_serving(endpoint, table, membership))
             ready(endpoint)
             serve(socket, endpoint, table, membership, stop)
-            if options.temporary and options.storage is not None:
-                options.storage.unlink(missing_ok=True)
-            else:
-                table.storage.flush()
+            table.storage.flush()
     except Exception as error:
         reason = str(error)
         raise
@@ -150,13 +148,27 @@ def serve(
         if not transport.has_message(socket) and not socket.poll(POLL_MS):
             table.account(time.monotonic())
             continue
+        # Acknowledgements wait until the queue is empty: of several to one actor the last says all.
+        acks: dict[tuple[bytes, int], Ack] = {}
         for _ in range(MESSAGES_PER_TURN):
             frames = transport.receive_frames(socket)
             if frames is None:
                 break
             for peer, reply in _answer(table, frames):
-                if not transport.send(socket, reply, prefix=(peer,)):
-                    table.forget(peer)
+                if not isinstance(reply, Ack):
+                    _send(socket, table, peer, reply)
+                    continue
+                last = acks.get((peer, reply.session))
+                # One for an insert that was sent again may come behind one for a later insert.
+                if last is None or last.sequence < reply.sequence:
+                    acks[peer, reply.session] = reply
+        for (peer, _), ack in acks.items():
+            _send(socket, table, peer, ack)
+
+
+def _send(socket: zmq.Socket[bytes], table: Table, peer: bytes, message: Message) -> None:
+    if not transport.send(socket, message, prefix=(peer,)):
+        table.forget(peer)
 
 
 def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:
@@ -169,13 +181,14 @@ def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:
     )
 
 
-def _answer(table: Table, frames: list[codec.Frame]) -> list[Reply]:
+def _answer(table: Table, frames: list[codec.Frame]) -> Iterator[Reply]:
     peer = bytes(frames[0])
     try:
         message = codec.decode(frames[1:])
     except WireError as error:
-        return [(peer, table.reject(None, str(error)))]
-    return table.handle(peer, message, time.monotonic())
+        yield peer, table.reject(None, str(error))
+        return
+    yield from table.replies(peer, message, time.monotonic())
 
 
 def table_counters(table: Table) -> dict[str, float]:

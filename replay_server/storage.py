@@ -22,6 +22,7 @@ from common.block_columns import (
     memory_fence,
 )
 from common.blocks import BlockLayout, RowKind
+from common.compression import CompressedArray, unpacked
 from common.messages import Insert
 from common.spec import EnvSpec
 from replay_server.placement import map_buffer
@@ -73,7 +74,10 @@ class Storage(BlockColumns):
         self.session[at] = insert.session
         self.sequence[at] = insert.sequence
         self.version[at] = insert.weights_version
-        self.obs[at] = insert.obs
+        if isinstance(insert.obs, CompressedArray) and isinstance(at, slice):
+            insert.obs.copy_to(self.obs[at])
+        else:
+            self.obs[at] = unpacked(insert.obs)
         self.action[at] = insert.action
         self.reward[at] = insert.reward
         self.row_kind[at] = insert.row_kind

@@ -17,10 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 Float64Vector = npt.NDArray[np.float64]
+FloatVector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Int64Vector = npt.NDArray[np.int64]
 
 
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+def tree_bytes(capacity: int) -> int:
+    """Memory that a tree takes."""
+    return (2 << (capacity - 1).bit_length()) * np.dtype(np.float32).itemsize
 
 
 class SumTree:
@@ -43,7 +49,7 @@ class SumTree:
         """Sum of all leaves."""
         return float(self._nodes[1])
 
-    def set(self, indices: Int64Vector, values: Float64Vector) -> None:
+    def set(self, indices: Int64Vector, values: FloatVector) -> None:
         """Leaf values, [N] each, as float32; where an index comes twice, the last value stays.
 
         Raises ValueError, and changes nothing, for an index outside the tree or a value that is
@@ -51,6 +57,16 @@ class SumTree:
         """
         if not _set(self._nodes, self._depth, self.capacity, indices, values):
             raise ValueError("an index is outside the tree, or a value is negative or not finite")
+
+    def set_range(self, first: int, values: FloatVector) -> int:
+        """As `set`, of the leaves first … first+K−1. Returns by how many more leaves are not zero
+        now."""
+        if not 0 <= first <= self.capacity - len(values):
+            raise ValueError(f"leaves {first} … {first + len(values) - 1} are not all in the tree")
+        change = _set_range(self._nodes, self._depth, first, values)
+        if change is None:
+            raise ValueError("a value is negative or not finite")
+        return int(change)
 
     def get(self, indices: Int64Vector) -> npt.NDArray[np.float32]:
         """Leaf values, [N]."""
@@ -87,14 +103,9 @@ def _set(nodes, depth, capacity, indices, values):  # type: ignore[no-untyped-de
         if not (0 <= indices[i] < capacity and 0.0 <= values[i] <= _LARGEST):
             return False
     at = np.empty(n, np.int64)
-    neighbours = True
     for i in range(n):
         at[i] = indices[i] + (1 << depth)
         nodes[at[i]] = values[i]
-        neighbours = neighbours and indices[i] == indices[0] + i
-    if neighbours and n > 0:
-        _sum_above(nodes, at[0], at[n - 1])
-        return True
     for _ in range(depth):
         for i in range(n):
             node = at[i] >> 1
@@ -104,13 +115,27 @@ def _set(nodes, depth, capacity, indices, values):  # type: ignore[no-untyped-de
 
 
 @numba.njit(cache=True, nogil=True)
-def _sum_above(nodes, first, last):  # type: ignore[no-untyped-def]
-    """Recompute what lies above the leaves first … last: half as many nodes on each level."""
-    while first > 1:
+def _set_range(nodes, depth, first, values):  # type: ignore[no-untyped-def]
+    n = values.shape[0]
+    bad = 0
+    for i in range(n):
+        bad += not 0.0 <= values[i] <= _LARGEST
+    if bad:
+        return None
+    first += 1 << depth
+    last = first + n - 1
+    change = 0
+    for i in range(n):
+        change -= nodes[first + i] > 0.0
+        nodes[first + i] = values[i]
+        change += nodes[first + i] > 0.0
+    # Half as many nodes on each level.
+    while first > 1 and n > 0:
         first >>= 1
         last >>= 1
         for node in range(first, last + 1):
             nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
+    return change
 
 
 @numba.njit(cache=True, nogil=True)

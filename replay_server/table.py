@@ -2,18 +2,21 @@
 
     table = storage (where blocks lie) × sampler (which are drawn) × rate limiter (when)
 
-Every message a peer can send goes through `Table.handle`, which returns what is to be sent, to
+Every message a peer can send goes through `Table.replies`, which gives what is to be sent, to
 whom. Inserts wait in order until the limiter lets them in, so that the error never leaves its band;
 what is acknowledged is stored. Sample requests wait as credit.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from common.block_columns import INSERTED, SAMPLED
+from common.compression import Array, CompressedArray, compressed, pays
 from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
 from common.transitions import copy_frames, find_transitions
@@ -79,6 +82,7 @@ class Table:
         discount: γ per environment step, for the n-step returns of batches.
         batch_size: N, transitions in each batch.
         insert_window: inserts an actor may have unacknowledged.
+        compression: method for the images of batches.
     """
 
     def __init__(
@@ -90,12 +94,16 @@ class Table:
         discount: float,
         batch_size: int,
         insert_window: int,
+        compression: str = "none",
     ) -> None:
         self.storage, self.sampler, self.limiter = storage, sampler, limiter
         self.counters = TableCounters()
         self._discount = discount
         self._batch_size = batch_size
         self._insert_window = insert_window
+        self._compression = compression
+        self._scratch = np.empty(0, np.uint8)
+        self._gathered: npt.NDArray[Any] | None = None
         self._waiting: deque[Insert] = deque()
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
@@ -107,7 +115,12 @@ class Table:
         self._restore()
 
     def handle(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
-        """Take a message from a peer; returns what to send.
+        """As `replies`, all at once."""
+        return list(self.replies(peer, message, now_s))
+
+    def replies(self, peer: bytes, message: Message, now_s: float) -> Iterator[Reply]:
+        """Take a message from a peer; gives what to send, one by one, so that a batch can be on its
+        way while the next is gathered. To be used up before the next message.
 
         A message that breaks the contract changes nothing and is answered by Rejected.
 
@@ -121,8 +134,10 @@ class Table:
                 raise MalformedMessage(f"a replay server does not take {message.kind!r}")
             replies = handler(peer, message)
         except MalformedMessage as error:
-            return [(peer, self.reject(message, str(error)))]
-        return replies + self._advance()
+            yield peer, self.reject(message, str(error))
+            return
+        yield from replies
+        yield from self._advance()
 
     def reject(self, message: Message | None, reason: str) -> Rejected:
         """Count a refusal and say it. `message` None: it could not even be decoded."""
@@ -194,14 +209,18 @@ class Table:
         if fault:
             what = FAULTS[fault].format(last_action=spec.num_actions - 1)
             raise MalformedMessage(f"insert.{what}")
-        if spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
+        if isinstance(insert.obs, CompressedArray):
+            # Unpacked here to see that it can be, and again where it belongs once it may be stored:
+            # while it waits for that, it stays small.
+            if len(self._scratch) < insert.obs.nbytes:
+                self._scratch = np.empty(insert.obs.nbytes, np.uint8)
+            insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
+        elif spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
             raise MalformedMessage("insert.obs is not finite")
 
     def _store(self, insert: Insert) -> Reply:
         slots, starts = self.storage.write(insert)
-        length = self.storage.layout.length
-        items = (slots[:, None] * length + np.arange(length)).ravel()
-        self.sampler.write(items, insert.priority.ravel(), starts.ravel())
+        self._make_drawable(slots, insert.priority, starts)
         self.limiter.count_insert(int(np.count_nonzero(starts)))
         self.storage.counters[INSERTED] = self.limiter.inserts
         self.counters.inserted_blocks += len(slots)
@@ -209,6 +228,23 @@ class Table:
         session.stored = insert.sequence
         session.waiting -= 1
         return session.peer, Ack(insert.session, insert.sequence)
+
+    def _make_drawable(
+        self,
+        slots: npt.NDArray[np.int64],
+        priority: npt.NDArray[np.float32],
+        starts: npt.NDArray[np.bool_],
+    ) -> None:
+        """The blocks in `slots` [B] are new; mostly these are neighbours."""
+        length = self.storage.layout.length
+        ends = [len(slots)]
+        if slots[-1] - slots[0] != len(slots) - 1:
+            ends = [*(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(slots)]
+        begin = 0
+        for end in ends:
+            first = int(slots[begin]) * length
+            self.sampler.write(first, priority[begin:end].ravel(), starts[begin:end].ravel())
+            begin = end
 
     def _forget_old_sessions(self) -> None:
         while len(self._sessions) > MAX_REMEMBERED_SESSIONS:
@@ -265,7 +301,7 @@ class Table:
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
             mean_version=found.mean_version,
-            frames=copy_frames(self.storage, found.rows),
+            frames=self._frames(found.rows),
             shift=found.shift,
             action=found.action,
             n_step_return=found.n_step_return,
@@ -274,25 +310,36 @@ class Table:
             key=found.key,
         )
 
+    def _frames(self, rows: npt.NDArray[np.int64]) -> Array:
+        """The observations of rows [N, U], as they are to travel."""
+        spec = self.storage.spec
+        if not pays(rows.size * spec.obs_size * spec.dtype.itemsize, spec.dtype, self._compression):
+            return copy_frames(self.storage, rows)
+        # Compressed at once, so that the next batch may have the same memory: fresh memory would
+        # cost as much as gathering into it.
+        if self._gathered is None:
+            self._gathered = np.empty((*rows.shape, *spec.obs_shape), spec.dtype)
+        frames = copy_frames(self.storage, rows, out=self._gathered)
+        packed = compressed(frames, self._compression)
+        return frames.copy() if packed is frames else packed
+
     # ---------------------------------------------------------------------------------------- both
 
-    def _advance(self) -> list[Reply]:
+    def _advance(self) -> Iterator[Reply]:
         """Store and serve as much as the limiter allows."""
-        replies: list[Reply] = []
         progress = True
         while progress:
             progress = False
             while self._waiting and self.limiter.can_insert():
-                replies.append(self._store(self._waiting.popleft()))
+                yield self._store(self._waiting.popleft())
                 progress = True
             while self._owed and self.sampler.size and self.limiter.can_sample():
                 peer, owed = self._owed.popitem(last=False)
                 owed.batches -= 1
                 if owed.batches:
                     self._owed[peer] = owed  # To the end: learners take turns.
-                replies.append((peer, self._draw(owed.keys_only)))
+                yield peer, self._draw(owed.keys_only)
                 progress = True
-        return replies
 
     def forget(self, peer: bytes) -> None:
         """A peer is unreachable: what it is owed is dropped."""
@@ -304,10 +351,8 @@ class Table:
         filled = storage.filled()
         if not len(filled):
             return
-        length = storage.layout.length
-        items = (filled[:, None] * length + np.arange(length)).ravel()
         starts = storage.starts(storage.row_kind[filled])
-        self.sampler.write(items, storage.priority[filled].ravel(), starts.ravel())
+        self._make_drawable(filled, storage.priority[filled], starts)
         for slot in filled:
             session = self._sessions.setdefault(int(storage.session[slot]), _Session())
             session.stored = max(session.stored, int(storage.sequence[slot]))

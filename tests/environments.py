@@ -64,6 +64,63 @@ class Ledger(gym.Env[Observation, int]):
         return np.array([self._seed, self._episode, self._step, action], np.float32)
 
 
+GAMES = (
+    ("..-.", "terminated"),
+    ("-.+--", "terminated"),
+    ("...", "truncated"),
+    ("..-", "terminated"),
+)
+"""What happens in each step of the games of a Film, and how they end."""
+
+
+class Film(gym.Env[npt.NDArray[np.uint8], int]):
+    """Every picture says where it was taken: [seed, game, step, lives, action that led here + 1,
+    pictures taken since the seed was set], each modulo 256.
+
+    Game g of seed s is `games[(s + g) % len(games)]`: a step for each of its signs, which costs a
+    life (-), wins one (+) or does neither (.). A step after the end raises.
+    """
+
+    def __init__(
+        self,
+        games: Sequence[tuple[str, str]] = GAMES,
+        picture_shape: Sequence[int] = (2, 3),
+        num_actions: int = 3,
+    ) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, tuple(picture_shape), np.uint8)
+        self.action_space = gym.spaces.Discrete(num_actions)
+        self._games, self._shape = games, tuple(picture_shape)
+        self._seed, self._game, self._pictures = 0, -1, 0
+        self._over = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        if seed is not None:
+            self._seed, self._game, self._pictures = seed, -1, 0
+        self._game += 1
+        self._step, self._lives, self._over = 0, 3, False
+        return self._take_picture(action=-1), {"lives": self._lives}
+
+    def step(self, action: int) -> Step:
+        if self._over:
+            raise RuntimeError("a step after the game's end")
+        signs, ending = self._games[(self._seed + self._game) % len(self._games)]
+        self._lives += {"-": -1, ".": 0, "+": 1}[signs[self._step]]
+        reward = float((7 * self._game + 3 * self._step) % 16 + action)
+        self._step += 1
+        self._over = self._step == len(signs)
+        terminated = self._over and ending in ("terminated", "both")
+        truncated = self._over and ending in ("truncated", "both")
+        picture = self._take_picture(int(action))
+        return picture, reward, terminated, truncated, {"lives": self._lives}
+
+    def _take_picture(self, action: int) -> npt.NDArray[np.uint8]:
+        self._pictures += 1
+        told = [self._seed, self._game, self._step, self._lives, action + 1, self._pictures]
+        return (np.array(told) % 256).astype(np.uint8).reshape(self._shape)
+
+
 class Faulty(gym.Env[Any, int]):
     """Does one thing wrong: raises in `reset` or in `step`, or gives NaN, numbers too large for
     float32 or an observation of another shape, from the step `after` on."""
@@ -178,7 +235,7 @@ class Tabular(gym.Env[np.int64, int]):
 
 
 def _register() -> None:
-    for cls in (Ledger, Faulty, Spaces, Tabular):
+    for cls in (Ledger, Film, Faulty, Spaces, Tabular):
         gym.register(
             f"{cls.__name__}-v0", entry_point=f"{__name__}:{cls.__name__}", disable_env_checker=True
         )

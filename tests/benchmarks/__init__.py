@@ -7,5 +7,7 @@ something. NAME is one of
 
     solve           seconds from a process's start to a greedy score, against SB3
     sum_tree        µs to sample from, and to update, a tree of 2²¹ priorities
+    env_stepping    environment steps per second of one core
+    inference       Q-values per second of one host's actors, by each of them or by one process
     replay_served   experience in and batches out of a replay server, to other processes
 """

@@ -8,6 +8,8 @@ NAMES = (
     "actor_pipeline",
     "all",
     "end_to_end",
+    "env_stepping",
+    "inference",
     "learner_fed",
     "machine",
     "memory",

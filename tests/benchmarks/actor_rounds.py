@@ -31,7 +31,7 @@ from common.membership import Membership
 from common.messages import ACTING, Weights, Welcome
 from common.networks import build_network, network_input_shape
 from deploy import presets
-from learner.weights import snapshot
+from learner.weights import Snapshot
 from tests.benchmarks.contestants import Round, serve_rounds
 from tests.benchmarks.own_replay import serving
 from tests.benchmarks.peers import ABSENT
@@ -93,13 +93,16 @@ class _Window:
         window_s: float,
         steps_to_reset: int,
     ) -> None:
+        self.manifest = manifest
         self._window_s = window_s
         self._steps_to_reset = steps_to_reset
         self.ladder_size = manifest.config.envs_per_actor
         self._weights, self.weights_endpoint = transport.bind(
             context, zmq.XPUB, "tcp://127.0.0.1:0"
         )
-        self._version = Weights(0, 0, snapshot(build_network(manifest.config, manifest.spec)))
+        self._version = Weights(
+            0, 0, Snapshot(build_network(manifest.config, manifest.spec)).tensors()
+        )
         self.welcome = Welcome(
             session=secrets.randbits(62),
             number=0,
@@ -156,9 +159,8 @@ def zapex(manifest: Manifest, window_s: float, stack: ExitStack) -> Callable[[],
 
     def measure() -> Round:
         window = _Window(manifest, server.endpoint, context, window_s, steps_to_reset)
-        Actor(context, cast(Membership, window), manifest, num_envs).run(
-            threading.Event(), window.ready
-        )
+        stop = threading.Event()
+        Actor(context, cast(Membership, window), manifest, num_envs, stop).run(window.ready)
         window.close()
         return {"env_steps_per_s": [window.env_steps_per_s]}
 

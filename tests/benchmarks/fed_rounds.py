@@ -28,8 +28,10 @@ from common.messages import Serving
 from common.networks import build_network
 from common.spec import EnvSpec
 from deploy import presets
+from learner.device import choose_device
 from learner.prefetch import Prefetcher
-from learner.update import QLearner, TrainBatch, UpdateResult, choose_device
+from learner.readback import UpdateResult
+from learner.update import QLearner, TrainBatch
 from tests.benchmarks.contestants import Round, serve_rounds
 from tests.benchmarks.own_replay import SHARED_MEMORY, serving
 from tests.benchmarks.peers import ABSENT
@@ -99,7 +101,7 @@ class Training:
         config = manifest.config
         torch.set_num_threads(config.learner_threads)
         torch.manual_seed(0)
-        self.device = choose_device(config.device)
+        self.device = choose_device(config)
         self._learner = QLearner(build_network(config, manifest.spec), config, self.device)
         self._pending: tuple[TrainBatch, UpdateResult] | None = None
 

@@ -23,7 +23,7 @@ from common.messages import ACTING, NamedTensors
 from common.networks import build_network
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
-from learner.weights import snapshot
+from learner.weights import Snapshot
 from tests.benchmarks import machine
 from tests.benchmarks.fed_rounds import INPUTS
 from tests.benchmarks.report import Figure, report
@@ -78,7 +78,7 @@ def figures(
 def _weights(network: str) -> tuple[Manifest, NamedTensors]:
     spec, frame_stack = INPUTS[network]
     config = Config(network=network, frame_stack=frame_stack)
-    return Manifest("benchmark", config, spec), snapshot(build_network(config, spec))
+    return Manifest("benchmark", config, spec), Snapshot(build_network(config, spec)).tensors()
 
 
 def _broadcast(

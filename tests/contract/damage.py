@@ -26,8 +26,9 @@ def frames_of(example: Message) -> list[bytes]:
 
 
 def header_of(example: Message) -> list[Any]:
-    """[version, kind, fields, arrays]"""
+    """[version, kind, fields, arrays], the last unpacked, too."""
     parts: list[Any] = msgpack.unpackb(frames_of(example)[0])
+    parts[3] = msgpack.unpackb(parts[3]) if parts[3] else []
     return parts
 
 
@@ -39,6 +40,8 @@ def with_value(example: Message, place: list[Any], value: object) -> list[bytes]
     for step in way:
         here = here[step]
     here[last] = value
+    if place != [3]:
+        parts[3] = msgpack.packb(parts[3])
     return [msgpack.packb(parts), *frames_of(example)[1:]]
 
 

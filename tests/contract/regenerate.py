@@ -18,18 +18,22 @@ BYTES_PER_LINE = 32
 
 def golden_text() -> str:
     """A paragraph for each message: its kind, and its frames in hexadecimal, each below what it
-    says and, for an array, what is declared of it."""
+    says: the header, and the one that all arrays share, for in these examples all are small."""
     lines = [
         f"# Every message of schema version {SCHEMA_VERSION}, byte by byte; do not edit.",
         "# Written by: python -m tests.contract.regenerate",
     ]
     for message in EXAMPLES:
-        header, *arrays = codec.encode(message)
-        version, kind, fields, descriptors = msgpack.unpackb(header)
+        header, *shared = codec.encode(message)
+        version, kind, fields, packed = msgpack.unpackb(header)
         lines += ["", kind, f"  header: version {version}, fields {fields}", *hex_lines(header)]
-        frames = zip(declared_arrays(message), descriptors, arrays, strict=True)
-        for declared, (dtype, shape), frame in frames:
-            lines += [f"  {declared}: {dtype} {shape}", *hex_lines(frame)]
+        announced = msgpack.unpackb(packed) if packed else []
+        arrays = [
+            f"{declared}: {dtype} {shape}"
+            for declared, (dtype, shape) in zip(declared_arrays(message), announced, strict=True)
+        ]
+        for frame in shared:
+            lines += [f"  {'; '.join(arrays)}", *hex_lines(frame)]
     return "\n".join(lines) + "\n"
 
 

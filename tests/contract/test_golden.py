@@ -53,7 +53,7 @@ def test_the_golden_file_is_as_its_command_writes_it() -> None:
                     b"\x82"  # a map of 2:
                     b"\xa7session\x05"
                     b"\xa8sequence\xcd\x01\x2c"  # 300 as two bytes, big-endian,
-                    b"\x90"  # and a list of no arrays.
+                    b"\xc4\x00"  # and no bytes about arrays.
                 )
             ],
         ),
@@ -62,12 +62,15 @@ def test_the_golden_file_is_as_its_command_writes_it() -> None:
             [
                 (
                     b"\x94\x02\xaesample_request\x82\xa7batches\x02\xa9keys_only\xc2"  # false
-                    b"\x92"  # A list of 2 arrays:
+                    b"\xc4\x0f"  # 15 bytes:
+                    b"\x92"  # a list of 2 arrays,
                     b"\x92\xa3<i8\x91\x01"  # dtype and shape of each.
                     b"\x92\xa3<f4\x91\x01"
                 ),
-                b"\x01\x00\x00\x00\x00\x00\x00\x00",  # little-endian,
-                b"\x00\x00\x00\x3f",  # sign 0, exponent 126, fraction 0.
+                (
+                    b"\x01\x00\x00\x00\x00\x00\x00\x00"  # Little-endian;
+                    b"\x00\x00\x00\x3f\x00\x00\x00\x00"  # sign 0, exponent 126; padding.
+                ),
             ],
         ),
     ],

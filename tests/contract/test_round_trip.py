@@ -88,14 +88,15 @@ def test_arrays_that_are_not_contiguous_arrive_in_row_order() -> None:
 
 def test_frames_at_odd_addresses_are_read_like_others() -> None:
     tensor = np.linspace(-1, 1, 7)
-    header, frame = codec.encode(weights(a=tensor))
-    shifted = memoryview(b"\x00" + bytes(frame))[1:]
+    large = np.linspace(-1, 1, codec.PACKED_BYTES)
+    header, *frames = codec.encode(weights(a=tensor, b=large))
+    shifted = [memoryview(b"\x00" + bytes(frame))[1:] for frame in frames]
 
-    assert_same(codec.decode([header, shifted]), weights(a=tensor))
+    assert_same(codec.decode([header, *shifted]), weights(a=tensor, b=large))
 
 
-def test_neither_direction_copies() -> None:
-    tensor = np.arange(1_000, dtype=np.float32)
+def test_neither_direction_copies_a_large_array() -> None:
+    tensor = np.arange(codec.PACKED_BYTES // 4 + 1, dtype=np.float32)
     header, frame = codec.encode(weights(a=tensor))
     received = codec.decode([header, frame])
 

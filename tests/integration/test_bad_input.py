@@ -14,7 +14,7 @@ from deploy.launch import launch
 from tests.integration.conftest import Start
 from tests.integration.runs import Command, own_logging, write_preset
 
-CONFIGURATION, ENVIRONMENT, ADDRESS, DIRECTORY = 2, 4, 6, 7
+CONFIGURATION, EXPLAINED, ENVIRONMENT, ADDRESS, DIRECTORY = 2, 3, 4, 6, 7
 """Exit codes of `common.errors`."""
 OURS = "tests.integration.environments:"
 FAULTY = "tests.environments:Faulty-v0"
@@ -104,6 +104,20 @@ REFUSED_BY_A_PROCESS: Sequence[Case] = (
     ("--bind tcp://127.0.0.1:BUSY", ADDRESS, ["learner: tcp://127.0.0.1:BUSY is in use", "port 0"]),
     ("--bind tcp://0.0.0.0:0", CONFIGURATION, ["learner: refusing to listen", "--insecure"]),
     ("--network math:sqrt", CONFIGURATION, ["learner: network = 'math:sqrt' cannot be built"]),
+    (
+        "--replay-storage memory --replay-capacity 1_000_000_000_000_000",
+        EXPLAINED,
+        ["replay_server: no room for a replay of", "in memory: lower replay_capacity"],
+    ),
+    (
+        "--replay-storage shm --replay-capacity 1_000_000_000_000_000",
+        EXPLAINED,
+        [
+            "replay_server: no room for a replay of",
+            "at /dev/shm/zapex-run-",
+            "make /dev/shm larger",
+        ],
+    ),
 )
 
 
@@ -129,10 +143,11 @@ def test_what_a_process_cannot_do_ends_the_launch_in_its_words(
     line = error_of(command)
     for fragment in fragments:
         assert fragment.replace("BUSY", str(busy_port)) in line
+    assert "restarting" not in command.output()  # It would be the same again.
 
 
 REFUSED_BY_A_THREAD: Sequence[Case] = (
-    ("--env CartPol-v1", ENVIRONMENT, ["unknown environment 'CartPol-v1'", "`CartPole`"]),
+    ("--env CartPol-v1", ENVIRONMENT, ["unknown environment 'CartPol-v1'", "CartPole-v1"]),
     ("--env nowhere:CartPole-v1", ENVIRONMENT, ["No module named 'nowhere'", "Python path"]),
     (f"--env {OURS}Paced-v7", ENVIRONMENT, ["unknown environment", "Paced"]),
     (f"--env {OURS}Steered-v0", ENVIRONMENT, ["action space Box(-1.0, 1.0", "Discrete actions"]),

@@ -19,7 +19,7 @@ from tests.integration.runs import checkpoints_of
         ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
         ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),
         ("replay_server --help", ["--connect", "--bind", "--storage"]),
-        ("actor --help", ["--connect", "--envs", "--evaluator"]),
+        ("actor --help", ["--connect", "--envs", "--evaluator", "--inference"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -94,12 +94,16 @@ def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, finished_run:
     assert (run_dir / "notes.txt").read_text() == "mine"
 
 
+FILM = "tests.environments:Film-v0"
 KINDS_OF_RUN: Sequence[dict[str, Any]] = (
     {"vectorization": "vector_entry_point"},
     {"autoreset": "same_step", "actors": 2, "envs_per_actor": 1},
     {"prioritized": False, "double": False, "dueling": False, "n_step": 1, "loss": "squared"},
     {"optimizer": "rmsprop", "publish_dtype": "float16", "samples_per_insert": None},
     {"env": "FrozenLake-v1"},  # Its observation is one of 16 numbers, flattened to zeros and ones.
+    {"env": FILM, "frame_stack": 4, "life_loss_ends_episode": True, "reward_clip": 1.0},
+    {"env": FILM, "frame_stack": 2, "replay_link": "wire", "autoreset": "same_step"},
+    {"env": "MinAtar/Breakout-v1", "network": "minatar", "frame_stack": 2, "dueling": False},
 )
 
 

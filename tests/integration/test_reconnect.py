@@ -13,12 +13,13 @@ import torch
 import zmq
 
 from actor.blocks import Blocks
+from actor.inference_client import InferenceClient
 from actor.replay_client import ReplayClient
 from common import codec, transport
 from common.config import Config
 from common.errors import AddressInUse
 from common.manifest import Manifest
-from common.messages import Insert, Message, SampleRequest, Serving
+from common.messages import InferenceRequest, Insert, Message, SampleRequest, Serving
 from common.spec import EnvSpec
 from learner.prefetch import Prefetcher
 from tests.integration.runs import TINY, WAIT_S, until
@@ -99,6 +100,18 @@ def test_an_actor_sends_its_window_again(server: Server) -> None:
         assert isinstance(again, Insert)
         assert (again.session, again.sequence) == (first.session, first.sequence) == (5, 0)
         assert actor.resent == 1
+
+
+def test_an_actor_asks_its_inference_process_again(server: Server) -> None:
+    with contextlib.closing(InferenceClient(server.context, server.address, 2)) as actor:
+        actor.ask(np.ones((3, 2), np.float32))
+        first = server.hear(actor.answer)
+        server.is_replaced()
+        again = server.hear(actor.answer)
+        assert isinstance(first, InferenceRequest)
+        assert isinstance(again, InferenceRequest)
+        assert again.sequence == first.sequence
+        assert (again.obs == 1.0).all()
 
 
 def test_a_learner_asks_for_its_batches_again(server: Server) -> None:

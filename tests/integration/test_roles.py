@@ -24,6 +24,7 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving, StatusRequest
 from common.networks import build_network
+from common.spec import EnvSpec
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
 from tests.integration.runs import TINY, until
@@ -89,9 +90,10 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(**changes: Any) -> Iterator[Stage]:
+def stage(spec: EnvSpec | None = None, **changes: Any) -> Iterator[Stage]:
+    """A run of TINY with these changes. `spec`: of an environment that nobody will make."""
     config = Config(**{**TINY, **changes})
-    manifest = Manifest("stage", config, probe_spec(config))
+    manifest = Manifest("stage", config, spec or probe_spec(config))
     inserts: list[Insert] = []
     with contextlib.ExitStack() as ends:
         context: Context = ends.enter_context(zmq.Context())

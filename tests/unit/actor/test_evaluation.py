@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 
 import actor.evaluation
-from actor.evaluation import GreedyEvaluation, Interrupted
+from actor.acting_policy import Interrupted
+from actor.evaluation import GreedyEvaluation
 from common.config import Config
 from common.environments import probe_spec
 from common.errors import EnvironmentFault, HeadUnreachable, NonFiniteLoss

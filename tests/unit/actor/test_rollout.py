@@ -1,9 +1,7 @@
 """Rollouts against a naive collector that plays one environment at a time, episode by episode."""
 
-from collections import defaultdict
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,10 +14,8 @@ from common.blocks import RowKind
 from common.config import Config
 from common.environments import make_vector, spec_of
 from common.manifest import Manifest
-from common.messages import Insert
-from common.transitions import copy_frames, find_transitions
-from replay_server.storage import Storage
-from tests.experience import seen
+from tests import collector
+from tests.collector import Played, Transition, assert_same, collect, first_number, stacked
 
 LEDGER = "tests.environments:Ledger-v0"
 SEED = 40
@@ -44,119 +40,22 @@ def cartpole_q_values(obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(q_values(obs)[:, :2])
 
 
-class Transition(NamedTuple):
-    obs: tuple[float, ...]
-    action: int
-    n_step_return: float
-    discount: float
-    next_obs: tuple[float, ...]
-    priority: float
-
-
-@dataclass
-class Played:
-    rollout: Rollout
-    manifest: Manifest
-    blocks: dict[int, list[Insert]]
-    """By stream, in order."""
-
-    def sort(self, blocks: Blocks) -> None:
-        """Blocks to their streams: a Ledger's first column is its seed; a CartPole is alone."""
-        for b in range(len(blocks.action)):
-            is_ledger = self.manifest.config.env == LEDGER
-            stream = int(blocks.obs[b, 0, 0]) - SEED if is_ledger else 0
-            one = (getattr(blocks, name)[b : b + 1] for name in Blocks.__dataclass_fields__)
-            self.blocks[stream].append(Insert(0, len(self.blocks[stream]), 0, *one))
-
-    def transitions(self, stream: int) -> list[Transition]:
-        """What the replay would hand to the learner, in the order of the stream."""
-        layout = self.manifest.layout
-        storage = Storage(self.manifest.spec, layout, slots=len(self.blocks[stream]))
-        found = []
-        for insert in self.blocks[stream]:
-            slots, starts = storage.write(insert)
-            offsets = np.flatnonzero(starts[0])
-            items = slots[0] * layout.length + offsets
-            walk = find_transitions(storage, items, self.manifest.config.discount)
-            obs, next_obs = seen(copy_frames(storage, walk.rows), walk.shift, layout)
-            priority = insert.priority[0][offsets]
-            found += [
-                Transition(
-                    tuple(obs[i]),
-                    int(walk.action[i]),
-                    float(walk.n_step_return[i]),
-                    float(walk.discount[i]),
-                    tuple(next_obs[i]),
-                    float(priority[i]),
-                )
-                for i in range(len(offsets))
-            ]
-        return found
-
-
 def play(
-    config: Config, num_envs: int, steps: int, epsilon: float = 0.0, q_function: Any = q_values
+    config: Config, num_envs: int, calls: int, epsilon: float = 0.0, q_function: Any = q_values
 ) -> Played:
-    """`steps` calls of the vector environment."""
+    """A Ledger's first number is its seed; a CartPole is alone."""
+    stream_of = first_number if config.env == LEDGER else lambda _: SEED
     vector = make_vector(config, num_envs)
-    try:
-        manifest = Manifest("run", config, spec_of(vector))
-        rollout = Rollout(vector, manifest, q_function, np.random.default_rng(0), SEED)
-        played = Played(rollout, manifest, defaultdict(list))
-        for _ in range(steps):
-            for blocks in rollout.step(np.full(num_envs, epsilon)):
-                played.sort(blocks)
-        return played
-    finally:
-        vector.close()
+    return collector.play(
+        vector, config, q_function, SEED, calls, epsilon=epsilon, stream_of=stream_of
+    )
 
 
 def naive_transitions(
     config: Config, seed: int, count: int, q_function: Any = q_values
 ) -> list[Transition]:
-    """The first `count` transitions of one environment, from whole episodes, by the definition."""
     env = gym.make(config.env, **config.env_kwargs)
-    found: list[Transition] = []
-    obs, _ = env.reset(seed=seed)
-    while len(found) < count:
-        observations, actions, rewards = [obs], [], []
-        terminated = truncated = False
-        while not (terminated or truncated):
-            action = int(np.argmax(q_function(obs[None])[0]))
-            obs, reward, terminated, truncated, _ = env.step(action)
-            clip = config.reward_clip or np.inf
-            observations.append(obs)
-            actions.append(action)
-            rewards.append(min(max(float(reward), -clip), clip))
-        for t, action in enumerate(actions):
-            m = min(config.n_step, len(actions) - t)
-            g = sum(config.discount**k * rewards[t + k] for k in range(m))
-            bootstraps = not (terminated and t + m == len(actions))
-            discount = config.discount**m if bootstraps else 0.0
-            q, next_q = q_function(np.stack([observations[t], observations[t + m]]))
-            delta = g + discount * float(next_q.max()) - float(q[action])
-            found.append(
-                Transition(
-                    tuple(observations[t].tolist()),
-                    action,
-                    g,
-                    discount,
-                    tuple(observations[t + m].tolist()),
-                    abs(delta),
-                )
-            )
-        obs, _ = env.reset()
-    env.close()
-    return found[:count]
-
-
-def assert_same(found: list[Transition], expected: list[Transition], tolerance: float) -> None:
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        for name in Transition._fields:
-            np.testing.assert_allclose(
-                getattr(a, name), getattr(b, name), rtol=tolerance, atol=tolerance, err_msg=name
-            )
+    return collect(stacked(env, config), config, q_function, seed, count)
 
 
 @pytest.mark.parametrize(("vectorization", "autoreset"), WAYS)
@@ -172,19 +71,19 @@ def test_blocks_hold_the_naive_collectors_transitions_each_exactly_once(
             "block_length": block_length,
         }
     )
-    played = play(config, num_envs=3, steps=60)
-    assert sorted(played.blocks) == [0, 1, 2]
-    for stream in range(3):
-        found = played.transitions(stream)
+    played = play(config, num_envs=3, calls=60)
+    assert sorted(played.blocks) == [SEED, SEED + 1, SEED + 2]
+    for seed in played.blocks:
+        found = played.transitions(seed)
         assert len(found) > 30
-        assert_same(found, naive_transitions(config, SEED + stream, len(found)), 1e-5)
+        assert_same(found, naive_transitions(config, seed, len(found)), 1e-5)
 
 
 def test_every_way_of_stepping_gives_the_same_blocks_byte_for_byte() -> None:
-    reference = play(CONFIG, num_envs=2, steps=50)
+    reference = play(CONFIG, num_envs=2, calls=50)
     for vectorization, autoreset in WAYS[1:]:
         config = CONFIG.model_copy(update={"vectorization": vectorization, "autoreset": autoreset})
-        played = play(config, num_envs=2, steps=50)
+        played = play(config, num_envs=2, calls=50)
         for stream, blocks in reference.blocks.items():
             # SAME_STEP takes less calls for the same rows: the shorter list is compared.
             pairs = list(zip(blocks, played.blocks[stream], strict=False))
@@ -208,8 +107,8 @@ def test_cartpole_gives_the_same_transitions_by_any_vector_class(
         block_length=8,
     )
     played = play(config, 1, 300, q_function=cartpole_q_values)
-    found = played.transitions(0)
-    kinds = np.concatenate([insert.row_kind[0] for insert in played.blocks[0]]).tolist()
+    found = played.transitions(SEED)
+    kinds = np.concatenate([insert.row_kind[0] for insert in played.blocks[SEED]]).tolist()
     expected = naive_transitions(config, SEED, len(found), cartpole_q_values)
     assert len(found) > 100
     # Some poles fall before their time is up.
@@ -245,7 +144,7 @@ def test_rows_tell_the_action_and_the_reward_that_led_to_the_next_one(
 ) -> None:
     """Random actions: the Ledger's observations say which of them it was given."""
     config = CONFIG.model_copy(update={"vectorization": vectorization, "autoreset": autoreset})
-    played = play(config, num_envs=3, steps=60, epsilon=1.0)
+    played = play(config, num_envs=3, calls=60, epsilon=1.0)
     for insert in (i for stream in played.blocks.values() for i in stream):
         columns = (insert.obs[0], insert.action[0], insert.reward[0], insert.row_kind[0])
         rows = list(zip(*columns, strict=True))
@@ -284,10 +183,10 @@ _PREFER_0 = np.array([1.0, 0.0, 0.0], np.float32)
 
 def test_clipping_changes_the_rewards_that_are_learned_from() -> None:
     config = CONFIG.model_copy(update={"reward_clip": 15.0})
-    played = play(config, num_envs=2, steps=60)
-    for stream in (0, 1):
-        found = played.transitions(stream)
-        assert_same(found, naive_transitions(config, SEED + stream, len(found)), 1e-5)
+    played = play(config, num_envs=2, calls=60)
+    for seed in (SEED, SEED + 1):
+        found = played.transitions(seed)
+        assert_same(found, naive_transitions(config, seed, len(found)), 1e-5)
     rewards = [i.reward for blocks in played.blocks.values() for i in blocks]
     assert (np.min(rewards), np.max(rewards)) == (-15.0, 15.0)
 
@@ -296,5 +195,5 @@ def test_actions_count_from_zero_whatever_the_environment_calls_its_first() -> N
     shifted = CONFIG.model_copy(update={"env_kwargs": {"first_action": -2}})
     expected = play(CONFIG, 2, 40, epsilon=0.5)
     found = play(shifted, 2, 40, epsilon=0.5)
-    for stream in (0, 1):
-        assert found.transitions(stream) == expected.transitions(stream)
+    for seed in (SEED, SEED + 1):
+        assert_same(found.transitions(seed), expected.transitions(seed))

@@ -47,6 +47,8 @@ from common.errors import ConfigError
         ("vectorization", "threads", "'sync', 'async', 'vector_entry_point' or 'envpool'"),
         ("autoreset", "disabled", "'next_step' or 'same_step'"),
         ("publish_dtype", "float64", "'float32' or 'float16'"),
+        ("memory_format", "nhwc", "'auto', 'contiguous' or 'channels_last'"),
+        ("autocast", "float8", "'auto', 'off', 'bfloat16' or 'float16'"),
         ("dueling", "perhaps", "valid boolean"),
         ("env_kwargs", [1, 2], "valid dictionary"),
         ("env", 3, "valid string"),
@@ -61,6 +63,38 @@ def test_an_impossible_value_is_refused_with_key_value_and_what_is_allowed(
     assert message.startswith(f"preset mine: {key} = {value!r}: ")
     assert allowed in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"device": "cpu", "cuda_graph": True}, "cuda_graph = true needs device = cuda, not cpu"),
+        ({"device": "mps", "cuda_graph": True}, "cuda_graph = true needs device = cuda, not mps"),
+        (
+            {"device": "cpu", "autocast": "float16"},
+            "autocast = float16 needs device = cuda, not cpu: choose bfloat16 or off",
+        ),
+        (
+            {"device": "cuda:1", "cuda_graph": True, "autocast": "float16"},
+            "cuda_graph = true cannot record autocast = float16, whose steps the host judges",
+        ),
+    ],
+)
+def test_what_the_device_cannot_do_is_refused_in_one_line(
+    values: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_mapping(values, "p")
+    assert str(caught.value).startswith(f"p: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+@pytest.mark.parametrize("option", [{"cuda_graph": True}, {"autocast": "float16"}])
+def test_what_a_gpu_can_do_is_accepted_where_there_may_be_one(
+    device: str, option: dict[str, Any]
+) -> None:
+    config_from_mapping({"device": device, **option}, "p")
 
 
 def test_an_impossible_element_is_refused_under_its_key() -> None:

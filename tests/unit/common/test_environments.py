@@ -160,6 +160,12 @@ def test_arguments_that_it_does_not_take_are_said_with_the_reason() -> None:
     [
         ("CartPol-v1", ["CartPole"]),
         ("CartPole-v99", ["CartPole", "v1"]),
+        ("cartpole", ["Did you mean CartPole-v1?"]),
+        ("MinAtar/Brekout-v1", ["Did you mean MinAtar/Breakout-v1?"]),
+        ("ALE/Pnog-v5", ["Did you mean ALE/Pong-v5?"]),
+        # The namespace may be left out.
+        ("Zaxxon-v5", ["Did you mean ALE/Zaxxon-v5?"]),
+        ("MiniGrid-Emty-5x5-v0", ["Did you mean MiniGrid-Empty-5x5-v0?"]),
         ("Nowhere-v0", ["Nowhere-v0"]),
         ("no_such_module:Env-v0", ["no_such_module"]),
         ("tests.environments:Absent-v0", ["Absent"]),
@@ -174,6 +180,13 @@ def test_an_unknown_environment_is_named_with_the_nearest_and_the_forms(
     for part in [*parts, "Gymnasium id", "module:EnvId"]:
         assert part in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+def test_of_an_unknown_environment_one_suggestion_is_made(vectorization: str) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        probe_spec(Config(env="CartPol-v1", vectorization=vectorization))  # type: ignore[arg-type]
+    assert str(caught.value).count("Did you mean") == 1
 
 
 def test_a_name_of_no_known_form_is_said_with_the_form() -> None:
@@ -209,6 +222,65 @@ def test_a_vector_class_that_does_not_start_over_is_refused(name: str, mode: str
     with pytest.raises(EnvironmentFault, match="NEXT_STEP or SAME_STEP") as caught:
         make_vector(config, 2)
     assert f"{name} has autoreset mode {mode}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("env", "package", "extra"),
+    [
+        ("ALE/Pong-v5", "ale_py", "atari"),
+        ("MinAtar/Breakout-v1", "minatar", "minatar"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", "minigrid"),
+        ("BabyAI-GoToRedBall-v0", "minigrid", "minigrid"),
+    ],
+)
+def test_a_family_whose_package_is_missing_is_named_with_its_extra(
+    env: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    expected = rf"{env} needs the package {package}, .*\[{extra}\].*ZAPEX_EXTRAS={extra}"
+    with pytest.raises(EnvironmentFault, match=expected):
+        probe_spec(Config(env=env))
+
+
+class Mortal(gym.Env[Any, int]):
+    """Has three lives and tells them."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Mortal.made += 1
+        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(1, np.float32), {"lives": 3}
+
+
+@pytest.fixture
+def mortal(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(Mortal, "made", 0)
+    name = "Mortal-v0"
+    spec = gym.envs.registration.EnvSpec(name, entry_point=Mortal)
+    monkeypatch.setitem(gym.registry, name, spec)
+    return name
+
+
+def test_no_environment_is_made_only_to_be_looked_at(mortal: str) -> None:
+    make_vector(Config(env=mortal), 3).close()
+    assert Mortal.made == 3
+
+
+def test_lives_can_end_episodes_where_they_are_told(mortal: str) -> None:
+    vector = make_vector(Config(env=mortal, life_loss_ends_episode=True), 2)
+    np.testing.assert_array_equal(vector.reset(seed=0)[1]["lives"], [3, 3])
+    vector.close()
+
+
+def test_lives_that_nobody_tells_cannot_end_episodes() -> None:
+    with pytest.raises(EnvironmentFault, match=r"lives in info\['lives'\]: life_loss_ends_episode"):
+        probe_spec(Config(life_loss_ends_episode=True))
 
 
 def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from common.config import Config
 from common.errors import ConfigError
-from common.networks import MLPQNetwork, build_network, dueling_q
+from common.networks import (
+    ConvQNetwork,
+    MLPQNetwork,
+    build_network,
+    dueling_q,
+    set_memory_format,
+)
 from common.spec import EnvSpec
 
 SPEC = EnvSpec((4,), "<f4", 3)
@@ -64,6 +70,32 @@ def test_observations_of_every_dtype_are_taken_as_their_numbers(dtype: str) -> N
 def test_observations_of_every_shape_are_flattened(shape: tuple[int, ...]) -> None:
     network = build_network(Config(hidden_sizes=(8,)), EnvSpec(shape, "<f4", 3))
     assert network(torch.zeros(2, *shape)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", ["|u1", "|b1", "<f4"])
+@pytest.mark.parametrize(("shape", "stacked"), [((9, 8, 2), False), ((3, 9, 8), True)])
+def test_images_are_scaled_and_put_in_channels_and_stay_as_they_were(
+    memory_format: torch.memory_format, dtype: str, shape: tuple[int, ...], stacked: bool
+) -> None:
+    """The convolution against sums over its windows, one by one, in float64."""
+    network = ConvQNetwork(shape, stacked, 4, convolutions=[(5, 3, 2)], hidden_size=6)
+    set_memory_format(network, memory_format)
+    obs = np.random.default_rng(0).integers(0, 2, (2, *shape)).astype(dtype)
+    if dtype == "|u1":
+        obs *= 200
+    given = torch.from_numpy(obs.copy())
+    with torch.no_grad():
+        found = network.torso(network.image(given)).unflatten(1, (5, 4, 3)).numpy()
+    np.testing.assert_array_equal(given.numpy(), obs)
+
+    image = obs.astype(np.float64) / (255.0 if dtype == "|u1" else 1.0)
+    image = image if stacked else np.moveaxis(image, 3, 1)
+    weight, bias = (p.detach().numpy() for p in network.torso[0].parameters())
+    for n, c, y, x in np.ndindex(found.shape):
+        window = image[n, :, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+        expected = max(0.0, float((window * weight[c]).sum() + bias[c]))
+        assert found[n, c, y, x] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 # What `module:function` may name: called with (obs_shape, num_actions).

@@ -35,6 +35,7 @@ def status(
         target_return=target_return,
         samples_per_insert=samples_per_insert,
         replay_capacity=4_000,
+        replay_bytes=1_234_000,
         learner=LearnerCounters(phase="training", **learner),
         train_return=train_return,
         episodes=3,
@@ -160,7 +161,7 @@ def test_a_status_is_one_line_of_facts(
         "training return": "21.2",
         "env steps": "6,000 (1,000/s)",
         "updates": "110 (20/s)",
-        "replay": "3,000 (75%)",
+        "replay": "3,000 (75% of 1.2 MB)",
         "samples/insert": "7.6 of 8",
         # The mean of 110 − 100 and 110 − 80.
         "policy lag": "20 updates (experience 1,234)",

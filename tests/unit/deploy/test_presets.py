@@ -4,23 +4,28 @@ from pathlib import Path
 
 import pytest
 
+from common.atari import AtariProtocol
 from common.config import Config
 from common.errors import ConfigError
 from deploy import presets
 
 CLASSIC = ("acrobot", "cartpole", "lunarlander", "mountaincar")
 MINATAR = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+ATARI = ("beam_rider", "breakout", "pong", "qbert", "seaquest", "space_invaders")
 
 
 def test_the_tasks_that_the_readme_names_have_presets() -> None:
-    assert {*CLASSIC, *(f"minatar-{game}" for game in MINATAR)} <= set(presets.names())
+    wanted = {*CLASSIC, *ATARI, *(f"minatar-{game}" for game in MINATAR)}
+    assert wanted == set(presets.names())
+    assert set(presets.parts()) == {"atari", "atari_paper", "minatar"}
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_has_an_environment_a_target_and_a_budget_of_its_own(name: str) -> None:
+def test_every_preset_has_an_environment_and_a_budget_of_its_own(name: str) -> None:
     config = presets.load(name)
-    assert {"env", "target_return", "total_env_steps"} <= config.model_fields_set
-    assert config.target_return is not None
+    assert {"env", "total_env_steps"} <= config.model_fields_set
+    # Of most Atari games nobody says when they are solved.
+    assert (config.target_return is None) == (name in ATARI and name != "pong")
 
 
 @pytest.mark.parametrize("name", presets.parts())
@@ -40,6 +45,31 @@ def test_minatar_presets_play_minimal_actions_by_the_games_own_protocol(game: st
     assert config.reward_clip is None
 
 
+@pytest.mark.parametrize("game", ATARI)
+def test_atari_presets_spell_out_the_whole_protocol_of_today(game: str) -> None:
+    config = presets.load(game)
+    assert config.env == f"ALE/{game.title().replace('_', '')}-v5"
+    assert config.vectorization == "vector_entry_point"
+    assert (config.resize, config.greyscale, config.frame_stack) == ((84, 84), True, 4)
+    assert (config.reward_clip, config.life_loss_ends_episode) == (1.0, False)
+    # The defaults of AtariProtocol, none of them left unsaid.
+    assert config.env_kwargs == AtariProtocol().model_dump()
+
+
+@pytest.mark.parametrize("game", ATARI)
+def test_the_papers_protocol_lies_over_any_game(game: str) -> None:
+    config, today = presets.load(f"{game}+atari_paper"), presets.load(game)
+    assert config.env == today.env
+    assert config.life_loss_ends_episode
+    changed = {k: v for k, v in config.env_kwargs.items() if today.env_kwargs[k] != v}
+    assert changed == {
+        "repeat_action_probability": 0.0,
+        "noop_max": 30,
+        "max_num_frames_per_episode": 50_000,
+    }
+    assert (config.optimizer, config.learning_rate) == ("rmsprop", 0.00025 / 4)
+
+
 @pytest.mark.parametrize(
     ("name", "env", "target"),
     [
@@ -47,6 +77,7 @@ def test_minatar_presets_play_minimal_actions_by_the_games_own_protocol(game: st
         ("acrobot", "Acrobot-v1", -100.0),
         ("mountaincar", "MountainCar-v0", -110.0),
         ("lunarlander", "LunarLander-v3", 200.0),
+        ("pong", "ALE/Pong-v5", 18.0),
     ],
 )
 def test_targets_are_those_at_which_the_field_calls_a_task_solved(
@@ -64,6 +95,7 @@ def test_targets_are_those_at_which_the_field_calls_a_task_solved(
         ("xyz", "cartpole"),
         ("minatar_breakout", "did you mean minatar-breakout?"),
         ("cartpole+minatr", "did you mean minatar?"),
+        ("pong+atari_papr", "did you mean atari_paper?"),
         ("absent.toml", "path of a .toml file"),
     ],
 )

@@ -108,7 +108,10 @@ def test_a_second_replay_server_is_refused_while_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (join("critic"), "role 'critic' is unknown; a run has actor, evaluator, replay_server"),
+        (
+            join("critic"),
+            "role 'critic' is unknown; a run has actor, evaluator, inference, replay_server",
+        ),
         (join(num_envs=-1), "-1 environments are not between 0 and 100000"),
         (join(num_envs=100_001), "100001 environments are not between 0 and 100000"),
         (Ack(1, 1), "a head does not take 'ack'"),

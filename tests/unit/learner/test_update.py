@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from common.config import Config
-from common.errors import ConfigError
 from common.networks import MLPQNetwork
-from learner.update import QLearner, TrainBatch, batch_statistics, choose_device
+from learner.update import QLearner, TrainBatch, batch_statistics
 
 CPU = torch.device("cpu")
 OBS, ACTIONS, N = 4, 3, 16
@@ -227,15 +226,3 @@ def test_a_loss_that_is_not_finite_is_seen_and_its_batch_described() -> None:
         "max": float(batch.frames.max()),
         "finite": True,
     }
-
-
-def test_an_automatic_device_can_be_used() -> None:
-    assert torch.ones(2, device=choose_device("auto")).sum().item() == 2.0
-
-
-@pytest.mark.parametrize("name", ["tpu", "cuda:99", "cpu or so"])
-def test_a_device_that_is_not_there_is_refused_with_the_choices(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"choose auto, cpu, cuda or mps") as caught:
-        choose_device(name)
-    assert f"device = {name!r}" in str(caught.value)
-    assert "\n" not in str(caught.value)

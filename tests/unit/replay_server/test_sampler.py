@@ -33,11 +33,18 @@ either_sampler = pytest.mark.parametrize(
 
 def write(sampler: Sampler, priorities: Mapping[int, float | None]) -> None:
     """Write items; those with the priority None cannot be drawn and hold a trap instead."""
-    sampler.write(
-        np.array(list(priorities), np.int64),
-        np.array([np.nan if p is None else p for p in priorities.values()], np.float32),
-        np.array([p is not None for p in priorities.values()], np.bool_),
-    )
+    run: list[int] = []
+    for item in sorted(priorities):
+        run.append(item)
+        if item + 1 in priorities:
+            continue
+        values = [priorities[i] for i in run]
+        sampler.write(
+            run[0],
+            np.array([np.nan if p is None else p for p in values], np.float32),
+            np.array([p is not None for p in values], np.bool_),
+        )
+        run.clear()
 
 
 def update(sampler: Sampler, updates: Iterable[tuple[int, float]]) -> None:
@@ -210,10 +217,11 @@ def test_items_overwritten_in_a_ring_keep_the_size_exact(make: MakeSampler) -> N
     rng = np.random.default_rng(0)
     drawable: dict[int, bool] = {}
     for turn in range(200):
-        items = (np.arange(5) + 5 * turn) % CAPACITY
-        starts = rng.random(5) < 0.8
-        sampler.write(items, np.ones(5, np.float32), starts)
-        drawable.update(zip(items.tolist(), starts.tolist(), strict=True))
+        # 12 items: the ring's end falls within a write, and before one.
+        first = 4 * turn % CAPACITY if turn % 2 else 7
+        starts = rng.random(4) < 0.8
+        sampler.write(first, np.ones(4, np.float32), starts)
+        drawable.update(zip(range(first, first + 4), starts.tolist(), strict=True))
 
         assert sampler.size == sum(drawable.values())
         assert all(drawable[item] for item in sampler.sample(20)[0].tolist())

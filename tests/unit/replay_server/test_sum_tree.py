@@ -70,6 +70,41 @@ def test_leaves_total_and_every_sample_equal_the_list(
             assert sample(tree, *targets) == [first_leaf_beyond(leaves, t) for t in targets]
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(CAPACITIES), st.data())
+def test_a_range_of_leaves_is_set_as_each_of_them_would_be(
+    capacity: int, data: st.DataObject
+) -> None:
+    tree, leaves = SumTree(capacity), [0.0] * capacity
+    for _ in range(data.draw(st.integers(1, 4))):
+        first = data.draw(st.integers(0, capacity))
+        values = data.draw(st.lists(st.integers(0, 2).map(float), max_size=capacity - first))
+        before = np.count_nonzero(leaves)
+        leaves[first : first + len(values)] = values
+
+        change = tree.set_range(first, np.array(values, np.float32))
+
+        assert change == np.count_nonzero(leaves) - before
+        assert all_leaves(tree) == leaves
+        assert tree.total == sum(leaves)
+
+
+@pytest.mark.parametrize("first", [-1, 6, 8])
+def test_a_range_that_leaves_the_tree_is_refused(first: int) -> None:
+    tree = tree_of([1.0] * 8)
+    with pytest.raises(ValueError, match="not all in the tree"):
+        tree.set_range(first, np.ones(3, np.float32))
+    assert all_leaves(tree) == [1.0] * 8
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_a_range_with_an_impossible_value_changes_nothing(bad: float) -> None:
+    tree = tree_of([1.0] * 8)
+    with pytest.raises(ValueError, match="negative or not finite"):
+        tree.set_range(2, np.array([5.0, bad], np.float32))
+    assert all_leaves(tree) == [1.0] * 8
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(

@@ -1,0 +1,69 @@
+"""The actor's side of an inference request: one at a time, asked again when a connection broke."""
+
+from typing import Any
+
+import numpy.typing as npt
+import zmq
+
+from actor.finite import all_finite
+from common import transport
+from common.errors import WireError
+from common.messages import InferenceRequest, QValues, Rejected
+
+
+class InferenceClient:
+    """One actor's connection to the inference process of its host."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, num_actions: int
+    ) -> None:
+        self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
+        self._num_actions = num_actions
+        self._request: InferenceRequest | None = None
+        self._sequence = 0
+
+    def ask(self, obs: npt.NDArray[Any]) -> None:
+        """For Q-values of observations [N, *obs_shape], or of stacks [N, S, *obs_shape].
+
+        They must not change before the answer. What was asked before is forgotten.
+        """
+        self._sequence += 1
+        self._request = InferenceRequest(self._sequence, obs)
+        transport.send(self._socket, self._request)
+
+    def answer(self, timeout_ms: int = 0) -> QValues | None:
+        """To the newest request, if it comes within `timeout_ms`.
+
+        Raises WireError when the request is rejected, or the answer does not fit it.
+        """
+        if self._watch.reconnected() and self._request is not None:
+            transport.send(self._socket, self._request)
+        if timeout_ms:
+            self._socket.poll(timeout_ms)
+        while (message := transport.receive(self._socket)) is not None:
+            if isinstance(message, Rejected):
+                raise WireError(f"the inference process rejected a request: {message.reason}")
+            request = self._request
+            # What was asked twice is answered twice.
+            if (
+                isinstance(message, QValues)
+                and request is not None
+                and message.sequence == request.sequence
+            ):
+                self._check(message, (len(request.obs), self._num_actions))
+                self._request = None
+                return message
+        return None
+
+    @staticmethod
+    def _check(answer: QValues, expected: tuple[int, int]) -> None:
+        values = answer.q_values
+        if values.shape != expected or not all_finite(values.reshape(-1)):
+            raise WireError(
+                f"the inference process answered with values of shape {values.shape}, expected "
+                f"{expected}, or with some that are not finite"
+            )
+
+    def close(self) -> None:
+        self._watch.close()
+        self._socket.close()

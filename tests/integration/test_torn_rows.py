@@ -1,0 +1,176 @@
+"""A learner reads at full speed what a replay server overwrites at full speed: no row that is
+accepted is torn.
+
+Everything that a block holds tells its number, so that a transition which mixes two blocks shows.
+"""
+
+import contextlib
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from common.block_columns import BlockColumns
+from common.blocks import RowKind
+from common.config import Config
+from common.manifest import Manifest
+from common.messages import Drawn, Insert, Serving
+from common.process import machine_id
+from common.spec import EnvSpec
+from learner.host_batch import HostBatch
+from learner.mapped_replay import MappedReplay, map_storage
+from replay_server.storage import Storage
+from tests.integration.runs import until
+
+N = 32
+LENGTH = 4
+SLOTS = 8
+"""So few that a block lives for less than a batch is read."""
+ENOUGH_BATCHES, ENOUGH_OVERWRITTEN = 100, 100
+MANIFEST = Manifest(
+    "run",
+    Config(
+        block_length=LENGTH,
+        n_step=2,
+        frame_stack=4,
+        replay_capacity=SLOTS * LENGTH,
+        envs_per_actor=1,
+        min_size_to_sample=1,
+        batch_size=N,
+        discount=0.5,
+        importance_sampling_exponent=1.0,
+    ),
+    EnvSpec((84, 84), "|u1", 5),
+)
+
+Int64Vector = npt.NDArray[np.int64]
+
+
+def blocks(first: int, count: int) -> Insert:
+    """Blocks first … first+count−1. In every third the row of offset 3 ends the episode."""
+    layout, spec = MANIFEST.layout, MANIFEST.spec
+    number = np.arange(first, first + count)[:, None]
+    rows = np.ones((1, layout.rows), np.int64)
+    row_kind = np.zeros((count, layout.rows), np.uint8)
+    row_kind[:, layout.context + 3] = np.where(
+        number[:, 0] % 3 == 0, RowKind.TERMINATED, RowKind.STEP
+    )
+    picture = (number % 251).astype(np.uint8)[..., None, None]
+    return Insert(
+        session=0,
+        sequence=first,
+        weights_version=first,
+        obs=np.broadcast_to(picture, (count, layout.rows, *spec.obs_shape)),
+        action=(number % 5 * rows).astype(np.int32),
+        reward=(number % 97 * rows).astype(np.float32),
+        row_kind=row_kind,
+        priority=np.ones((count, LENGTH), np.float32),
+    )
+
+
+def write(path: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
+    """Insert after insert of one to three blocks."""
+    storage = Storage(MANIFEST.spec, MANIFEST.layout, SLOTS, path)
+    while goes_on():
+        first = storage.next_number
+        storage.write(blocks(first, 1 + first % 3))
+
+
+@contextlib.contextmanager
+def writing_thread(path: Path) -> Iterator[None]:
+    stop = threading.Event()
+
+    def goes_on() -> bool:
+        # A moment's rest is enough for the reader to get its turn.
+        return not stop.wait(1e-5)
+
+    writer = threading.Thread(target=write, args=(path, goes_on))
+    writer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
+
+
+@contextlib.contextmanager
+def writing_process(path: Path) -> Iterator[None]:
+    """It is killed wherever it happens to be."""
+    writer = multiprocessing.get_context("spawn").Process(target=write, args=(path,))
+    writer.start()
+    try:
+        yield
+    finally:
+        writer.kill()
+        writer.join()
+
+
+def probability_of(key: Int64Vector) -> npt.NDArray[np.float32]:
+    return (1.0 / (2.0 + key % 50)).astype(np.float32)
+
+
+def draw(columns: BlockColumns, rng: np.random.Generator) -> Drawn | None:
+    """Keys of blocks that are there right now, the next ones to go among them."""
+    number = columns.number[columns.number > 0]
+    if len(number) < SLOTS // 2:
+        return None
+    key = rng.choice(number, N) * LENGTH + rng.integers(3, size=N)
+    return Drawn(0, SLOTS * LENGTH, 0, 0, probability_of(key), key)
+
+
+def assert_whole(host: HostBatch, key: Int64Vector) -> None:
+    """Every transition is all of the block that its key names."""
+    block, offset = np.divmod(key, LENGTH)
+    views = host.views
+    pictures = (block % 251).astype(np.uint8)[:, None]
+    assert (views["frames"].reshape(N, -1) == pictures).all()
+    assert (views["action"] == block % 5).all()
+    ends = block % 3 == 0
+    # G = r + r/2, but the last step of an episode has one reward.
+    shorter = ends & (offset == 2)
+    assert (views["n_step_return"] == block % 97 * np.where(shorter, 1.0, 1.5)).all()
+    assert (views["discount"] == np.where(ends & (offset >= 1), 0.0, 0.25)).all()
+    assert (views["shift"] == np.where(shorter, 1, 2)).all()
+    # (N·p)⁻¹ over the largest of the batch.
+    weight = 1.0 / probability_of(key)
+    np.testing.assert_allclose(views["weight"], weight / weight.max(), rtol=1e-5)
+
+
+def mapped(path: Path) -> MappedReplay | None:
+    """The storage once its writer has made it."""
+    if not path.exists():
+        return None
+    return map_storage(Serving(1, "", machine_id(), str(path)), MANIFEST)
+
+
+@pytest.mark.parametrize("writing", [writing_thread, writing_process])
+def test_no_torn_row_is_ever_accepted(
+    tmp_path: Path, writing: Callable[[Path], contextlib.AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "replay"
+    rng = np.random.default_rng(0)
+    host = HostBatch(MANIFEST, torch.device("cpu"))
+    accepted = overwritten = 0
+    with writing(path):
+        replay: Any = until(lambda: mapped(path), "the storage")
+        while accepted < ENOUGH_BATCHES or overwritten < ENOUGH_OVERWRITTEN:
+            drawn = draw(replay._columns, rng)
+            read = None if drawn is None else replay.read(host, drawn)
+            if read is not None:
+                assert_whole(host, read.key)
+                accepted += 1
+                overwritten += read.overwritten
+    # What its writer left, and what the next one finds, is whole, too.
+    for _ in range(2):
+        drawn = draw(replay._columns, rng)
+        assert drawn is not None
+        read = replay.read(host, drawn)
+        assert (read.key.tolist(), read.overwritten) == (drawn.key.tolist(), 0)
+        assert_whole(host, read.key)
+        Storage(MANIFEST.spec, MANIFEST.layout, SLOTS, path)

@@ -1,0 +1,16 @@
+"""`python -m actor`, as far as it comes without a head."""
+
+import sys
+
+import pytest
+
+import actor.__main__
+
+
+def test_two_roles_at_once_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["actor", "--evaluator", "--inference"])
+    assert actor.__main__.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --evaluator and --inference are two processes")

@@ -1,0 +1,128 @@
+"""Compressed arrays: what comes out is what went in, and nothing else ever comes out."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common import codec
+from common.compression import METHODS, MIN_BYTES, CompressedArray, compressed, copy_array, unpacked
+from common.errors import MalformedMessage
+from common.messages import Insert, Weights
+
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+def image(noise: int = 0) -> Any:
+    """[8, 84, 84]; `noise`: how many of its bytes are random."""
+    frames = np.zeros((8, 84, 84), np.uint8)
+    frames[:, 20:40] = np.arange(8)[:, None, None]
+    rng = np.random.default_rng(0)
+    frames.reshape(-1)[:noise] = rng.integers(0, 256, noise, np.uint8)
+    return frames
+
+
+def packed(method: str) -> CompressedArray:
+    array = compressed(image(), method)
+    assert isinstance(array, CompressedArray)
+    return array
+
+
+@each_method
+@pytest.mark.parametrize("noise", [0, 10_000])
+def test_an_image_comes_out_as_it_went_in(method: str, noise: int) -> None:
+    array = compressed(image(noise), method)
+
+    assert isinstance(array, CompressedArray)
+    assert len(array.data) < array.nbytes == 8 * 84 * 84
+    out = np.full((8, 84, 84), 99, np.uint8)
+    copy_array(array, out)
+    np.testing.assert_array_equal(out, image(noise))
+    np.testing.assert_array_equal(unpacked(array), image(noise))
+
+
+@each_method
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(MIN_BYTES - 1, np.uint8),
+        np.zeros(MIN_BYTES, np.float32),
+        np.random.default_rng(0).integers(0, 256, 2 * MIN_BYTES, np.uint8),
+    ],
+    ids=["small", "floats", "noise"],
+)
+def test_what_would_not_pay_is_left_alone(method: str, array: Any) -> None:
+    assert compressed(array, method) is array
+
+
+def test_nothing_is_compressed_where_nothing_is_to_be() -> None:
+    array = image()
+    assert compressed(array, "none") is array
+
+
+@each_method
+def test_a_truncated_or_altered_array_never_writes_beyond_its_place(method: str) -> None:
+    good = packed(method)
+    rng = np.random.default_rng(0)
+    around = np.full(good.nbytes + 2_000, 99, np.uint8)
+    place = around[1_000:-1_000]
+    refused = 0
+    for trial in range(300):
+        data = good.data[: rng.integers(len(good.data))].copy() if trial % 2 else good.data.copy()
+        if len(data):
+            data[rng.integers(len(data), size=3)] = rng.integers(0, 256, 3, np.uint8)
+        try:
+            replace(good, data=data).copy_to(place)
+        except MalformedMessage:
+            refused += 1
+        assert (around[:1_000] == 99).all()
+        assert (around[-1_000:] == 99).all()
+    assert refused >= 150  # All that are too short.
+
+
+@each_method
+@pytest.mark.parametrize("size", [8 * 84 * 84 - 1, 8 * 84 * 84 + 1])
+def test_an_array_of_another_size_than_announced_is_refused(method: str, size: int) -> None:
+    with pytest.raises(MalformedMessage, match=method + "|announced"):
+        replace(packed(method), nbytes=size).copy_to(np.zeros(size, np.uint8))
+
+
+# --------------------------------------------------------------------------------- on the wire
+
+
+def insert(obs: Any) -> Insert:
+    matrix = np.zeros((1, 8), np.int32)
+    return Insert(
+        1, 2, 3, obs, matrix, matrix.astype(np.float32), matrix.astype(np.uint8),
+        matrix.astype(np.float32),
+    )  # fmt: skip
+
+
+@each_method
+def test_a_compressed_array_travels_as_it_is(method: str) -> None:
+    array = packed(method)
+    frames = [bytes(frame) for frame in codec.encode(insert(array))]
+
+    received = codec.decode(frames)
+
+    assert isinstance(received, Insert)
+    assert isinstance(received.obs, CompressedArray)
+    assert received.obs.shape == (8, 84, 84)
+    np.testing.assert_array_equal(unpacked(received.obs), image())
+    assert sum(map(len, frames)) < image().nbytes / 10
+
+
+def test_only_arrays_whose_reader_expects_it_may_be_compressed() -> None:
+    array: Any = packed("lz4")
+    frames = [bytes(frame) for frame in codec.encode(Weights(0, 0, {"a": array}))]
+
+    with pytest.raises(MalformedMessage, match="compressed by"):
+        codec.decode(frames)
+
+
+def test_an_unknown_method_is_refused() -> None:
+    frames = [bytes(f) for f in codec.encode(insert(replace(packed("lz4"), method="brotli")))]
+
+    with pytest.raises(MalformedMessage, match="compressed by 'brotli'"):
+        codec.decode(frames)

@@ -1,0 +1,273 @@
+"""The prefetcher beside a replay server on its own host: keys come by wire, transitions do not."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zmq
+
+from common import transport
+from common.errors import ConfigError
+from common.manifest import Manifest
+from common.messages import Batch, Drawn, Message, SampleRequest, Serving
+from common.process import machine_id
+from learner.prefetch import Prefetcher
+from learner.update import TrainBatch
+from replay_server.server import build_table
+from tests.contract.sockets import receive_with_prefix
+from tests.experience import insert, steps, transitions
+from tests.unit.learner.storages import LENGTH, SLOTS, N, manifest
+from tests.waiting import wait_until
+
+CREDIT = 2
+
+
+class Stage:
+    """A prefetcher and the table that it is served from, one message after the other."""
+
+    def __init__(self, path: Path | None, run: Manifest) -> None:
+        self.run = run
+        self.table = build_table(run, path)
+        self.sent = 0
+        """Blocks inserted, each an insert of its own."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket, endpoint = transport.bind(self._context, zmq.ROUTER, "inproc://replay")
+        server = Serving(1, endpoint, machine_id(), "" if path is None else str(path))
+        try:
+            self.prefetcher = Prefetcher(self._context, server, run, torch.device("cpu"))
+        except BaseException:
+            self._socket.close()
+            self._context.term()
+            raise
+        self.requests: list[SampleRequest] = []
+        self.replies: list[Message] = []
+
+    def insert(self, blocks: int = 1) -> None:
+        for _ in range(blocks):
+            kinds = steps(1, self.run.layout)
+            message = insert(kinds, sequence=self.sent, layout=self.run.layout, spec=self.run.spec)
+            self.table.handle(b"actor", message, 0.0)
+            self.sent += 1
+
+    def hear(self) -> list[tuple[bytes, Message]]:
+        """The table's answers to the next request, which must come. They are not sent yet."""
+        peer, message = receive_with_prefix(self._socket)
+        assert isinstance(message, SampleRequest)
+        self.requests.append(message)
+        return self.table.handle(peer, message, 0.0)
+
+    def send(self, replies: list[tuple[bytes, Message]]) -> None:
+        for peer, reply in replies:
+            assert transport.send(self._socket, reply, prefix=(peer,))
+            self.replies.append(reply)
+
+    def serve(self) -> list[Message]:
+        """Answer the next request."""
+        replies = self.hear()
+        self.send(replies)
+        return [reply for _, reply in replies]
+
+    def next(self) -> TrainBatch:
+        found = wait_until(lambda: self.prefetcher.next(0.01), "a batch is ready")
+        assert found is not None
+        return found
+
+    def done(self, batch: TrainBatch) -> None:
+        self.prefetcher.done(batch, np.ones(N, np.float32))
+
+    def close(self) -> None:
+        self.prefetcher.close()
+        self._socket.close(linger=0)
+        self._context.term()
+
+
+Start = Callable[..., Stage]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the one stage of a test, with changes of the configuration."""
+    stages: list[Stage] = []
+
+    def start(path: Path | None = tmp_path / "replay", **changes: Any) -> Stage:
+        stages.append(Stage(path, manifest(prefetch_batches=CREDIT, **changes)))
+        return stages[-1]
+
+    yield start
+    for stage in stages:
+        stage.close()
+
+
+def assert_is_what_was_inserted(batch: TrainBatch, run: Manifest) -> None:
+    """Every block is an insert of its own, with the number after its sequence number."""
+    stack = run.layout.frame_stack
+    for i, key in enumerate(batch.key.tolist()):
+        block, offset = divmod(key, LENGTH)
+        message = insert(steps(1, run.layout), sequence=block - 1, layout=run.layout, spec=run.spec)
+        slow = transitions(message, run.layout, run.config.discount)[0, offset]
+        shift = int(batch.shift[i])
+        assert batch.frames[i, :stack].tolist() == slow.obs
+        assert batch.frames[i, shift : shift + stack].tolist() == slow.next_obs
+        assert batch.action[i] == slow.action
+        assert batch.n_step_return[i] == slow.n_step_return
+        assert batch.discount[i] == slow.discount
+
+
+@pytest.mark.parametrize("path", ["shared memory", "wire"])
+def test_the_same_transitions_come_by_either_path(start: Start, tmp_path: Path, path: str) -> None:
+    stage = start(replay_link="auto" if path == "shared memory" else "wire")
+    stage.insert(SLOTS)
+    kind = Drawn if path == "shared memory" else Batch
+    assert [type(reply) for reply in stage.serve()] == [kind] * CREDIT
+    for i in range(10):
+        batch = stage.next()
+        assert_is_what_was_inserted(batch, stage.run)
+        sent = stage.replies[i]
+        assert isinstance(sent, Drawn | Batch)
+        assert batch.key.tolist() == sent.key.tolist()
+        for name in ("table_size", "inserted", "sampled"):
+            assert getattr(batch, name) == getattr(sent, name)
+        stage.done(batch)
+        assert [type(reply) for reply in stage.serve()] == [kind]
+        assert stage.requests[-1].key.tolist() == batch.key.tolist()
+    assert stage.prefetcher.overwritten == 0
+
+
+def test_what_is_evicted_before_it_is_read_is_replaced_and_counted(start: Start) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    replies = stage.hear()
+    stage.insert(1)  # Block 4 takes the place of block 1, keys 4 … 7.
+    stage.send(replies)
+    lost = 0
+    for _ in range(CREDIT):
+        batch = stage.next()
+        assert_is_what_was_inserted(batch, stage.run)
+        assert (batch.key >= 2 * LENGTH).all()
+    for _, reply in replies:
+        assert isinstance(reply, Drawn)
+        lost += int(np.count_nonzero(reply.key < 2 * LENGTH))
+    assert lost > 0
+    assert stage.prefetcher.overwritten == lost
+
+
+def test_a_batch_that_is_evicted_altogether_is_drawn_again_and_counted(start: Start) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    replies = stage.hear()
+    stage.insert(SLOTS)
+    stage.send(replies)
+    # One request in the place of each batch, and no priorities with it.
+    for _ in range(CREDIT):
+        stage.serve()
+    assert [(r.batches, len(r.key), r.keys_only) for r in stage.requests] == [
+        (CREDIT, 0, True),
+        *[(1, 0, True)] * CREDIT,
+    ]
+    for _ in range(CREDIT):
+        assert_is_what_was_inserted(stage.next(), stage.run)
+    assert stage.prefetcher.next(0.0) is None
+    assert stage.prefetcher.overwritten == CREDIT * N
+
+
+def test_priorities_of_replaced_transitions_go_to_those_that_stood_in(start: Start) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    replies = stage.hear()
+    stage.insert(1)
+    stage.send(replies)
+    batch = stage.next()
+    stage.done(batch)
+    stage.hear()
+    assert stage.requests[-1].key.tolist() == batch.key.tolist()
+    assert stage.table.counters.stale_updates == 0
+    assert stage.table.counters.updates == N
+
+
+def test_a_server_that_starts_again_over_its_file_goes_on_by_shared_memory(
+    start: Start, tmp_path: Path
+) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    stage.serve()
+    batches = [stage.next() for _ in range(CREDIT)]
+    stage.table = build_table(stage.run, tmp_path / "replay")
+    stage.insert(1)
+    for batch in batches:
+        stage.done(batch)
+        assert [type(reply) for reply in stage.serve()] == [Drawn]
+        assert_is_what_was_inserted(stage.next(), stage.run)
+
+
+def test_keys_that_a_server_drew_before_it_died_are_good_when_its_successor_serves(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were on their way, or the learner was suspended: the storage has its second owner."""
+    stage = start()
+    stage.insert(SLOTS)
+    of_the_first = stage.hear()
+    stage.table = build_table(stage.run, tmp_path / "replay")
+    with caplog.at_level(logging.WARNING, "learner"):
+        stage.send(of_the_first)
+        for _ in range(CREDIT):
+            batch = stage.next()
+            assert_is_what_was_inserted(batch, stage.run)
+            stage.done(batch)
+            assert [type(reply) for reply in stage.serve()] == [Drawn]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("other", ["a file in its place", "memory alone"])
+def test_a_server_with_another_storage_is_heard_by_wire_after_one_warning(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
+) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    stage.serve()
+    batches = [stage.next() for _ in range(CREDIT)]
+    (tmp_path / "replay").unlink()
+    path = tmp_path / "replay" if other == "a file in its place" else None
+    stage.table, stage.sent = build_table(stage.run, path), 0
+    stage.insert(SLOTS)
+    with caplog.at_level(logging.WARNING, "learner"):
+        # Both credits ask for keys again before the first mismatch is seen.
+        for batch in batches:
+            stage.done(batch)
+        replies = [stage.hear() for _ in batches]
+        for reply in replies:
+            stage.send(reply)
+        # What came by key is asked for once more, by wire.
+        served = [stage.serve() for _ in batches]
+    assert [type(reply) for replies in served for reply in replies] == [Batch] * CREDIT
+    assert [r.keys_only for r in stage.requests[-CREDIT:]] == [False] * CREDIT
+    assert [r.batches for r in stage.requests[-CREDIT:]] == [1] * CREDIT
+    assert caplog.messages == [
+        "the replay server has another storage now: batches come over the wire"
+    ]
+    for _ in range(5):
+        batch = stage.next()
+        assert_is_what_was_inserted(batch, stage.run)
+        stage.done(batch)
+        assert [type(reply) for reply in stage.serve()] == [Batch]
+        assert stage.requests[-1].keys_only is False
+
+
+def test_who_insists_on_shared_memory_is_told_before_anything_starts(start: Start) -> None:
+    with pytest.raises(ConfigError, match="replay_link = shared_memory is not possible"):
+        start(path=None, replay_link="shared_memory")
+
+
+def test_uniform_replay_is_read_as_well(start: Start) -> None:
+    stage = start(prioritized=False)
+    stage.insert(SLOTS)
+    stage.serve()
+    batch = stage.next()
+    assert_is_what_was_inserted(batch, stage.run)
+    assert batch.weight.tolist() == [1.0] * N
+    stage.done(batch)
+    assert [type(reply) for reply in stage.serve()] == [Drawn]
+    assert len(stage.requests[-1].key) == 0

@@ -1,0 +1,359 @@
+"""What does not fit is refused in one line before anything is taken; what fits takes what it
+said."""
+
+import errno
+import gc
+import mmap
+import os
+import re
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from common.block_columns import block_bytes
+from common.blocks import BlockLayout
+from common.config import Config
+from common.errors import CheckpointError, RunDirectoryError, ZapexError
+from common.manifest import Manifest
+from common.spec import EnvSpec
+from replay_server import placement
+from replay_server.placement import available_memory, map_buffer
+from replay_server.sampler import PrioritizedSampler
+from replay_server.server import build_table
+from replay_server.storage import Storage
+from replay_server.sum_tree import SumTree
+from tests.experience import insert, steps
+
+NBYTES = 64 << 10
+HEADER = b"a header"
+GB = 1_000_000_000
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Sets how much of a disk and of the memory is free, in bytes."""
+
+    def set_free(disk: int = 1 << 50, memory: int = 1 << 50) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 50, 0, disk))
+        monkeypatch.setattr(placement, "available_memory", lambda: memory)
+
+    monkeypatch.setattr(placement, "SHARED_MEMORY", tmp_path / "shm")
+    (tmp_path / "shm").mkdir()
+    return set_free
+
+
+@pytest.fixture
+def nothing_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def must_not(*_: Any, **__: Any) -> None:
+        raise AssertionError("memory or disk space was taken")
+
+    monkeypatch.setattr(mmap, "mmap", must_not)
+    monkeypatch.setattr(os, "posix_fallocate", must_not)
+
+
+SHM_ADVICE = (
+    "make /dev/shm larger (docker: --shm-size, compose: shm_size; it has 64 MB there by default), "
+    "choose replay_storage = file, or lower replay_capacity"
+)
+MEMORY_ADVICE = "lower replay_capacity, or keep the replay in a file (replay_storage = file)"
+FILE_ADVICE = "free the space, choose another --storage, or lower replay_capacity"
+
+
+@pytest.mark.usefixtures("nothing_taken")
+@pytest.mark.parametrize(
+    ("where", "disk", "memory", "line"),
+    [
+        (
+            None,
+            1 << 50,
+            3 * GB,
+            f"no room for a replay of 14.50 GB in memory: {MEMORY_ADVICE} (3.00 GB are free)",
+        ),
+        (
+            "new/directory/replay",
+            2 * GB,
+            1 << 50,
+            f"no room for a replay of 14.50 GB at PATH: {FILE_ADVICE} (2.00 GB are free)",
+        ),
+        (
+            "shm/replay",
+            64_000_000,
+            1 << 50,
+            f"no room for a replay of 14.50 GB at PATH: {SHM_ADVICE} (0.06 GB are free)",
+        ),
+        # /dev/shm may be larger than what is left of the memory that it is made of.
+        (
+            "shm/replay",
+            1 << 50,
+            8 * GB,
+            f"no room for a replay of 14.50 GB in memory: {MEMORY_ADVICE} (8.00 GB are free)",
+        ),
+    ],
+    ids=["memory", "file", "shm too small", "shm larger than memory"],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_taken(
+    tmp_path: Path, free: Any, where: str | None, disk: int, memory: int, line: str
+) -> None:
+    path = None if where is None else tmp_path / where
+    free(disk, memory)
+    with pytest.raises(ZapexError) as refused:
+        map_buffer(path, 14_500_000_000, HEADER)
+    assert str(refused.value) == line.replace("PATH", str(path))
+    assert path is None or not path.exists()
+
+
+@pytest.mark.parametrize("where", [None, "file", "shm/file"])
+@pytest.mark.parametrize("short", [0, 1])
+def test_it_fits_to_the_byte(tmp_path: Path, free: Any, where: str | None, short: int) -> None:
+    path = None if where is None else tmp_path / where
+    free(NBYTES - short, NBYTES - short)
+    if short:
+        with pytest.raises(ZapexError, match="no room"):
+            map_buffer(path, NBYTES, HEADER)
+        return
+    buffer = map_buffer(path, NBYTES, HEADER)
+    assert len(buffer) == NBYTES
+    if path is not None:
+        assert buffer[: len(HEADER)] == HEADER
+        assert path.stat().st_size == NBYTES
+        assert path.stat().st_blocks * 512 >= NBYTES  # Reserved, not only promised.
+
+
+def test_a_sparse_file_needs_the_room_that_it_does_not_have_yet(tmp_path: Path, free: Any) -> None:
+    path = tmp_path / "replay"
+    with path.open("wb") as file:
+        file.write(HEADER)
+        file.truncate(NBYTES)
+    assert path.stat().st_blocks * 512 < NBYTES / 2
+    free(disk=NBYTES // 2)
+    with pytest.raises(ZapexError, match="no room"):
+        map_buffer(path, NBYTES, HEADER)
+    free(disk=NBYTES)
+    map_buffer(path, NBYTES, HEADER)
+    assert path.stat().st_blocks * 512 >= NBYTES
+
+
+@pytest.mark.parametrize("where", ["file", "shm/file"])
+def test_a_file_that_has_its_room_is_mapped_again_when_there_is_none_left(
+    tmp_path: Path, free: Any, where: str
+) -> None:
+    path = tmp_path / where
+    free()
+    map_buffer(path, NBYTES, HEADER)[-4:] = b"kept"
+    free(disk=0, memory=0)
+    assert map_buffer(path, NBYTES, HEADER)[-4:] == b"kept"
+
+
+def test_another_replays_file_is_refused_as_such_though_there_is_no_room_either(
+    tmp_path: Path, free: Any
+) -> None:
+    path = tmp_path / "replay"
+    path.write_bytes(b"another header")
+    free(disk=0)
+    with pytest.raises(CheckpointError, match="holds experience of another"):
+        map_buffer(path, NBYTES, HEADER)
+
+
+# ------------------------------------------------------------------- where nothing can be written
+
+
+def test_a_directory_is_no_file_for_a_replay(tmp_path: Path, free: Any) -> None:
+    free()
+    with pytest.raises(RunDirectoryError) as refused:
+        map_buffer(tmp_path, NBYTES, HEADER)
+    assert str(refused.value) == (
+        f"cannot keep the replay at {tmp_path} (Is a directory): choose another --storage or "
+        "--run-dir"
+    )
+
+
+def test_a_directory_cannot_lie_below_a_file(tmp_path: Path, free: Any) -> None:
+    free()
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "replay"
+    with pytest.raises(RunDirectoryError, match=rf"cannot keep the replay at {path} \("):
+        map_buffer(path, NBYTES, HEADER)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_what_the_system_refuses_is_said_in_one_line(
+    tmp_path: Path, free: Any, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    free()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(RunDirectoryError, match=re.escape(f"({os.strerror(code)})")):
+        map_buffer(tmp_path / "replay", NBYTES, HEADER)
+
+
+def test_memory_that_the_system_refuses_is_no_room(
+    free: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(ZapexError, match=r"no room for a replay of .* in memory: lower"):
+        map_buffer(None, NBYTES, HEADER)
+
+
+# --------------------------------------------------------------------------- limits of containers
+
+
+class Cgroups:
+    """Files of a machine's control groups, of either version."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root, self._own = directory / "cgroup", directory / "own"
+        monkeypatch.setattr(placement, "_CGROUPS", self._root)
+        monkeypatch.setattr(placement, "_OWN_CGROUPS", self._own)
+        memory = namedtuple("memory", "available")(100 * GB)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+    def belong_to(self, *lines: str) -> None:
+        """What /proc/self/cgroup says."""
+        self._own.write_text("".join(f"{line}\n" for line in lines))
+
+    def limit(self, group: str, limit: int | str, used: int, cache: int = 0) -> None:
+        """Of version 2."""
+        self._write(group, {"memory.max": limit, "memory.current": used}, "inactive_file", cache)
+
+    def limit_v1(self, group: str, limit: int, used: int, cache: int = 0) -> None:
+        names = {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used}
+        self._write(f"memory/{group}", names, "total_inactive_file", cache)
+
+    def _write(self, group: str, values: dict[str, Any], cache_name: str, cache: int) -> None:
+        directory = self._root / group
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, value in values.items():
+            (directory / name).write_text(f"{value}\n")
+        (directory / "memory.stat").write_text(f"anon 5\n{cache_name} {cache}\nactive_file 7\n")
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroups:
+    return Cgroups(tmp_path, monkeypatch)
+
+
+def test_without_control_groups_the_machines_memory_counts(cgroups: Cgroups) -> None:
+    assert available_memory() == 100 * GB
+
+
+def test_a_container_sees_its_own_group_as_the_root(cgroups: Cgroups) -> None:
+    cgroups.belong_to("0::/")
+    cgroups.limit(".", 16 * GB, used=4 * GB)
+    assert available_memory() == 12 * GB
+
+
+def test_no_limit_is_none(cgroups: Cgroups) -> None:
+    cgroups.belong_to("0::/")
+    cgroups.limit(".", "max", used=4 * GB)
+    assert available_memory() == 100 * GB
+
+
+def test_a_limit_beyond_the_machine_changes_nothing(cgroups: Cgroups) -> None:
+    cgroups.belong_to("0::/")
+    cgroups.limit(".", 1 << 62, used=4 * GB)
+    assert available_memory() == 100 * GB
+
+
+def test_files_that_are_only_cached_do_not_count_as_used(cgroups: Cgroups) -> None:
+    """An earlier run's replay file is in the cache, which gives way at once."""
+    cgroups.belong_to("0::/")
+    cgroups.limit(".", 16 * GB, used=15 * GB, cache=11 * GB)
+    assert available_memory() == 12 * GB
+
+
+def test_a_job_is_bound_by_every_group_above_it(cgroups: Cgroups) -> None:
+    cgroups.belong_to("0::/slurm/job_7/step_0")
+    cgroups.limit("slurm/job_7/step_0", "max", used=1 * GB)
+    cgroups.limit("slurm/job_7", 32 * GB, used=2 * GB)
+    cgroups.limit("slurm", 64 * GB, used=40 * GB)
+    assert available_memory() == 24 * GB
+
+
+def test_control_groups_of_version_1_count_as_well(cgroups: Cgroups) -> None:
+    cgroups.belong_to("3:cpu,cpuacct:/a", "2:memory:/docker/0123", "1:name=systemd:/b")
+    # In a container of version 1 the path is that of the host, and the root is its own group.
+    cgroups.limit_v1(".", 8 * GB, used=3 * GB, cache=1 * GB)
+    assert available_memory() == 6 * GB
+
+
+# ------------------------------------------------------------------- what was said, and measured
+
+PICTURES = EnvSpec((84, 84), "|u1", 6)
+
+
+def atari(slots: int) -> Manifest:
+    """Four pictures in a stack, three steps of reward, 64 transitions in a block."""
+    config = Config(
+        frame_stack=4, n_step=3, block_length=64, replay_capacity=64 * slots, batch_size=32
+    )
+    return Manifest("run", config, PICTURES)
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_full_replay_takes_the_memory_that_was_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """270 blocks of 70 pictures: 133 MB."""
+    run, path = atari(270), None if where == "memory" else tmp_path / "replay"
+    blocks = 30
+    message = insert(steps(blocks, run.layout), layout=run.layout, spec=run.spec)
+    warm_up = build_table(atari(30), None)
+    warm_up.handle(b"actor", message, 0.0)
+    gc.collect()
+    process = psutil.Process()
+    before = process.memory_info().rss
+    with caplog.at_level("INFO", "replay_server"):
+        table = build_table(run, path)
+    for slot in range(0, 270, blocks):
+        table.storage.write(message)
+        assert table.storage.number[slot + 1 : slot + blocks].all()
+    grown = process.memory_info().rss - before
+
+    nbytes = block_bytes(run.spec, run.layout, run.config.replay_slots)
+    assert nbytes == table.storage.nbytes == len(table.storage.buffer)
+    assert 1.0 < nbytes / (270 * 70 * 84 * 84) < 1.005
+    assert grown == pytest.approx(nbytes, rel=0.05)
+    (line,) = [line for line in caplog.messages if line.startswith("a replay of 17280 transitions")]
+    announced = float(re.findall(r"takes ([0-9.]+) GB", line)[0])
+    assert announced == pytest.approx(nbytes / 1e9, abs=0.0005)
+    assert ("of memory" if path is None else f"at {path}") in line
+
+
+def test_a_size_beyond_all_bounds_is_still_told_as_it_is() -> None:
+    layout = BlockLayout(length=64, n_step=3, context=3)
+    assert block_bytes(PICTURES, layout, 10**17) > 10**17 * 70 * 7056  # Far beyond 2⁶³.
+
+
+@pytest.mark.parametrize("slots", [256, 257], ids=["a full tree", "a tree that is half empty"])
+def test_a_transition_of_pictures_costs_little_more_than_one_picture(slots: int) -> None:
+    """70 rows for 64 transitions are 1.094 pictures; all else together is 0.5 % of one."""
+    layout = BlockLayout(length=64, n_step=3, context=3)
+    storage = Storage(PICTURES, layout, slots)
+    sampler = PrioritizedSampler(64 * slots, 0.6, 1e-6, np.random.default_rng(0))
+    nbytes = storage.nbytes + _nbytes(sampler)
+    per_transition = nbytes / (64 * slots)
+    assert 70 / 64 * 7056 < per_transition < 1.10 * 7056
+
+
+def _nbytes(sampler: PrioritizedSampler) -> int:
+    """Of all arrays in it."""
+    trees = [value for value in vars(sampler).values() if isinstance(value, SumTree)]
+    assert len(trees) == 1
+    own = [array for array in vars(trees[0]).values() if isinstance(array, np.ndarray)]
+    return sum(array.nbytes for array in own if array.base is None)

@@ -4,6 +4,7 @@ An actor's loop, its rollout and its blocks see `ActingPolicy` and do not know w
 actor's own network is `LocalPolicy`; `actor/remote_policy.py` is the other way.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from common.messages import ACTING
 
 WAIT_MS = 20
 """How long one wait for weights, Q-values or credit lasts before the head is heard again."""
+LOOK_PERIOD_S = 0.002
+"""Between two looks for new weights: a look costs as much as stepping a small environment."""
 
 
 class Interrupted(Exception):
@@ -66,6 +69,7 @@ class LocalPolicy:
         self._goes_on = goes_on
         self._policy = Policy(membership.manifest, device)
         self._weights = WeightsSubscription(context, membership.weights_endpoint, ACTING)
+        self._next_look_s = 0.0
 
     @property
     def version(self) -> int:
@@ -83,7 +87,11 @@ class LocalPolicy:
             self.renew(WAIT_MS)
 
     def renew(self, timeout_ms: int = 0) -> None:
-        """Waits at most `timeout_ms` for weights."""
+        """Waits at most `timeout_ms` for weights; without waiting, looks every 2 ms at most."""
+        now_s = time.monotonic()
+        if not timeout_ms and now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + LOOK_PERIOD_S
         membership = self._membership
         if membership.joins != self._joins:
             self._joins = membership.joins

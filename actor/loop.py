@@ -26,9 +26,6 @@ from common.errors import EnvironmentFault
 from common.manifest import Manifest
 from common.membership import Membership
 
-WEIGHTS_PERIOD_S = 0.002
-"""Between two looks for new weights. A look costs as much as stepping a small environment."""
-
 log = logging.getLogger(__name__)
 
 
@@ -117,7 +114,6 @@ class Actor:
             config.insert_window,
             config.compression,
         )
-        self._next_look_s = 0.0
         self._blocked_s = 0.0
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
@@ -127,9 +123,7 @@ class Actor:
             self._act()
             ready("")
             while self._goes_on():
-                if time.monotonic() >= self._next_look_s:
-                    self._next_look_s = time.monotonic() + WEIGHTS_PERIOD_S
-                    self._policy.renew()
+                self._policy.renew()
                 self._act()
         except Interrupted:
             pass

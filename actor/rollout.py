@@ -69,6 +69,7 @@ class Rollout:
         self.finished_returns: list[float] = []
         self.finished_lengths: list[int] = []
         self._stack = FrameStack(self.num_envs, self._spec, config.frame_stack)
+        self._stacked = config.frame_stack > 1
         self._life_loss = config.life_loss_ends_episode
         obs, info = self._call("reset", lambda: vector.reset(seed=seed))
         self._lives = self._lives_in(info) if self._life_loss else np.zeros(self.num_envs, np.int64)
@@ -80,7 +81,10 @@ class Rollout:
 
         Raises EnvironmentFault when the environment raises or returns what it must not.
         """
-        q_values = self._q_function(self._stack.push(self._obs, self._row_kind == _FIRST))
+        seen = self._obs
+        if self._stacked:
+            seen = self._stack.push(seen, self._row_kind == _FIRST)
+        q_values = self._q_function(seen)
         complete = [self._builder.see(self._streams, self._obs, self._row_kind, q_values)]
         action = epsilon_greedy(q_values, epsilon, self._rng)
         named = action + self._action_offset if self._action_offset else action

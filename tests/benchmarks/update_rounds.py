@@ -7,7 +7,6 @@ process for each variant, and takes rounds from them in turn.
 """
 
 import contextlib
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 
 from learner.host_memory import keep_freed_memory
 from learner.update import QLearner, TrainBatch
+from tests.benchmarks.contestants import Round, serve_rounds
 from tests.updates import make_batch, make_config, make_learner
 
 WARM_UP = 2
@@ -86,12 +86,12 @@ def variants(device: str) -> dict[str, Variant]:
     return CUDA_VARIANTS if device.startswith("cuda") else CPU_VARIANTS
 
 
-def time_round(learner: QLearner, batch: TrainBatch) -> dict[str, list[float]]:
+def time_round(learner: QLearner, batch: TrainBatch) -> Round:
     """ms of each update, and of the process's CPUs meanwhile.
 
     Results are read as the learner's loop does: on a GPU while the next update runs.
     """
-    times: dict[str, list[float]] = {"wall": [], "cpu": []}
+    times: Round = {"wall": [], "cpu": []}
     overlap = learner.device.type == "cuda"
     pending = None
     for _ in range(WARM_UP):
@@ -116,15 +116,13 @@ def main() -> None:
     torch.set_num_threads(variant.threads)
     if variant.keep_memory:
         keep_freed_memory()
-    # Whatever a compiler prints, the results are the only lines on stdout.
+    # Whatever a compiler prints, `serve_rounds` says first that all is ready.
     with contextlib.redirect_stdout(sys.stderr):
         config = make_config(network, batch_size=int(batch_size), **(EAGER | variant.changes))
         learner, batch = make_learner(config, device), make_batch(config, 0, device)
         for _ in range(SETTLE):
             learner.update(batch).read()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(time_round(learner, batch)), flush=True)
+    serve_rounds(lambda: time_round(learner, batch))
 
 
 if __name__ == "__main__":

@@ -186,22 +186,23 @@ class Config(BaseModel):
     device: str = "auto"
     """Where the learner's network lives: auto, cpu, cuda, cuda:1, mps."""
     learner_threads: PositiveInt = 1
-    """Threads PyTorch uses for one operation on the CPU."""
+    """Threads PyTorch uses for one operation on the CPU. More than there are idle cores make an
+    update slower by a multiple: they wait for each other, spinning."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """How the learner lays out images and convolutions: channels_last is what tensor cores want;
     auto: channels_last on cuda, contiguous elsewhere."""
     autocast: Literal["auto", "off", "bfloat16", "float16"] = "auto"
-    """Numbers in which the learner's network multiplies. Weights, Q-values, targets, losses and
-    priorities are float32 always. auto: bfloat16 for networks with convolutions where the device
-    multiplies in it by itself, else off. float16 needs cuda; it scales the loss."""
+    """Numbers that the learner's network multiplies in; weights, Q-values, targets, losses and
+    priorities are float32 always. auto: bfloat16 for nature and minatar where the device multiplies
+    in it by itself, else off. float16 needs cuda."""
     compile_update: bool = False
-    """Compile the loss and RMSProp's step with torch.compile. Costs 10–60 s when a run starts, a
-    few once they are in PyTorch's cache; runs uncompiled where there is no C++ compiler. Worth it
-    on cuda and for small mlps; convolutions on a CPU gain nothing."""
+    """Compile the loss, and RMSProp's step, with torch.compile: 10–60 s when a run starts, a few
+    from PyTorch's cache; without a C++ compiler the update runs as it is. For cuda and for mlps; on
+    a CPU convolutions lose."""
     cuda_graph: bool = False
-    """Start each update as one recorded CUDA graph, instead of kernel by kernel. Needs cuda, and a
-    network that never waits for the device. For small batches, where starting kernels takes longer
-    than running them."""
+    """Start each update as one recorded CUDA graph instead of kernel by kernel: for small batches,
+    whose kernels take longer to start than to run. Needs cuda, and a network that never waits for
+    the device."""
     fused_optimizer: bool = True
     """Adam in one pass over weights and moments; false: one operation after the other."""
     prefetch_batches: Annotated[int, Field(ge=1, le=64)] = 4

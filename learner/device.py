@@ -9,6 +9,7 @@ from torch import nn
 from common.config import Config
 from common.device import find_device
 from common.errors import ConfigError
+from common.networks import ConvQNetwork
 
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Flags of CPUs that multiply in bfloat16: x86's, x86's, Arm's. Others emulate it, slowly."""
@@ -29,11 +30,12 @@ def choose_device(config: Config) -> torch.device:
 def autocast_dtype(config: Config, network: nn.Module, device: torch.device) -> torch.dtype | None:
     """What the network's products are computed in, under autocast; None: in float32.
 
-    `auto` takes bfloat16 where the device multiplies in it by itself and the network has
-    convolutions: small products gain less than their conversions cost.
+    `auto` takes bfloat16 for networks of convolutions where the device multiplies in it by itself:
+    small products gain less than their conversions cost. A network of the user's may not keep its
+    Q-values in float32, as ours do.
     """
     if config.autocast == "auto":
-        pays = has_convolutions(network) and _multiplies_bfloat16(device)
+        pays = isinstance(network, ConvQNetwork) and _multiplies_bfloat16(device)
         return torch.bfloat16 if pays else None
     return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.autocast]
 
@@ -45,10 +47,6 @@ def memory_format(config: Config, device: torch.device) -> torch.memory_format:
     return {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[
         config.memory_format
     ]
-
-
-def has_convolutions(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

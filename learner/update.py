@@ -1,6 +1,7 @@
 """One Q-learning update on the device."""
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from learner.losses import huber, q_target, squared, td_error, weighted_mean
 from learner.optimizer import build_optimizer
 from learner.readback import Readback, UpdateResult
 from learner.weights import Snapshot
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class QLearner:
         """Keeps small gradients within float16's range."""
         self._parameters = list(self.online.parameters())
         self._autocast_dtype = autocast_dtype(config, network, device)
+        log.info("updates run on %s, products in %s", device, self._autocast_dtype or torch.float32)
         self._loss = huber if config.loss == "huber" else squared
         self._double, self._frame_stack = config.double, config.frame_stack
         self._readback = Readback(device)

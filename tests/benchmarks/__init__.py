@@ -5,6 +5,7 @@
 Nothing here asserts on time: machines differ and drift, so only the ratios within one run mean
 something. NAME is one of
 
+    learner_update  ms of an update with each of the learner's options, beside eager float32
     solve           seconds from a process's start to a greedy score, against SB3
     sum_tree        µs to sample from, and to update, a tree of 2²¹ priorities
     env_stepping    environment steps per second of one core

@@ -11,6 +11,7 @@ NAMES = (
     "env_stepping",
     "inference",
     "learner_fed",
+    "learner_update",
     "machine",
     "memory",
     "replay_served",

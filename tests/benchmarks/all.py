@@ -13,6 +13,7 @@ from tests.benchmarks import (
     env_stepping,
     inference,
     learner_fed,
+    learner_update,
     machine,
     replay_served,
     sum_tree,
@@ -36,6 +37,13 @@ def _replay_served(quick: bool, peers: Peers) -> list[Figure]:
     ]
 
 
+def _learner_update(quick: bool, peers: Peers) -> list[Figure]:
+    if quick:
+        cases, only = ("mlp_512", "minatar_256", "nature_32"), ("defaults",)
+        return learner_update.figures(cases, only, rounds=2)
+    return learner_update.figures(learner_update.CASES, (), rounds=10)
+
+
 def _end_to_end(quick: bool, peers: Peers) -> list[Figure]:
     presets = ("cartpole", "minatar-breakout", "pong")
     window_s, limit_window_s = (8.0, 1.0) if quick else (20.0, 2.0)
@@ -54,6 +62,7 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
         *((2, 1.0) if quick else (7, 2.0))
     ),
     "learner_fed": lambda quick, peers: learner_fed.figures(*((2, 1.0) if quick else (7, 2.0))),
+    "learner_update": _learner_update,
     "weights_broadcast": lambda quick, peers: weights_broadcast.figures(
         (1, 16, 128), ("mlp", "nature"), 1.0 if quick else 5.0
     ),

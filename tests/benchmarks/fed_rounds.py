@@ -29,6 +29,7 @@ from common.networks import build_network
 from common.spec import EnvSpec
 from deploy import presets
 from learner.device import choose_device
+from learner.host_memory import keep_freed_memory
 from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
 from learner.update import QLearner, TrainBatch
@@ -102,6 +103,8 @@ class Training:
         torch.set_num_threads(config.learner_threads)
         torch.manual_seed(0)
         self.device = choose_device(config)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._learner = QLearner(build_network(config, manifest.spec), config, self.device)
         self._pending: tuple[TrainBatch, UpdateResult] | None = None
 

@@ -100,6 +100,7 @@ KINDS_OF_RUN: Sequence[dict[str, Any]] = (
     {"autoreset": "same_step", "actors": 2, "envs_per_actor": 1},
     {"prioritized": False, "double": False, "dueling": False, "n_step": 1, "loss": "squared"},
     {"optimizer": "rmsprop", "publish_dtype": "float16", "samples_per_insert": None},
+    {"autocast": "bfloat16", "memory_format": "channels_last", "fused_optimizer": False},
     {"env": "FrozenLake-v1"},  # Its observation is one of 16 numbers, flattened to zeros and ones.
     {"env": FILM, "frame_stack": 4, "life_loss_ends_episode": True, "reward_clip": 1.0},
     {"env": FILM, "frame_stack": 2, "replay_link": "wire", "autoreset": "same_step"},

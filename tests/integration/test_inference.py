@@ -86,7 +86,7 @@ def serve(s: Stage, bind: str = "inproc://stage-inference") -> Role:
 
 @contextlib.contextmanager
 def serving(spec: EnvSpec | None = None, **changes: Any) -> Iterator[Served]:
-    with stage(spec, **{"inference": "host", **changes}) as s:
+    with stage(spec, **{"inference": "host", "inference_device": "cpu", **changes}) as s:
         yield Served(s, "inproc://stage-inference", serve(s))
 
 
@@ -121,12 +121,21 @@ def answer(client: InferenceClient) -> QValues:
 # ----------------------------------------------------------------------------------------- answers
 
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = [
+    ("cpu", 1e-5),
+    # cuDNN's convolutions of float32 are TF32's: products of 11 bits.
+    pytest.param("cuda", 5e-3, marks=NEEDS_CUDA),
+]
+
+
+@pytest.mark.parametrize(("device", "tolerance"), DEVICES)
 @pytest.mark.parametrize("kind", [VECTORS, NATURE], ids=["vectors", "stacks of frames"])
 @pytest.mark.parametrize("rows", [(1,), (3, 1, 2), (2, 2, 2, 2, 2)])
 def test_values_are_the_networks_own_whoever_else_asks_at_the_same_time(
-    kind: dict[str, Any], rows: Sequence[int]
+    kind: dict[str, Any], rows: Sequence[int], device: str, tolerance: float
 ) -> None:
-    with serving(**kind) as s, contextlib.ExitStack() as clients:
+    with serving(**kind, inference_device=device) as s, contextlib.ExitStack() as clients:
         asked = []
         for number, count in enumerate(rows):
             client = clients.enter_context(s.client())
@@ -139,7 +148,7 @@ def test_values_are_the_networks_own_whoever_else_asks_at_the_same_time(
             answered = answer(client)
             assert answered.version == 7
             expected = one_by_one(s.stage, weights, obs)
-            np.testing.assert_allclose(answered.q_values, expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(answered.q_values, expected, rtol=tolerance, atol=tolerance)
         until(lambda: s.counters().get("requests"), "the counters")
         assert s.counters()["batches"] == 1
         assert s.counters()["requests"] == len(rows)

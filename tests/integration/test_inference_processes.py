@@ -9,6 +9,7 @@ from tests.integration.conftest import Start
 from tests.integration.runs import (
     ENDLESS,
     Status,
+    checkpoints_of,
     head_of,
     log_of,
     pid_of,
@@ -27,7 +28,7 @@ def counted(now: Status, role: str, name: str) -> float:
     return float(sum(member["counters"].get(name, 0.0) for member in members(now, role)))
 
 
-def test_the_inference_process_and_its_actors_may_be_killed(start: Start, tmp_path: Path) -> None:
+def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_path: Path) -> None:
     launch = launched(start, tmp_path, actors=2, inference="host", total_env_steps=ENDLESS)
     head, run_dir = head_of(launch), tmp_path / "run"
     before = status(
@@ -72,6 +73,22 @@ def test_the_inference_process_and_its_actors_may_be_killed(start: Start, tmp_pa
     served = [c.laddr for c in connections if c.status == psutil.CONN_ESTABLISHED]
     assert served.count(listening) == 2
     assert counted(status(head), "inference", "rejected") == 0
+
+    # Another learner, another head: the process takes its weights, and its actors find it again.
+    psutil.Process(pid_of(run_dir, "learner")).kill()
+    launch.line("learner was killed by signal 9: restarting")
+    newest = checkpoints_of(run_dir)[-1]
+    status(
+        head,
+        lambda now: (
+            updates_beyond(newest + 50)(now)
+            and counted(now, "inference", "weights_version") > newest
+            and [m["counters"].get("weights_version", 0.0) > newest for m in members(now, "actor")]
+            == [True, True]
+        ),
+    )
+    for actor in ("actor-0", "actor-1"):
+        assert "computing Q-values here" not in log_of(run_dir, actor)
     assert launch.process.poll() is None
 
 

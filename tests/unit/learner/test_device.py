@@ -61,6 +61,15 @@ def test_automatic_autocast_is_for_convolutions_where_the_cpu_has_bfloat16(
     assert autocast_dtype(config, make_learner(config).online, CPU) == expected
 
 
+def test_automatic_autocast_leaves_a_network_of_the_users_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device_module, "_cpu_flags", lambda: {"avx512_bf16"})
+    assert autocast_dtype(Config(), torch.nn.Conv2d(1, 2, 3), CPU) is None
+    asked = Config.model_validate({"autocast": "bfloat16"})
+    assert autocast_dtype(asked, torch.nn.Conv2d(1, 2, 3), CPU) == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("capability", "expected"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.benchmarks import (
     actor_pipeline,
     end_to_end,
+    env_stepping,
+    inference,
     learner_fed,
     learner_update,
     machine,
@@ -52,6 +54,9 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
     "machine": lambda quick, peers: machine.figures(3 if quick else 9, 0.5),
     "sum_tree": lambda quick, peers: sum_tree.figures(5 if quick else 30, peers),
     "replay_served": _replay_served,
+    "env_stepping": lambda quick, peers: env_stepping.figures(
+        *((2, 0.3) if quick else (5, 0.5)), peers.wanted
+    ),
     "transition_memory": lambda quick, peers: transition_memory.figures(peers),
     "actor_pipeline": lambda quick, peers: actor_pipeline.figures(
         *((2, 1.0) if quick else (7, 2.0))
@@ -60,6 +65,9 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
     "learner_update": _learner_update,
     "weights_broadcast": lambda quick, peers: weights_broadcast.figures(
         (1, 16, 128), ("mlp", "nature"), 1.0 if quick else 5.0
+    ),
+    "inference": lambda quick, peers: inference.figures(
+        (1, 2), 32, "nature", "auto", *((2, 1.0) if quick else (5, 2.0))
     ),
     "end_to_end": _end_to_end,
 }

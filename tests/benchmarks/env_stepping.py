@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import islice
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -54,7 +54,7 @@ class Subject:
 def run(
     rounds: int = 5,
     window_s: float = 0.5,
-    peer: bool = True,
+    peers: bool = True,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Environment steps per second of one core.
@@ -62,17 +62,22 @@ def run(
     Args:
         rounds: Windows for each figure, which is their median.
         window_s: CPU seconds of a window.
-        peer: Measure other ways to step the same environments beside ours.
+        peers: Measure other ways to step the same environments beside ours.
         as_json: Print one line of JSON for each figure.
     """
-    warnings.simplefilter("ignore")
-    subjects = [*_cartpole(), *_minatar(), *_atari()]
-    figures = chain.from_iterable(_figures(each, rounds, window_s, peer) for each in subjects)
-    report(figures, as_json=as_json)
+    report(figures(rounds, window_s, peers), as_json=as_json)
 
 
-def _figures(subject: Subject, rounds: int, window_s: float, peer: bool) -> Iterator[Figure]:
-    makers = {"": subject.own, **(subject.others if peer else {})}
+def figures(rounds: int, window_s: float, peers: bool) -> list[Figure]:
+    """Every subject's own way beside the others; subjects that are not installed are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        subjects = [*_cartpole(), *_minatar(), *_atari()]
+        return [f for subject in subjects for f in _figures(subject, rounds, window_s, peers)]
+
+
+def _figures(subject: Subject, rounds: int, window_s: float, peers: bool) -> Iterator[Figure]:
+    makers = {"": subject.own, **(subject.others if peers else {})}
     if subject.bare is not None:
         makers["bare"] = subject.bare
     steppers = {name: make() for name, make in makers.items()}
@@ -84,9 +89,10 @@ def _figures(subject: Subject, rounds: int, window_s: float, peer: bool) -> Iter
     own, bare = rates.pop(""), rates.pop("bare", None)
     best = max(rates, key=lambda name: rates[name], default=None)
     name, unit = f"env_stepping.{subject.name}", "env steps/s"
-    yield Figure(name, own, unit, bare, None if best is None else rates[best], best)
+    limit_name = None if bare is None else "the games alone"
+    yield Figure(name, own, unit, bare, None if best is None else rates[best], best, limit_name)
     for other, rate in rates.items():
-        yield Figure(f"{name}[{other}]", rate, unit, bare)
+        yield Figure(f"{name}[{other}]", rate, unit, bare, limit_name=limit_name)
 
 
 def _rate(step: Stepper, window_s: float) -> float:

@@ -81,6 +81,13 @@ def run(
         window_s: Seconds of a window.
         as_json: Print one line of JSON for each figure.
     """
+    report(figures(actors, envs, network, device, rounds, window_s), as_json=as_json)
+
+
+def figures(
+    actors: tuple[int, ...], envs: int, network: str, device: str, rounds: int, window_s: float
+) -> list[Figure]:
+    """One process for all beside each actor's own network, for each number of actors."""
     config = Config(
         inference="host",
         inference_device=device,
@@ -91,7 +98,7 @@ def run(
     )
     torch.set_num_threads(1)
     manifest = Manifest("inference", config, SPEC)
-    report(_figures(manifest, actors, rounds, window_s), as_json=as_json)
+    return list(_figures(manifest, actors, rounds, window_s))
 
 
 def _figures(

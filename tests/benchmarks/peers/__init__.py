@@ -53,6 +53,11 @@ class Peers:
         self.missing: list[str] = []
         """Names of the peers that no Python has."""
 
+    @property
+    def wanted(self) -> bool:
+        """Whether peers are to be measured at all."""
+        return bool(self._pythons)
+
     def pythons(self, peer: str) -> list[str]:
         """Where to look for a peer."""
         return [] if peer in self.missing else self._pythons

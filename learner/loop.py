@@ -20,7 +20,7 @@ import zmq
 from common import run_directory
 from common.config import Config
 from common.environments import probe_spec
-from common.errors import NonFiniteLoss, RunDirectoryError
+from common.errors import NonFiniteLoss
 from common.manifest import Manifest
 from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
 from common.networks import build_network
@@ -39,6 +39,7 @@ from learner.judge import judge
 from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
 from learner.result import write_result
+from learner.resume import check_resumable
 from learner.status import LearnerCounters
 from learner.update import QLearner, TrainBatch, batch_statistics
 from learner.weights import Snapshot
@@ -92,30 +93,6 @@ def run_learner(
     return _Learner(options, config, context, stop).run(ready)
 
 
-FIXED_ON_RESUME = (
-    "env",
-    "env_kwargs",
-    "obs_key",
-    "resize",
-    "greyscale",
-    "frame_stack",
-    "block_length",
-    "n_step",
-    "replay_capacity",
-)
-"""What the stored experience depends on."""
-
-
-def _check_resumable(stored: Config, wanted: Config) -> None:
-    for key in FIXED_ON_RESUME:
-        old, new = getattr(stored, key), getattr(wanted, key)
-        if old != new:
-            raise RunDirectoryError(
-                f"--resume cannot change {key} from {old!r} to {new!r}: the run's experience was "
-                "stored with it. Leave it out, or start a new run"
-            )
-
-
 def _counters_of(state: RunState) -> LearnerCounters:
     last = state.evaluations[-1]["return_mean"] if state.evaluations else None
     return LearnerCounters(
@@ -142,7 +119,7 @@ class _Learner:
             self._resume_from: Path | None = resumable[-1]
             self._state, self._spec = load_run_state(resumable[-1])
             self._state.epoch += 1
-            _check_resumable(run_directory.stored_config(options.run_dir), config)
+            check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
             self._resume_from = None
             self._spec = probe_spec(config)

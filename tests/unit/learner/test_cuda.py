@@ -64,7 +64,7 @@ def findings_of(learner: QLearner, numbers: range) -> list[npt.NDArray[Any]]:
     return [np.append(r.read()[0], r.read()[1:]) for r in results]
 
 
-OPTIONS = [
+OPTIONS: list[tuple[dict[str, Any], float]] = [
     ({}, CONVOLUTIONS),
     ({"fused_optimizer": False}, CONVOLUTIONS),
     ({"memory_format": "contiguous"}, CONVOLUTIONS),

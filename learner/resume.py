@@ -1,0 +1,28 @@
+"""What a run that goes on may not change."""
+
+from common.config import Config
+from common.errors import RunDirectoryError
+
+FIXED_ON_RESUME = (
+    "env",
+    "env_kwargs",
+    "obs_key",
+    "resize",
+    "greyscale",
+    "frame_stack",
+    "block_length",
+    "n_step",
+    "replay_capacity",
+)
+"""What the stored experience depends on."""
+
+
+def check_resumable(stored: Config, wanted: Config) -> None:
+    """Raises RunDirectoryError when `wanted` cannot go on with what was stored under `stored`."""
+    for key in FIXED_ON_RESUME:
+        old, new = getattr(stored, key), getattr(wanted, key)
+        if old != new:
+            raise RunDirectoryError(
+                f"--resume cannot change {key} from {old!r} to {new!r}: the run's experience was "
+                "stored with it. Leave it out, or start a new run"
+            )

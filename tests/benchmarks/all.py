@@ -46,7 +46,7 @@ def _learner_update(quick: bool, peers: Peers) -> list[Figure]:
 
 def _end_to_end(quick: bool, peers: Peers) -> list[Figure]:
     presets = ("cartpole", "minatar-breakout", "pong")
-    window_s, limit_window_s = (8.0, 1.0) if quick else (20.0, 2.0)
+    window_s, limit_window_s = (15.0, 1.0) if quick else (40.0, 2.0)
     return end_to_end.figures(presets, window_s, 3.0, limit_window_s)
 
 

@@ -1,10 +1,11 @@
 """Environment steps and learner updates per second of whole runs, as `deploy launch` starts them.
 
-A preset without a target runs until some seconds after training began, and its head is asked for
-its counters at both ends of a window. A run moves as fast as its slower side, for the rate limiter
-keeps acting and learning in proportion (samples per insert). The limit is what its actors and its
-learner could do at best, each alone on a core: the bare loop of `actor_pipeline` for every actor,
-and the update on a static batch of `learner_fed`; the less of the two. Evaluations go on meanwhile.
+A preset without a target runs until the rate limiter has made one side wait for the other, and for
+a while longer; its head is asked for its counters at both ends of a window. From then on a run
+moves as its slower side does, for the limiter keeps acting and learning in proportion (samples per
+insert). The limit is what its actors and its learner could do at best, each alone on a core: the
+bare loop of `actor_pipeline` for every actor, and the update on a static batch of `learner_fed`;
+the less of the two. Evaluations go on meanwhile.
 """
 
 import socket
@@ -13,22 +14,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.config import Config
 from common.environments import probe_spec
 from common.errors import ConfigError, EnvironmentFault
 from deploy import presets
-from deploy.live_view import StatusClient
+from deploy.live_view import Plain, StatusClient
 from tests.benchmarks import actor_pipeline, learner_fed
 from tests.benchmarks.report import Figure, report
 
 ENDLESS = 10**12
 POLL_S = 0.05
 START_TIMEOUT_S = 300.0
+BAND_TIMEOUT_S = 180.0
+"""The limiter lets one side run ahead for so long at most."""
+BLOCKED_S = 0.2
+"""A side that waited for so long has reached the edge of the limiter's band."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Speed:
 
 def run(
     names: tuple[str, ...] = ("cartpole", "minatar-breakout", "pong"),
-    window_s: float = 20.0,
+    window_s: float = 40.0,
     settle_s: float = 3.0,
     limit_window_s: float = 2.0,
     json: bool = False,
@@ -52,8 +57,8 @@ def run(
 
     Args:
         names: Presets.
-        window_s: Seconds for which each is measured.
-        settle_s: Seconds from the first update to the window's begin.
+        window_s: Seconds for which each is measured: many inserts, which may be rare and large.
+        settle_s: Seconds from when one side waited for the other to the window's begin.
         limit_window_s: Seconds for each of three windows of what bounds a run.
         json: Print one line of JSON for each figure.
     """
@@ -116,9 +121,14 @@ def _speed(name: str, window_s: float, settle_s: float) -> Speed:
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             with closing(StatusClient(head)) as status:
-                _wait_for(status, launcher, time.monotonic() + START_TIMEOUT_S, training=True)
-                first = _wait_for(status, launcher, time.monotonic() + settle_s)
-                last = _wait_for(status, launcher, time.monotonic() + window_s)
+                watch = _Watch(status, launcher)
+                started = watch.until(
+                    lambda s: s["learner"]["phase"] == "training", START_TIMEOUT_S
+                )
+                at_first = _blocked_s(started)
+                watch.until(lambda s: _blocked_s(s) > at_first + BLOCKED_S, BAND_TIMEOUT_S)
+                first = watch.until(lambda s: False, settle_s)
+                last = watch.until(lambda s: False, window_s)
         finally:
             launcher.terminate()
             launcher.wait()
@@ -131,23 +141,30 @@ def _speed(name: str, window_s: float, settle_s: float) -> Speed:
     )
 
 
-def _wait_for(
-    status: StatusClient,
-    launcher: "subprocess.Popen[bytes]",
-    deadline_s: float,
-    *,
-    training: bool = False,
-) -> dict[str, Any]:
-    """The first status after the deadline; or before it, if `training` and the run does."""
-    while launcher.poll() is None:
-        latest = status.latest()
-        late = time.monotonic() >= deadline_s
-        if latest is not None and (latest["learner"]["phase"] == "training" if training else late):
-            return latest
-        if training and late:
-            raise TimeoutError(f"no update within {START_TIMEOUT_S:.0f} s")
-        time.sleep(POLL_S)
-    raise RuntimeError(f"the run ended by itself, with exit code {launcher.returncode}")
+class _Watch:
+    """What a run says of itself, for as long as it goes on."""
+
+    def __init__(self, status: StatusClient, launcher: "subprocess.Popen[bytes]") -> None:
+        self._status, self._launcher = status, launcher
+
+    def until(self, reached: Callable[[Plain], bool], most_s: float) -> Plain:
+        """The first status that says so, or the first after `most_s` seconds."""
+        deadline_s = time.monotonic() + most_s
+        while True:
+            if self._launcher.poll() is not None:
+                raise RuntimeError(f"the run ended with exit code {self._launcher.returncode}")
+            fresh = self._status.latest()
+            if fresh is not None and (reached(fresh) or time.monotonic() >= deadline_s):
+                return fresh
+            if time.monotonic() >= deadline_s + START_TIMEOUT_S:
+                raise TimeoutError("the run's head does not answer")
+            time.sleep(POLL_S)
+
+
+def _blocked_s(status: Plain) -> float:
+    """Time for which one side has waited for the other."""
+    counters = [m["counters"] for m in status["members"] if m["role"] == "replay_server"]
+    return sum(c.get("insert_blocked_s", 0.0) + c.get("sample_blocked_s", 0.0) for c in counters)
 
 
 def _free_port() -> int:

@@ -123,6 +123,7 @@ def run_replay_server(
             ready(endpoint)
             serve(socket, endpoint, table, membership, stop)
             table.storage.flush()
+            table.close()
     except Exception as error:
         reason = str(error)
         raise

@@ -1,4 +1,4 @@
-"""The replay table: messages in, replies out. No sockets, no clock, no threads.
+"""The replay table: messages in, replies out. No sockets, no clock.
 
     table = storage (where blocks lie) × sampler (which are drawn) × rate limiter (when)
 
@@ -10,16 +10,16 @@ what is acknowledged is stored. Sample requests wait as credit.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import INSERTED, SAMPLED
-from common.compression import Array, CompressedArray, compressed, pays
+from common.compression import CompressedArray
 from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
-from common.transitions import copy_frames, find_transitions
+from common.transitions import find_transitions
+from replay_server.frame_packer import FramePacker
 from replay_server.ranges import FAULTS, are_priorities, first_fault
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import Sampler
@@ -101,9 +101,8 @@ class Table:
         self._discount = discount
         self._batch_size = batch_size
         self._insert_window = insert_window
-        self._compression = compression
+        self._frames = FramePacker(storage, compression)
         self._scratch = np.empty(0, np.uint8)
-        self._gathered: npt.NDArray[Any] | None = None
         self._waiting: deque[Insert] = deque()
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
@@ -301,7 +300,7 @@ class Table:
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
             mean_version=found.mean_version,
-            frames=self._frames(found.rows),
+            frames=self._frames.pack(found.rows),
             shift=found.shift,
             action=found.action,
             n_step_return=found.n_step_return,
@@ -309,19 +308,6 @@ class Table:
             probability=probability.astype(np.float32),
             key=found.key,
         )
-
-    def _frames(self, rows: npt.NDArray[np.int64]) -> Array:
-        """The observations of rows [N, U], as they are to travel."""
-        spec = self.storage.spec
-        if not pays(rows.size * spec.obs_size * spec.dtype.itemsize, spec.dtype, self._compression):
-            return copy_frames(self.storage, rows)
-        # Compressed at once, so that the next batch may have the same memory: fresh memory would
-        # cost as much as gathering into it.
-        if self._gathered is None:
-            self._gathered = np.empty((*rows.shape, *spec.obs_shape), spec.dtype)
-        frames = copy_frames(self.storage, rows, out=self._gathered)
-        packed = compressed(frames, self._compression)
-        return frames.copy() if packed is frames else packed
 
     # ---------------------------------------------------------------------------------------- both
 
@@ -344,6 +330,10 @@ class Table:
     def forget(self, peer: bytes) -> None:
         """A peer is unreachable: what it is owed is dropped."""
         self._owed.pop(peer, None)
+
+    def close(self) -> None:
+        """End the threads that pack frames."""
+        self._frames.close()
 
     def _restore(self) -> None:
         """Take up what the storage file holds."""

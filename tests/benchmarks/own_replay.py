@@ -18,6 +18,7 @@ import zmq
 from actor.blocks import Blocks
 from actor.replay_client import ReplayClient
 from common import transport
+from common.compression import CompressedArray
 from common.config import config_from_mapping
 from common.manifest import Manifest
 from common.membership import Membership
@@ -150,12 +151,17 @@ def _confirm(server: Serving, workload: Workload, inserts: int) -> list[float]:
 
 def _read_wire(server: Serving, workload: Workload, progress: Progress) -> None:
     priority = _new_priority(workload, progress.seed)
+    frames = np.empty(0, np.uint8)
     with zmq.Context() as context:
         socket: zmq.Socket[Any] = transport.connect(context, zmq.DEALER, server.endpoint)
         transport.send(socket, SampleRequest(workload.in_flight))
         while not progress.stopped:
             socket.poll(100)
             while isinstance(batch := transport.receive(socket), Batch):
+                if isinstance(batch.frames, CompressedArray):
+                    if not frames.size:
+                        frames = np.empty(batch.frames.shape, batch.frames.dtype)
+                    batch.frames.copy_to(frames)
                 progress.add(1)
                 transport.send(socket, SampleRequest(1, batch.key, priority))
         socket.close()

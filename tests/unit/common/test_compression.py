@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 
 from common import codec
-from common.compression import METHODS, MIN_BYTES, CompressedArray, compressed, copy_array, unpacked
+from common.compression import (
+    METHODS,
+    MIN_BYTES,
+    CompressedArray,
+    compressed,
+    copy_array,
+    joined,
+    pack,
+    pieces,
+    unpacked,
+)
 from common.errors import MalformedMessage
 from common.messages import Insert, Weights
 
+U1 = np.dtype(np.uint8)
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -82,10 +93,33 @@ def test_a_truncated_or_altered_array_never_writes_beyond_its_place(method: str)
 
 
 @each_method
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8])
+def test_parts_that_were_packed_one_by_one_make_the_array(method: str, count: int) -> None:
+    cuts = pieces(8, count)
+    array = joined([pack(image()[cut], method) for cut in cuts], (8, 84, 84), U1, method)
+
+    assert array is not None
+    assert [i for cut in cuts for i in range(8)[cut]] == list(range(8))
+    np.testing.assert_array_equal(unpacked(array), image())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [9], [0xFFFFFFFF], [1], [1, 5], [1, 7], [2, 6], [2, 6, 1], [2, 3, 4], [5, *[1] * 5]],
+)
+def test_parts_that_are_not_as_announced_are_refused(sizes: list[int]) -> None:
+    data = np.frombuffer(np.array(sizes, "<u4").tobytes() + b"abcdef", np.uint8)
+    array = CompressedArray(U1, (8, 84, 84), 8 * 84 * 84, "lz4", data)
+
+    with pytest.raises(MalformedMessage, match=r"parts|lz4|announced"):
+        unpacked(array)
+
+
+@each_method
 @pytest.mark.parametrize("size", [8 * 84 * 84 - 1, 8 * 84 * 84 + 1])
 def test_an_array_of_another_size_than_announced_is_refused(method: str, size: int) -> None:
     with pytest.raises(MalformedMessage, match=method + "|announced"):
-        replace(packed(method), nbytes=size).copy_to(np.zeros(size, np.uint8))
+        replace(packed(method), shape=(size,), nbytes=size).copy_to(np.zeros(size, np.uint8))
 
 
 # --------------------------------------------------------------------------------- on the wire

@@ -28,7 +28,7 @@ from replay_server.sum_tree import tree_bytes
 from replay_server.table import Reply, Table
 
 POLL_MS = 20
-MESSAGES_PER_TURN = 8
+MESSAGES_PER_TURN = 4
 """Handled before acknowledgements are sent and the head is heard again."""
 
 log = logging.getLogger(__name__)

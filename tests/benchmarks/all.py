@@ -1,6 +1,7 @@
 """All benchmarks that take minutes, one after the other; `solve` and `memory` take hours."""
 
 import importlib
+import os
 import sys
 import time
 import traceback
@@ -20,11 +21,20 @@ from tests.benchmarks import (
     transition_memory,
     weights_broadcast,
 )
-from tests.benchmarks.markdown import Circumstances, Group, machine_facts, page
+from tests.benchmarks.markdown import (
+    Circumstances,
+    Group,
+    machine_facts,
+    page,
+    read_groups,
+    write_groups,
+)
 from tests.benchmarks.peers import Peers
 from tests.benchmarks.report import Figure, report
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+FIGURES = PAGE.with_suffix(".json")
+"""What the page was made of: figures that are not measured again stay."""
 
 
 def _replay_served(quick: bool, peers: Peers) -> list[Figure]:
@@ -41,7 +51,7 @@ def _learner_update(quick: bool, peers: Peers) -> list[Figure]:
     if quick:
         cases, only = ("mlp_512", "minatar_256", "nature_32"), ("defaults",)
         return learner_update.figures(cases, only, rounds=2)
-    return learner_update.figures(learner_update.CASES, (), rounds=10)
+    return learner_update.figures(("mlp_512", "minatar_256", "nature_128"), (), rounds=5)
 
 
 def _end_to_end(quick: bool, peers: Peers) -> list[Figure]:
@@ -85,7 +95,7 @@ def run(
     """All benchmarks that take minutes.
 
     Args:
-        names: Which of them.
+        names: Which of them; the page keeps what it says about the others.
         quick: One round of short windows: minutes instead of an hour, and a look instead of a
             result.
         markdown: Write docs/benchmarks.md, too.
@@ -95,28 +105,35 @@ def run(
     """
     installed = Peers(peer_python if peers else ())
     command = "python -m tests.benchmarks all --markdown" + (" --quick" if quick else "")
-    # Before anything is measured: the load is that of others.
-    date, facts = time.strftime("%Y-%m-%d"), machine_facts(installed.versions())
-    groups = []
+    groups = read_groups(FIGURES) if markdown else {}
     for name in names:
-        groups.append(_measure(name, quick, installed))
-        report(groups[-1].figures, as_json=json)
-    if markdown:
-        circumstances = Circumstances(date, command, facts, installed.missing)
-        PAGE.write_text(page(groups, circumstances))
-        print(f"written: {PAGE}", file=sys.stderr)
-    if failed := [group.name for group in groups if group.failure]:
+        groups[name] = _measure(name, quick, installed)
+        report(groups[name].figures, as_json=json)
+        if markdown:
+            # After each of them: what was measured is not lost with what could not be.
+            in_order = [groups[known] for known in BENCHMARKS if known in groups]
+            facts = machine_facts(installed.versions())
+            date = time.strftime("%Y-%m-%d")
+            PAGE.write_text(page(in_order, Circumstances(date, command, facts, installed.missing)))
+            write_groups(FIGURES, in_order)
+            print(f"written: {PAGE}", file=sys.stderr)
+    if failed := [name for name in names if groups[name].failure]:
         raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 def _measure(name: str, quick: bool, peers: Peers) -> Group:
     """One benchmark; its failure is told, and those after it go on."""
     how = importlib.import_module(f"tests.benchmarks.{name}").__doc__ or ""
+    # Before anything is measured: the load is that of others.
+    load = os.getloadavg()[0]
+    when = f"Measured on {time.strftime('%Y-%m-%d')}; load average {load:.1f} when it began."
+    if quick:
+        when += " One round of short windows: a look, not a result."
     start_s = time.monotonic()
     try:
         figures = BENCHMARKS[name](quick, peers)
     except Exception as error:
         traceback.print_exc()
-        return Group(name, how, [], f"{type(error).__name__}: {error}")
+        return Group(name, how, [], f"{type(error).__name__}: {error}", when)
     print(f"{name}: {time.monotonic() - start_s:.0f} s", file=sys.stderr)
-    return Group(name, how, figures)
+    return Group(name, how, figures, when=when)

@@ -70,7 +70,7 @@ def figures(
         medians = {name: statistics.median(found[count]) for name, found in times.items()}
         result += [
             Figure(
-                f"learner_update.{case}[{name}]",
+                f"learner_update.{case}: {name}",
                 median,
                 "ms",
                 peer=medians["eager"],

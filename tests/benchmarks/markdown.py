@@ -1,9 +1,10 @@
 """`docs/benchmarks.md`: all figures of one run, how they were measured, on what, and when."""
 
+import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Group:
     figures: Sequence[Figure]
     failure: str = ""
     """Why there are no figures."""
+    when: str = ""
+    """The date, what else the machine did, and whether it was but a look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def _section(group: Group) -> str:
         return f"{title}\nNot measured: {why}.\n"
     ours = [f for f in group.figures if "[" not in f.name]
     peers = [f for f in group.figures if "[" in f.name]
-    parts = [title, _figures(group, ours)]
+    parts = [title, *([f"{group.when}\n"] if group.when else []), _figures(group, ours)]
     if peers:
         parts += ["The peers' own:\n", _figures(group, peers)]
     return "\n".join(parts)
@@ -97,14 +100,32 @@ def table(headings: dict[str, bool], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_groups(path: Path) -> dict[str, Group]:
+    """The groups of earlier runs, by name; none if there is no such file."""
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text())
+    return {
+        name: Group(**(entry | {"name": name, "figures": [Figure(**f) for f in entry["figures"]]}))
+        for name, entry in kept.items()
+    }
+
+
+def write_groups(path: Path, groups: Iterable[Group]) -> None:
+    """For a later run that measures only some of them again."""
+    entries = {group.name: asdict(group) for group in groups}
+    for entry in entries.values():
+        del entry["name"]
+    path.write_text(json.dumps(entries, indent=1) + "\n")
+
+
 def machine_facts(peer_versions: dict[str, str]) -> list[str]:
     """The machine and the versions, a line each."""
     memory = psutil.virtual_memory().total / 2**30
-    load = os.getloadavg()[0]
     versions = {name: found for name in PACKAGES if (found := _version(name))} | peer_versions
     where = (
         f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} "
-        f"{platform.release()}; load average {load:.1f} when it began"
+        f"{platform.release()}"
     )
     packages = ", ".join(f"{name} {found}" for name, found in versions.items())
     return [where, f"Python {platform.python_version()}, {packages}"]

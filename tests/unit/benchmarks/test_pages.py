@@ -1,11 +1,19 @@
 """What benchmarks make of their figures: ratios, tables, verdicts, the page."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.all import BENCHMARKS
-from tests.benchmarks.markdown import Circumstances, Group, page, table
+from tests.benchmarks.markdown import (
+    Circumstances,
+    Group,
+    page,
+    read_groups,
+    table,
+    write_groups,
+)
 from tests.benchmarks.report import Figure, number, ratio, report
 from tests.benchmarks.targets import TARGETS, Target, verdicts
 
@@ -148,6 +156,24 @@ def test_the_page_says_when_on_what_and_which_peers_are_missing() -> None:
     assert "- 2026-01-31, `python -m x`" in lines
     assert "- 4 cores" in lines
     assert "- Peers that were not installed and so not measured: ray, reverb" in lines
+
+
+def test_groups_of_an_earlier_run_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.json"
+    assert read_groups(path) == {}
+    groups = [
+        Group("speed", "How fast.", [RATE, PEER], when="Measured today."),
+        Group("size", "How large.", [], "OSError: no room"),
+    ]
+
+    write_groups(path, groups)
+
+    assert read_groups(path) == {"speed": groups[0], "size": groups[1]}
+
+
+def test_a_group_says_when_it_was_measured() -> None:
+    shown = page([Group("speed", "How fast.", [RATE], when="Measured today.")], CIRCUMSTANCES)
+    assert "How fast.\n\nMeasured today.\n\n| figure" in shown
 
 
 def test_a_benchmark_that_failed_says_why() -> None:

@@ -20,6 +20,7 @@ from actor.weights import WeightsSubscription
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import EVALUATION, EvalResult, Weights
+from common.metrics import Telemetry, Values
 
 
 def run_evaluator(
@@ -61,6 +62,7 @@ class _Evaluator:
         )
         self._evaluations: dict[int, GreedyEvaluation] = {}
         self._done = 0
+        self._telemetry = Telemetry(self._values)
 
     def run(self, ready: Callable[[str], None]) -> None:
         try:
@@ -81,7 +83,7 @@ class _Evaluator:
     def _goes_on(self) -> bool:
         """A word with the head, also in the middle of an episode; false when this is to end."""
         membership = self._membership
-        membership.poll(time.monotonic(), self._counters)
+        membership.poll(time.monotonic(), self._telemetry)
         if membership.joins != self._joins:
             self._joins = membership.joins
             self._weights.move(membership.weights_endpoint)
@@ -114,5 +116,8 @@ class _Evaluator:
             seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
         return self._evaluations[episodes].run(self._policy.q_values, seed, self._goes_on)
 
-    def _counters(self) -> dict[str, float]:
-        return {"evaluations": self._done, "weights_version": self._policy.version}
+    def _values(self) -> Values:
+        return {
+            "evaluator_evaluations_total": self._done,
+            "evaluator_weights_version": self._policy.version,
+        }

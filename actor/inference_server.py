@@ -26,6 +26,7 @@ from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, WireErro
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import InferenceRequest, Message, QValues, Rejected, Serving
+from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
 from common.process import machine_id
 
@@ -123,6 +124,7 @@ class _InferenceServer:
         self._socket = socket
         self._stop = stop
         self._batch = InferenceBatch(membership.manifest, pinned=device.type == "cuda")
+        self._telemetry = Telemetry(self._values)
         self._policy = LocalPolicy(context, membership, self._goes_on, device)
         self._requests = self._observations = self._batches = self._rejected = 0
         self._endpoint = ""
@@ -148,7 +150,7 @@ class _InferenceServer:
     def _goes_on(self) -> bool:
         """A word with the head; false when this process is to end."""
         membership = self._membership
-        membership.poll(time.monotonic(), self._counters)
+        membership.poll(time.monotonic(), self._telemetry)
         if self._endpoint and membership.joins != self._joins:
             self._joins = membership.joins
             session = membership.welcome.session
@@ -206,13 +208,13 @@ class _InferenceServer:
         # An actor that is gone needs no answer; one that came back asks again.
         transport.send(self._socket, message, prefix=(peer,))
 
-    def _counters(self) -> dict[str, float]:
+    def _values(self) -> Values:
         return {
-            "requests": self._requests,
-            "observations": self._observations,
-            "batches": self._batches,
-            "rejected": self._rejected,
-            "weights_version": self._policy.version,
+            "inference_requests_total": self._requests,
+            "inference_observations_total": self._observations,
+            "inference_batches_total": self._batches,
+            "inference_rejected_requests_total": self._rejected,
+            "inference_weights_version": self._policy.version,
         }
 
 

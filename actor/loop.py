@@ -25,6 +25,8 @@ from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.manifest import Manifest
 from common.membership import Membership
+from common.metric_table import histogram
+from common.metrics import Telemetry, Values
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,9 @@ class Actor:
             config.compression,
         )
         self._blocked_s = 0.0
+        self._episodes = 0
+        self._step_s = histogram("actor_step_seconds")
+        self._telemetry = Telemetry(self._values, [self._step_s, self._replay.ack_s])
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
 
@@ -135,20 +140,22 @@ class Actor:
     def _act(self) -> None:
         """One step of all environments."""
         rollout = self._rollout
+        since_s = time.perf_counter()
         complete = rollout.step(self._epsilon)
+        self._step_s.observe(time.perf_counter() - since_s)
         acted = self._policy.version
         for blocks in complete:
             if self._wait_for_credit():
                 self._replay.insert(blocks, acted)
-        if rollout.finished_returns:
-            self._membership.record_episodes(rollout.finished_returns, rollout.finished_lengths)
-            rollout.finished_returns.clear()
-            rollout.finished_lengths.clear()
+        if rollout.finished:
+            self._episodes += len(rollout.finished)
+            self._membership.record_episodes(rollout.finished)
+            rollout.finished.clear()
 
     def _goes_on(self) -> bool:
         """A word with the head; false when this actor is to end."""
         membership = self._membership
-        membership.poll(time.monotonic(), self._counters)
+        membership.poll(time.monotonic(), self._telemetry)
         if membership.joins != self._joins:
             self._joins = membership.joins
             self._epsilon = self._epsilons()
@@ -179,11 +186,12 @@ class Actor:
             config.epsilon_alpha,
         )
 
-    def _counters(self) -> dict[str, float]:
+    def _values(self) -> Values:
         return {
-            "env_steps": self._rollout.env_steps,
-            "blocked_s": self._blocked_s,
-            "unacknowledged": self._replay.unacknowledged,
-            "resent": self._replay.resent,
-            "weights_version": self._policy.version,
+            "actor_env_steps_total": self._rollout.env_steps,
+            "actor_episodes_total": self._episodes,
+            "actor_blocked_seconds_total": self._blocked_s,
+            "actor_unacknowledged_inserts": self._replay.unacknowledged,
+            "actor_resent_inserts_total": self._replay.resent,
+            "actor_weights_version": self._policy.version,
         }

@@ -4,6 +4,7 @@ An acknowledgement is also credit: while the window is full, the actor does not 
 connection everything in the window is sent again; the server drops what it has already.
 """
 
+import time
 from collections import OrderedDict
 
 import zmq
@@ -13,6 +14,7 @@ from common import transport
 from common.compression import compressed
 from common.errors import WireError
 from common.messages import Ack, Insert, Rejected
+from common.metric_table import histogram
 
 
 class ReplayClient:
@@ -37,10 +39,11 @@ class ReplayClient:
         self._window = window
         # Nothing leaves the process on the way to a thread.
         self._compression = "none" if endpoint.startswith("inproc://") else compression
-        self._unacknowledged: OrderedDict[int, Insert] = OrderedDict()
+        self._unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
         self._sequence = 0
         self.resent = 0
         """Inserts sent again after a new connection."""
+        self.ack_s = histogram("actor_insert_ack_seconds")
 
     @property
     def window_is_full(self) -> bool:
@@ -64,7 +67,7 @@ class ReplayClient:
             blocks.priority,
             oldest=next(iter(self._unacknowledged), self._sequence),
         )
-        self._unacknowledged[self._sequence] = message
+        self._unacknowledged[self._sequence] = message, time.perf_counter()
         self._sequence += 1
         transport.send(self._socket, message)
 
@@ -75,17 +78,23 @@ class ReplayClient:
         Raises WireError when the server rejects an insert.
         """
         if self._watch.reconnected():
-            for insert in self._unacknowledged.values():
+            for insert, _ in self._unacknowledged.values():
                 transport.send(self._socket, insert)
             self.resent += len(self._unacknowledged)
         if timeout_ms:
             self._socket.poll(timeout_ms)
         while (message := transport.receive(self._socket)) is not None:
             if isinstance(message, Ack) and message.session == self._session:
-                while self._unacknowledged and next(iter(self._unacknowledged)) <= message.sequence:
-                    self._unacknowledged.popitem(last=False)
+                self._acknowledge(message.sequence)
             elif isinstance(message, Rejected):
                 raise WireError(f"the replay server rejected an insert: {message.reason}")
+
+    def _acknowledge(self, sequence: int) -> None:
+        """All inserts up to this one are stored."""
+        now_s = time.perf_counter()
+        while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
+            _, (_, sent_s) = self._unacknowledged.popitem(last=False)
+            self.ack_s.observe(now_s - sent_s)
 
     def close(self) -> None:
         self._watch.close()

@@ -23,6 +23,7 @@ from common.blocks import RowKind
 from common.environments import action_offset, autoreset_mode
 from common.errors import EnvironmentFault
 from common.manifest import Manifest
+from common.membership import Episode
 
 QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
@@ -66,8 +67,8 @@ class Rollout:
         self._length = np.zeros(self.num_envs, np.int64)
         self.env_steps = 0
         """Environment steps taken, the ignored ones of NEXT_STEP not counted."""
-        self.finished_returns: list[float] = []
-        self.finished_lengths: list[int] = []
+        self.finished: list[Episode] = []
+        """Episodes that ended and were not taken by the owner yet."""
         self._stack = FrameStack(self.num_envs, self._spec, config.frame_stack)
         self._stacked = config.frame_stack > 1
         self._life_loss = config.life_loss_ends_episode
@@ -158,8 +159,8 @@ class Rollout:
         return acted, done, kind
 
     def _finish_episodes(self, done: Int64Vector) -> None:
-        self.finished_returns += self._return[done].tolist()
-        self.finished_lengths += self._length[done].tolist()
+        returns, lengths = self._return[done].tolist(), self._length[done].tolist()
+        self.finished += map(Episode, returns, lengths, done.tolist())
         self._return[done] = 0.0
         self._length[done] = 0
 

@@ -216,6 +216,14 @@ class Config(BaseModel):
     keep_checkpoints: PositiveInt = 3
     """Newest checkpoints kept, beside the best one."""
 
+    # ------------------------------------------------------------------------------ metrics
+
+    tensorboard: bool = False
+    """Write the run's curves for TensorBoard, to RUN_DIR/tb. Needs the extra watch."""
+    wandb_project: Annotated[str | None, BeforeValidator(_none)] = None
+    """Project of Weights & Biases that gets the run's curves; none: nothing leaves this host.
+    Needs the extra wandb."""
+
     @model_validator(mode="after")
     def _values_fit_together(self) -> Self:
         for smaller, larger in (

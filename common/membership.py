@@ -9,7 +9,8 @@ import os
 import secrets
 import socket as host_names
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import zmq
@@ -26,17 +27,32 @@ from common.messages import (
     Refused,
     Welcome,
 )
+from common.metrics import Telemetry
 from common.process import machine_id
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
-HEARTBEAT_PERIOD_S = 0.5
+HEARTBEAT_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 60.0
 HEAD_SILENCE_WARNING_S = 10.0
 HEAD_SILENCE_LIMIT_S = 600.0
 """A process that has not heard from the head for so long ends."""
 
+MAX_EPISODES = 10_000
+"""Finished episodes kept for a head that is away."""
+NONE: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
+
 log = logging.getLogger(__name__)
+
+
+class Episode(NamedTuple):
+    """A finished one."""
+
+    raw_return: float
+    length: int
+    """Environment steps."""
+    env: int
+    """Which of the actor's environments it was in."""
 
 
 class Membership:
@@ -69,8 +85,7 @@ class Membership:
         self._last_heard_s = 0.0
         self._warned = False
         self._joining = False
-        self._returns: list[float] = []
-        self._lengths: list[int] = []
+        self._episodes: list[Episode] = []
         self.welcome: Welcome
         """The head's newest answer to a join."""
         self.manifest: Manifest
@@ -113,8 +128,8 @@ class Membership:
             self._receive(now_s())
         return self.manifest
 
-    def poll(self, now_s: float, counters: Callable[[], dict[str, float]]) -> None:
-        """Hear what the head wants; send a heartbeat with `counters()` if one is due.
+    def poll(self, now_s: float, telemetry: Telemetry) -> None:
+        """Hear what the head wants; send a heartbeat with a snapshot of `telemetry` if one is due.
 
         Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no.
         """
@@ -129,24 +144,26 @@ class Membership:
         if self._watch.reconnected():
             self._joining = False
         if not self._joining:
+            values, histograms = telemetry.snapshot()
+            returns, lengths, envs = zip(*self._episodes, strict=True) if self._episodes else NONE
             sent = self.send(
                 Heartbeat(
                     self.welcome.session,
-                    counters(),
-                    np.array(self._returns, np.float32),
-                    np.array(self._lengths, np.int32),
+                    values,
+                    np.array(returns, np.float32),
+                    np.array(lengths, np.int32),
+                    np.array(envs, np.int32),
+                    histograms,
                 )
             )
             if sent:
-                self._returns.clear()
-                self._lengths.clear()
+                self._episodes.clear()
 
-    def record_episodes(self, returns: list[float], lengths: list[int]) -> None:
-        """Raw returns and lengths of finished episodes, for the next heartbeat."""
-        self._returns += returns
-        self._lengths += lengths
+    def record_episodes(self, episodes: Sequence[Episode]) -> None:
+        """Finished episodes, for the next heartbeat."""
+        self._episodes += episodes
         # A head that is away for long must not make this grow.
-        del self._returns[:-10_000], self._lengths[:-10_000]
+        del self._episodes[:-MAX_EPISODES]
 
     def send(self, message: Message) -> bool:
         """Any other message to the head; false if it had to be dropped."""

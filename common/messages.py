@@ -142,16 +142,20 @@ class Serving(Message):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
-    """A member is alive; its telemetry rides along. At most a few a second for each process."""
+    """A member is alive; its telemetry rides along. One a second for each process."""
 
     kind: ClassVar[str] = "heartbeat"
     session: int
-    counters: dict[str, float]
-    """Cumulative counters and current gauges by name."""
+    values: dict[str, float]
+    """Cumulative counters and current gauges by name (`common/metric_table.py`)."""
     episode_return: Float32Vector = field(default_factory=_empty_f4)
     """Raw returns (before any reward change) of the episodes that ended since the last one."""
     episode_length: Int32Vector = field(default_factory=_empty_i4)
     """Their lengths in environment steps."""
+    episode_env: Int32Vector = field(default_factory=_empty_i4)
+    """Which of the actor's environments each was in, from 0."""
+    histograms: NamedTensors = field(default_factory=dict)
+    """`common.metrics.Histogram.read` by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ result.json     what it came to
 checkpoints/    see learner/checkpoint.py
 replay/         the experience
 logs/           one file per process
+metrics.jsonl   the run's metrics, a line each second
+tb/             the same for TensorBoard, if wanted
 """
 
 from pathlib import Path
@@ -71,6 +73,8 @@ def _clear(run_dir: Path) -> None:
         "checkpoints/*.partial",
         "replay/storage",
         "logs/*.log",
+        "metrics.jsonl",
+        "tb/events.out.tfevents.*",
     ):
         for path in run_dir.glob(pattern):
             path.unlink()

@@ -25,6 +25,8 @@ LINE_PERIOD_S = 5.0
 RATE_WINDOW_S = 3.0
 """Rates are means over this much of the recent past."""
 
+BLOCKED = ("replay_insert_blocked_seconds_total", "replay_sample_blocked_seconds_total")
+
 Plain = dict[str, Any]
 
 
@@ -176,14 +178,14 @@ class LiveView:
         actual = learner["sampled"] / max(learner["inserted"], 1)
         yield "samples/insert", f"{actual:.1f} of {'∞' if wanted is None else f'{wanted:g}'}"
         lags = [
-            learner["updates"] - m["counters"].get("weights_version", 0.0)
+            learner["updates"] - m["values"].get("actor_weights_version", 0.0)
             for m in status["members"]
             if m["role"] == "actor"
         ]
         lag = max(sum(lags) / max(len(lags), 1), 0.0)
         yield "policy lag", f"{lag:.0f} updates (experience {learner['experience_age']:,.0f})"
-        actors_wait = min(self._rates.per_second("insert_blocked_s"), 1.0)
-        learner_waits = min(self._rates.per_second("sample_blocked_s"), 1.0)
+        actors_wait = min(self._rates.per_second("replay_insert_blocked_seconds_total"), 1.0)
+        learner_waits = min(self._rates.per_second("replay_sample_blocked_seconds_total"), 1.0)
         yield "waiting", f"actors {actors_wait:.0%}, learner {learner_waits:.0%} of the time"
         roles = [m["role"] for m in status["members"]]
         members = f"{roles.count('actor')} actors"
@@ -207,8 +209,8 @@ def _counters(status: Plain) -> dict[str, float]:
     counters = {"env_steps": learner["env_steps"], "updates": learner["updates"]}
     for member in status["members"]:
         if member["role"] == "replay_server":
-            for name in ("insert_blocked_s", "sample_blocked_s"):
-                counters[name] = counters.get(name, 0.0) + member["counters"].get(name, 0.0)
+            for name in BLOCKED:
+                counters[name] = counters.get(name, 0.0) + member["values"].get(name, 0.0)
     return counters
 
 

@@ -26,11 +26,16 @@ from common.messages import (
     StatusRequest,
     Weights,
 )
+from common.metrics import Telemetry, Values
 from learner.head import Head, Reply
+from learner.recorder import Record
 from learner.status import LearnerCounters, RunStatus
 from learner.wakeup import Wakeup
 
 POLL_MS = 100
+RECORD_PERIOD_S = 1.0
+LEARNER, HEAD = -1, -2
+"""Sessions of this process's own metrics; those of members are not negative."""
 MESSAGES_PER_TURN = 200
 WEIGHTS_QUEUE_MESSAGES = 4
 """Versions queued for a slow subscriber before newer ones are dropped for it."""
@@ -47,6 +52,8 @@ class ControlPlane:
         counters: what the training loop shows of itself.
         wall_s: seconds since the run began.
         epoch: starts of the learner within the run before this one.
+        telemetry: the training loop's own metrics.
+        record: takes the run's metrics once a second, and must not wait.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -62,8 +69,13 @@ class ControlPlane:
         *,
         epoch: int = 0,
         insecure: bool = False,
+        telemetry: Telemetry | None = None,
+        record: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self._manifest = manifest
+        self._telemetry = telemetry or Telemetry(dict)
+        self._record = record
+        self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
         self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
@@ -84,6 +96,7 @@ class ControlPlane:
         self._run_state = "run"
         self._lock = threading.Lock()
         self._evaluations: list[EvalResult] = []
+        self._scores: list[dict[str, float]] = []
         self._replay_servers: list[Serving] = []
         self._replay_known = threading.Event()
         self._evaluator_is_there = False
@@ -111,6 +124,11 @@ class ControlPlane:
         with self._lock:
             taken, self._evaluations = self._evaluations, []
         return taken
+
+    def note_score(self, facts: dict[str, float]) -> None:
+        """An evaluation was recorded: it belongs into the run's metrics."""
+        with self._lock:
+            self._scores.append(facts)
 
     def replay_server(self, timeout_s: float) -> Serving | None:
         """A replay server, or None when none is known in time."""
@@ -152,6 +170,7 @@ class ControlPlane:
             log.exception("the control thread failed")
             self.failure = error
         finally:
+            self._write_records(time.monotonic())
             for socket in (self._control, self._weights):
                 socket.close()
 
@@ -169,6 +188,9 @@ class ControlPlane:
                 break
             self._send(self._answer(frames, now_s))
         self._send(self._head.tick(now_s))
+        if now_s >= self._next_record_s:
+            self._next_record_s = now_s + RECORD_PERIOD_S
+            self._write_records(now_s)
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
@@ -194,6 +216,48 @@ class ControlPlane:
             return [(peer, Status(self.status().to_plain()))]
         return self._head.handle(peer, message, now_s)
 
+    def _write_records(self, now_s: float) -> None:
+        """One for now, and one more for each further score that came since the last."""
+        head, counters = self._head, self._counters
+        head.metrics.add(LEARNER, *self._telemetry.snapshot())
+        head.metrics.add(HEAD, self._own_values(), {})
+        with self._lock:
+            scores, self._scores = self._scores, []
+        returns, lengths = head.take_episodes()
+        values = head.metrics.record()
+        for score in scores or [None]:
+            self._record(
+                Record(
+                    time.time(),
+                    self._wall_s(),
+                    counters.env_steps,
+                    counters.updates,
+                    values,
+                    returns,
+                    lengths,
+                    score,
+                )
+            )
+            returns, lengths = [], []
+
+    def _own_values(self) -> Values:
+        head, returns = self._head, self._head.recent_returns
+        actors = head.of_role("actor")
+        versions = [
+            m.values["actor_weights_version"] for m in actors if "actor_weights_version" in m.values
+        ]
+        values: Values = {
+            "head_actors": len(actors),
+            "head_lost_members_total": sum(head.lost.values()),
+            "head_rejected_messages_total": self._rejected,
+        }
+        if returns:
+            values["head_training_return"] = sum(returns) / len(returns)
+        if versions:
+            lag = self._counters.updates - sum(versions) / len(versions)
+            values["head_policy_lag_updates"] = max(lag, 0.0)
+        return values
+
     def status(self) -> RunStatus:
         """How the run goes now; for the control thread, or while nobody joins or leaves."""
         manifest, config, head = self._manifest, self._manifest.config, self._head
@@ -217,7 +281,9 @@ class ControlPlane:
                     "host": m.host,
                     "pid": m.pid,
                     "num_envs": m.num_envs,
-                    "counters": m.counters,
+                    "values": m.values,
+                    "returns": {env: sum(r) / len(r) for env, r in m.returns.items()},
+                    "first_env_index": m.first_env_index,
                 }
                 for m in head.members.values()
             ],

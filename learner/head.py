@@ -25,11 +25,16 @@ from common.messages import (
     Serving,
     Welcome,
 )
+from common.metrics import Values
+from learner.run_metrics import RunMetrics
 
 Reply = tuple[bytes, Message]
 
 SILENCE_S = 15.0
 RECENT_EPISODES = 100
+RECENT_OF_ENV = 20
+MAX_NEW_EPISODES = 10_000
+"""Kept for the next record."""
 MAX_WAITING = 10_000
 """Joins kept until a replay server serves."""
 ROLES = ("actor", "evaluator", "inference", "replay_server")
@@ -54,7 +59,10 @@ class Member:
     last_heard_s: float
     serving: Serving | None = None
     """Where a replay server or an inference process listens."""
-    counters: dict[str, float] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+    """Its newest counters and gauges."""
+    returns: dict[int, deque[float]] = field(default_factory=dict)
+    """Raw returns of the newest episodes, by environment of this actor."""
 
 
 class Head:
@@ -86,6 +94,9 @@ class Head:
         """Raw returns of the newest training episodes, whatever their ε."""
         self.episodes = 0
         """Training episodes that ended since this process began."""
+        self.metrics = RunMetrics()
+        self._new_returns: list[float] = []
+        self._new_lengths: list[int] = []
         self.lost: dict[str, int] = {}
         """Members that fell silent, by role."""
         self._evaluations: list[EvalResult] = []
@@ -119,6 +130,12 @@ class Head:
         """Tell every member at once: run or stop."""
         self.run_state = run_state
         return self._directives()
+
+    def take_episodes(self) -> tuple[list[float], list[int]]:
+        """Raw returns and lengths of training episodes that ended since the last call."""
+        taken = self._new_returns, self._new_lengths
+        self._new_returns, self._new_lengths = [], []
+        return taken
 
     def take_evaluations(self) -> list[EvalResult]:
         """Results that came since the last call."""
@@ -228,11 +245,26 @@ class Head:
         if member is None:
             return [(peer, self._rejoin(heartbeat.session))]
         member.peer, member.last_heard_s = peer, now_s
-        member.counters = heartbeat.counters
-        returns = heartbeat.episode_return[np.isfinite(heartbeat.episode_return)]
-        self.recent_returns.extend(returns.tolist())
-        self.episodes += len(returns)
+        member.values = heartbeat.values
+        self.metrics.add(member.session, heartbeat.values, heartbeat.histograms)
+        self._take_episodes(member, heartbeat)
         return [(peer, self._directive(member))]
+
+    def _take_episodes(self, member: Member, heartbeat: Heartbeat) -> None:
+        columns = heartbeat.episode_return, heartbeat.episode_length, heartbeat.episode_env
+        if len({len(column) for column in columns}) != 1:
+            log.warning("%s %d sent episodes that are no table", member.role, member.number)
+            return
+        for value, length, env in zip(*(column.tolist() for column in columns), strict=True):
+            if not np.isfinite(value) or not 0 <= env < member.num_envs:
+                continue
+            self.recent_returns.append(value)
+            self.episodes += 1
+            if len(self._new_returns) < MAX_NEW_EPISODES:
+                self._new_returns.append(value)
+                self._new_lengths.append(length)
+            of_env = member.returns.setdefault(env, deque(maxlen=RECENT_OF_ENV))
+            of_env.append(value)
 
     def _on_eval_result(self, peer: bytes, result: EvalResult, now_s: float) -> list[Reply]:
         member = self.members.get(result.session)
@@ -258,6 +290,7 @@ class Head:
         before = self.ladder_size
         for member in members:
             del self.members[member.session]
+        self.metrics.forget(member.session for member in members)
         served = any(member.serving is not None for member in members)
         return self._directives() if served or self.ladder_size != before else []
 

@@ -23,6 +23,8 @@ from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.manifest import Manifest
 from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
+from common.metric_table import histogram
+from common.metrics import Telemetry, Values
 from common.networks import build_network
 from learner.checkpoint import (
     RunState,
@@ -38,8 +40,10 @@ from learner.host_memory import keep_freed_memory
 from learner.judge import judge
 from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
+from learner.recorder import Recorder
 from learner.result import write_result
 from learner.resume import check_resumable
+from learner.sinks import open_sinks
 from learner.status import LearnerCounters
 from learner.update import QLearner, TrainBatch, batch_statistics
 from learner.weights import Snapshot
@@ -134,12 +138,15 @@ class _Learner:
         self._reached = self._solved = False
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
+        self._update_s = histogram("learner_update_seconds")
+        self._batch_wait_s = histogram("learner_batch_wait_seconds")
 
     # ------------------------------------------------------------------------------------ the run
 
     def run(self, ready: Callable[[str], None]) -> Outcome:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
+        recorder = Recorder(open_sinks(options.run_dir, config))
         self._control = ControlPlane(
             self._context,
             options.bind,
@@ -148,6 +155,8 @@ class _Learner:
             self._wall_s,
             epoch=self._state.epoch,
             insecure=options.insecure,
+            telemetry=Telemetry(self._values, [self._update_s, self._batch_wait_s]),
+            record=recorder.offer,
         )
         try:
             ready(self._control.endpoint)
@@ -164,6 +173,7 @@ class _Learner:
         finally:
             self._control.stop_members(STOP_MEMBERS_S)
             self._control.close()
+            recorder.close()
 
     def _build(self) -> None:
         torch.manual_seed(self._config.seed)
@@ -213,14 +223,17 @@ class _Learner:
                 prefetcher.close()
 
     def _next_batch(self, prefetcher: Prefetcher) -> TrainBatch | None:
+        since_s = time.monotonic()
         batch = prefetcher.next(0.0)
         if batch is not None:
+            self._batch_wait_s.observe(0.0)
             return batch
-        since_s = time.monotonic()
         # Nothing to overlap with: the last batch's priorities need not wait for the next batch.
         self._settle(prefetcher)
         batch = prefetcher.next(WAIT_S)
-        self._counters.waited_s += time.monotonic() - since_s
+        waited_s = time.monotonic() - since_s
+        self._counters.waited_s += waited_s
+        self._batch_wait_s.observe(waited_s)
         return batch
 
     def _update(self, batch: TrainBatch, prefetcher: Prefetcher) -> None:
@@ -228,12 +241,14 @@ class _Learner:
             self._counters.phase = "training"
             log.info("training began %.2f s after the run did", self._wall_s())
         self._counters.overwritten = prefetcher.overwritten
+        since_s = time.perf_counter()
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
         self._settle(prefetcher)
         self._pending = (self._learner.updates, batch, result)
         if self._learner.device.type != "cuda":
             self._settle(prefetcher)
+        self._update_s.observe(time.perf_counter() - since_s)
         self._count(batch)
         updates, config = self._learner.updates, self._config
         if updates % config.publish_period == 0:
@@ -333,6 +348,7 @@ class _Learner:
             weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
             save_best(self._directory, weights, self._spec, facts)
         self._counters.best_score = state.best_score
+        self._control.note_score(facts)
 
     def _evaluate_finally(self) -> None:
         """The budget is spent: the last weights get their score too, if anybody can give it."""
@@ -352,6 +368,23 @@ class _Learner:
             self._take_evaluations()
 
     # ------------------------------------------------------------------------------------- the end
+
+    def _values(self) -> Values:
+        counters = self._counters
+        values: Values = {
+            "learner_updates_total": counters.updates,
+            "learner_env_steps_total": counters.env_steps,
+            "learner_loss": counters.loss,
+            "learner_mean_q": counters.mean_q,
+            "learner_experience_age_updates": counters.experience_age,
+            "learner_overwritten_transitions_total": counters.overwritten,
+            "learner_waited_seconds_total": counters.waited_s,
+        }
+        if counters.score is not None:
+            values["learner_score"] = counters.score
+        if counters.best_score is not None:
+            values["learner_best_score"] = counters.best_score
+        return values
 
     def _wall_s(self) -> float:
         return time.time() - self._began_s

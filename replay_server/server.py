@@ -20,6 +20,8 @@ from common.errors import WireError
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Ack, Message, Serving
+from common.metric_table import histogram
+from common.metrics import Telemetry, Values
 from common.process import machine_id
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
@@ -141,8 +143,10 @@ def serve(
 ) -> None:
     """Answer what arrives at `socket` until the head says stop or `stop` is set."""
     joins = membership.joins
+    batch_s = histogram("replay_batch_seconds")
+    telemetry = Telemetry(lambda: table_values(table), [*table.histograms, batch_s])
     while not (stop.is_set() or membership.stop_requested):
-        membership.poll(time.monotonic(), lambda: table_counters(table))
+        membership.poll(time.monotonic(), telemetry)
         if membership.joins != joins:
             joins = membership.joins
             membership.send(_serving(endpoint, table, membership))
@@ -155,9 +159,12 @@ def serve(
             frames = transport.receive_frames(socket)
             if frames is None:
                 break
+            since_s = time.perf_counter()
             for peer, reply in _answer(table, frames):
                 if not isinstance(reply, Ack):
+                    batch_s.observe(time.perf_counter() - since_s)
                     _send(socket, table, peer, reply)
+                    since_s = time.perf_counter()
                     continue
                 last = acks.get((peer, reply.session))
                 # One for an insert that was sent again may come behind one for a later insert.
@@ -192,19 +199,19 @@ def _answer(table: Table, frames: list[codec.Frame]) -> Iterator[Reply]:
     yield from table.replies(peer, message, time.monotonic())
 
 
-def table_counters(table: Table) -> dict[str, float]:
-    """The table's telemetry by name."""
+def table_values(table: Table) -> Values:
+    """The table's counters and gauges."""
     counters, limiter = table.counters, table.limiter
     return {
-        "size": table.sampler.size,
-        "inserted": limiter.inserts,
-        "sampled": limiter.samples,
-        "inserted_blocks": counters.inserted_blocks,
-        "duplicates": counters.duplicates,
-        "rejected": sum(counters.rejected.values()),
-        "updates": counters.updates,
-        "stale_updates": counters.stale_updates,
-        "limiter_error": limiter.error,
-        "insert_blocked_s": counters.insert_blocked_s,
-        "sample_blocked_s": counters.sample_blocked_s,
+        "replay_transitions": table.sampler.size,
+        "replay_inserted_transitions_total": limiter.inserts,
+        "replay_sampled_transitions_total": limiter.samples,
+        "replay_inserted_blocks_total": counters.inserted_blocks,
+        "replay_duplicates_total": counters.duplicates,
+        "replay_rejected_messages_total": sum(counters.rejected.values()),
+        "replay_priorities_total": counters.updates,
+        "replay_stale_priorities_total": counters.stale_updates,
+        "replay_limiter_error": limiter.error,
+        "replay_insert_blocked_seconds_total": counters.insert_blocked_s,
+        "replay_sample_blocked_seconds_total": counters.sample_blocked_s,
     }

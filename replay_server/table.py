@@ -18,6 +18,7 @@ from common.block_columns import INSERTED, SAMPLED
 from common.compression import CompressedArray
 from common.errors import MalformedMessage
 from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
+from common.metric_table import histogram
 from common.transitions import find_transitions
 from replay_server.frame_packer import FramePacker
 from replay_server.ranges import FAULTS, are_priorities, first_fault
@@ -31,6 +32,8 @@ MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
 MAX_WAITING = 100_000
 """Inserts of all actors together that may wait for the limiter."""
+OBSERVED = 16
+"""Of so many transitions one is counted in a histogram."""
 MAX_REMEMBERED_SESSIONS = 100_000
 """Sessions whose last sequence number is remembered, for dropping duplicates."""
 
@@ -103,10 +106,15 @@ class Table:
         self._insert_window = insert_window
         self._frames = FramePacker(storage, compression)
         self._scratch = np.empty(0, np.uint8)
-        self._waiting: deque[Insert] = deque()
+        self._waiting: deque[tuple[Insert, float]] = deque()
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
-        self._accounted_until_s: float | None = None
+        self._now_s = 0.0
+        """Of the newest message, or of the newest look at the waiting times."""
+        self._insert_s = histogram("replay_insert_seconds")
+        self._sampled_age = histogram("replay_sampled_age")
+        self._new_priority = histogram("replay_new_priority")
+        self.histograms = (self._insert_s, self._sampled_age, self._new_priority)
         self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
             Insert: self._on_insert,  # type: ignore[dict-item]
             SampleRequest: self._on_sample_request,  # type: ignore[dict-item]
@@ -148,11 +156,11 @@ class Table:
 
     def account(self, now_s: float) -> None:
         """Add the time since the last call to whoever waits."""
-        if self._accounted_until_s is not None:
-            elapsed_s = now_s - self._accounted_until_s
+        if self._now_s:
+            elapsed_s = now_s - self._now_s
             self.counters.insert_blocked_s += elapsed_s if self._waiting else 0.0
             self.counters.sample_blocked_s += elapsed_s if self._owed else 0.0
-        self._accounted_until_s = now_s
+        self._now_s = now_s
 
     # ------------------------------------------------------------------------------------- inserts
 
@@ -180,7 +188,7 @@ class Table:
             )
         session.received = insert.sequence
         session.waiting += 1
-        self._waiting.append(insert)
+        self._waiting.append((insert, self._now_s))
         return []
 
     def _check_insert(self, insert: Insert) -> None:
@@ -278,6 +286,7 @@ class Table:
         self.counters.updates += fresh
         self.counters.stale_updates += len(live) - fresh
         if fresh:
+            self._new_priority.observe_all(priority[::OBSERVED])
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
@@ -285,6 +294,7 @@ class Table:
         items, probability = self.sampler.sample(self._batch_size)
         self.limiter.count_sample(self._batch_size)
         self.storage.counters[SAMPLED] = self.limiter.samples
+        self._observe_age(items[::OBSERVED])
         if keys_only:
             return Drawn(
                 instance=self.storage.instance,
@@ -309,6 +319,11 @@ class Table:
             key=found.key,
         )
 
+    def _observe_age(self, items: npt.NDArray[np.int64]) -> None:
+        storage = self.storage
+        blocks = storage.next_number - 1 - storage.number[items // storage.layout.length]
+        self._sampled_age.observe_all(blocks / storage.slots)
+
     # ---------------------------------------------------------------------------------------- both
 
     def _advance(self) -> Iterator[Reply]:
@@ -317,7 +332,9 @@ class Table:
         while progress:
             progress = False
             while self._waiting and self.limiter.can_insert():
-                yield self._store(self._waiting.popleft())
+                insert, since_s = self._waiting.popleft()
+                self._insert_s.observe(self._now_s - since_s)
+                yield self._store(insert)
                 progress = True
             while self._owed and self.sampler.size and self.limiter.can_sample():
                 peer, owed = self._owed.popitem(last=False)

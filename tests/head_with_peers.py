@@ -35,10 +35,14 @@ def join(role: str = "actor", **changes: Any) -> Join:
     return replace(Join(role, "host-a", 1, 0, -1, take_over=False, token=token), **changes)
 
 
-def heartbeat(session: int, returns: list[float] | None = None, **counters: float) -> Heartbeat:
+def heartbeat(session: int, returns: list[float] | None = None, **metrics: float) -> Heartbeat:
     values = returns or []
     return Heartbeat(
-        session, counters, np.array(values, np.float32), np.ones(len(values), np.int32)
+        session,
+        metrics,
+        np.array(values, np.float32),
+        np.ones(len(values), np.int32),
+        np.zeros(len(values), np.int32),
     )
 
 

@@ -12,7 +12,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -27,8 +27,9 @@ from common.config import Config
 from common.environments import autoreset_mode, make_vector, spec_of
 from common.errors import ConfigError, EnvironmentFault
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import Episode, Membership
 from common.messages import ACTING, Weights, Welcome
+from common.metrics import Telemetry
 from common.networks import build_network, network_input_shape
 from deploy import presets
 from learner.weights import Snapshot
@@ -126,14 +127,14 @@ class _Window:
         self._acting = True
         self._next_s = time.monotonic() + SETTLE_S
 
-    def poll(self, now_s: float, counters: Callable[[], dict[str, float]]) -> None:
+    def poll(self, now_s: float, telemetry: Telemetry) -> None:
         if now_s < self._next_s:
             return
         if not self._acting:
             if transport.receive_frames(self._weights) is not None:  # Somebody subscribes.
                 transport.send(self._weights, self._version, prefix=(ACTING,))
             return
-        steps = counters()["env_steps"] + self._resets
+        steps = telemetry.values()["actor_env_steps_total"] + self._resets
         if self._start is None:
             self._start, self._next_s = (now_s, steps), now_s + self._window_s
             return
@@ -141,8 +142,8 @@ class _Window:
         self.env_steps_per_s = (steps - first) / (now_s - start_s)
         self.stop_requested = True
 
-    def record_episodes(self, returns: list[float], lengths: list[int]) -> None:
-        self._resets += self._steps_to_reset * len(lengths)
+    def record_episodes(self, episodes: Sequence[Episode]) -> None:
+        self._resets += self._steps_to_reset * len(episodes)
 
     def close(self) -> None:
         self._weights.close()

@@ -23,7 +23,7 @@ from common.config import Config
 from common.environments import probe_spec
 from common.errors import ConfigError, EnvironmentFault
 from deploy import presets
-from deploy.live_view import Plain, StatusClient
+from deploy.live_view import BLOCKED, Plain, StatusClient
 from tests.benchmarks import actor_pipeline, learner_fed
 from tests.benchmarks.report import Figure, report
 
@@ -163,8 +163,8 @@ class _Watch:
 
 def _blocked_s(status: Plain) -> float:
     """Time for which one side has waited for the other."""
-    counters = [m["counters"] for m in status["members"] if m["role"] == "replay_server"]
-    return sum(c.get("insert_blocked_s", 0.0) + c.get("sample_blocked_s", 0.0) for c in counters)
+    values = [m["values"] for m in status["members"] if m["role"] == "replay_server"]
+    return sum(v.get(name, 0.0) for v in values for name in BLOCKED)
 
 
 def _free_port() -> int:

@@ -35,6 +35,7 @@ from common.config import Config
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import ACTING, Serving
+from common.metrics import Telemetry
 from common.networks import build_network
 from common.spec import EnvSpec
 from learner.control import ControlPlane
@@ -273,7 +274,7 @@ def _be_replay_server(
     membership.join(time.monotonic, stop)
     membership.send(Serving(membership.welcome.session, "tcp://127.0.0.1:9"))
     while not (stop.wait(0.1) or membership.stop_requested):
-        membership.poll(time.monotonic(), dict)
+        membership.poll(time.monotonic(), Telemetry(dict))
     membership.leave("stopped")
 
 

@@ -52,9 +52,11 @@ EXAMPLES: list[Message] = [
     Serving(session=1, endpoint="tcp://127.0.0.1:5560", machine="m", storage="/replay"),
     Heartbeat(
         session=7,
-        counters={"env_steps": 1024.0, "ε": 0.25},
+        values={"actor_env_steps_total": 1024.0, "ε": 0.25},
         episode_return=np.array([-1.5, 200.0], np.float32),
         episode_length=np.array([9, 200], np.int32),
+        episode_env=np.array([3, 0], np.int32),
+        histograms={"actor_step_seconds": np.array([0.0, 3.0, 1.0, 0.25])},
     ),
     Directive(session=7, run_state="run", ladder_size=24, replay_endpoints=[]),
     Leave(session=7, reason=""),

@@ -166,7 +166,7 @@ def test_they_train_until_the_budget_is_spent_and_all_end_well(run: ByHand) -> N
 
 def _steps(member: dict[str, Any]) -> float:
     """Environment steps it has taken, as its heartbeats say."""
-    return float(member["counters"].get("env_steps", 0.0))
+    return float(member["values"].get("actor_env_steps_total", 0.0))
 
 
 def _error(command: Command) -> str:

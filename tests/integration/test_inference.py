@@ -34,6 +34,7 @@ from common.messages import (
     Rejected,
     Serving,
 )
+from common.metrics import Telemetry
 from common.networks import build_network
 from common.process import machine_id
 from common.spec import EnvSpec
@@ -67,7 +68,7 @@ class Served:
 
     def counters(self) -> dict[str, float]:
         members = self.stage.members("inference")
-        return members[0]["counters"] if members else {}
+        return members[0]["values"] if members else {}
 
     def publish(self, version: int, seed: int, epoch: int = 0) -> NamedTensors:
         """Weights of that seed go out as that version."""
@@ -149,10 +150,10 @@ def test_values_are_the_networks_own_whoever_else_asks_at_the_same_time(
             assert answered.version == 7
             expected = one_by_one(s.stage, weights, obs)
             np.testing.assert_allclose(answered.q_values, expected, rtol=tolerance, atol=tolerance)
-        until(lambda: s.counters().get("requests"), "the counters")
-        assert s.counters()["batches"] == 1
-        assert s.counters()["requests"] == len(rows)
-        assert s.counters()["observations"] == sum(rows)
+        until(lambda: s.counters().get("inference_requests_total"), "the counters")
+        assert s.counters()["inference_batches_total"] == 1
+        assert s.counters()["inference_requests_total"] == len(rows)
+        assert s.counters()["inference_observations_total"] == sum(rows)
 
 
 def test_every_answer_says_which_version_gave_it_and_the_newest_wins() -> None:
@@ -187,9 +188,9 @@ def test_a_batch_takes_no_further_request_once_it_is_large(
         s.publish(version=1, seed=1)
         for client in clients:
             assert answer(client).q_values.shape == (2, 4)
-        until(lambda: s.counters().get("requests") == 4, "the counters")
+        until(lambda: s.counters().get("inference_requests_total") == 4, "the counters")
         # 2 observations are fewer than 3, and 4 are not.
-        assert s.counters()["batches"] == 2
+        assert s.counters()["inference_batches_total"] == 2
 
 
 def test_the_answer_to_an_older_request_is_not_taken_for_that_to_the_newest() -> None:
@@ -230,7 +231,10 @@ def test_what_cannot_be_answered_is_rejected_and_counted(message: Message, reaso
             assert reason in rejected.reason
         # It cost nobody else anything.
         assert answer(honest).q_values.shape == (2, 4)
-        until(lambda: s.counters().get("rejected") == 1, "the rejection to be counted")
+        until(
+            lambda: s.counters().get("inference_rejected_requests_total") == 1,
+            "the rejection to be counted",
+        )
 
 
 def test_bytes_that_are_no_message_are_rejected() -> None:
@@ -297,9 +301,12 @@ def test_actors_act_on_its_values_and_say_whose_version_it_was() -> None:
             blocks = until(lambda v=version: whole_blocks(s.stage, v), f"blocks of {version}")
             actions = [chosen_actions(block, manifest.config.block_length) for block in blocks]
             assert (np.concatenate(actions) == action).all()
-        until(lambda: s.counters().get("weights_version") == 2, "the counters")
+        until(lambda: s.counters().get("inference_weights_version") == 2, "the counters")
         # Each actor asked once for each step of its 2 environments.
-        assert s.counters()["observations"] == 2 * s.counters()["requests"]
+        assert (
+            s.counters()["inference_observations_total"]
+            == 2 * s.counters()["inference_requests_total"]
+        )
 
 
 def whole_blocks(s: Stage, version: int) -> list[Insert]:
@@ -342,7 +349,7 @@ def test_an_actor_without_an_inference_process_computes_by_itself_until_there_is
         (line,) = [r.getMessage() for r in caplog.records if r.name == "actor.remote_policy"]
         assert line == "this host's inference process is not there: computing Q-values here"
         process = Served(s, "", serve(s))
-        until(lambda: process.counters().get("requests", 0) > 10, "requests")
+        until(lambda: process.counters().get("inference_requests_total", 0) > 10, "requests")
         process.process.stop.set()
         until(lambda: not s.members("inference"), "the inference process to leave")
         before = len(s.inserts)
@@ -377,7 +384,7 @@ def _serve_when(answers: threading.Event, s: Stage, stop: threading.Event) -> No
         membership.join(time.monotonic, stop)
         membership.send(Serving(membership.welcome.session, endpoint, machine_id()))
         while not stop.is_set():
-            membership.poll(time.monotonic(), dict)
+            membership.poll(time.monotonic(), Telemetry(dict))
             socket.poll(10)
             while answers.is_set() and (frames := transport.receive_frames(socket)) is not None:
                 request = codec.decode(frames[1:])

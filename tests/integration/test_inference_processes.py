@@ -25,14 +25,17 @@ def members(now: Status, role: str) -> list[dict[str, Any]]:
 
 def counted(now: Status, role: str, name: str) -> float:
     """A counter of all members of a role together."""
-    return float(sum(member["counters"].get(name, 0.0) for member in members(now, role)))
+    return float(sum(member["values"].get(name, 0.0) for member in members(now, role)))
 
 
 def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_path: Path) -> None:
     launch = launched(start, tmp_path, actors=2, inference="host", total_env_steps=ENDLESS)
     head, run_dir = head_of(launch), tmp_path / "run"
     before = status(
-        head, lambda now: updates_beyond(50)(now) and counted(now, "inference", "requests") > 100
+        head,
+        lambda now: (
+            updates_beyond(50)(now) and counted(now, "inference", "inference_requests_total") > 100
+        ),
     )
     dead = pid_of(run_dir, "inference")
     psutil.Process(dead).kill()
@@ -41,7 +44,7 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
         head,
         lambda now: (
             [m["pid"] for m in members(now, "inference")] not in ([], [dead])
-            and counted(now, "inference", "requests") > 100
+            and counted(now, "inference", "inference_requests_total") > 100
             and updates_beyond(before["learner"]["updates"] + 50)(now)
             # Nothing that reached the replay is lost, or counted twice.
             and now["learner"]["env_steps"] == now["learner"]["inserted"]
@@ -51,7 +54,9 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
     assert [(m["pid"], m["number"]) for m in members(after, "actor")] == [
         (m["pid"], m["number"]) for m in members(before, "actor")
     ]
-    assert counted(after, "actor", "env_steps") > counted(before, "actor", "env_steps")
+    assert counted(after, "actor", "actor_env_steps_total") > counted(
+        before, "actor", "actor_env_steps_total"
+    )
     for actor in ("actor-0", "actor-1"):
         assert "computing Q-values here" not in log_of(run_dir, actor)
 
@@ -62,7 +67,7 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
         lambda now: (
             len(members(now, "actor")) == 2
             and all(
-                m["pid"] != killed and m["counters"].get("env_steps", 0.0) > 0
+                m["pid"] != killed and m["values"].get("actor_env_steps_total", 0.0) > 0
                 for m in members(now, "actor")
             )
         ),
@@ -72,7 +77,7 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
     (listening,) = (c.laddr for c in connections if c.status == psutil.CONN_LISTEN)
     served = [c.laddr for c in connections if c.status == psutil.CONN_ESTABLISHED]
     assert served.count(listening) == 2
-    assert counted(status(head), "inference", "rejected") == 0
+    assert counted(status(head), "inference", "inference_rejected_requests_total") == 0
 
     # Another learner, another head: the process takes its weights, and its actors find it again.
     psutil.Process(pid_of(run_dir, "learner")).kill()
@@ -82,8 +87,11 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
         head,
         lambda now: (
             updates_beyond(newest + 50)(now)
-            and counted(now, "inference", "weights_version") > newest
-            and [m["counters"].get("weights_version", 0.0) > newest for m in members(now, "actor")]
+            and counted(now, "inference", "inference_weights_version") > newest
+            and [
+                m["values"].get("actor_weights_version", 0.0) > newest
+                for m in members(now, "actor")
+            ]
             == [True, True]
         ),
     )
@@ -106,7 +114,7 @@ def test_actors_by_hand_find_it_on_their_machine_and_it_is_found_by_hand(
     status(
         head,
         lambda now: any(
-            m["number"] == 1 and m["counters"].get("requests", 0.0) > 20
+            m["number"] == 1 and m["values"].get("inference_requests_total", 0.0) > 20
             for m in members(now, "inference")
         ),
     )

@@ -150,7 +150,7 @@ def test_a_killed_learner_goes_on_from_its_newest_checkpoint(start: Start, tmp_p
             now["learner"]["evaluations"] > before["evaluations"] + 10
             and now["learner"]["env_steps"] == now["learner"]["inserted"]
             and sorted(_numbers(now, "actor")) == [0, 1]
-            and all(v > newest + 100 for v in _gauges(now, "actor", "weights_version"))
+            and all(v > newest + 100 for v in _gauges(now, "actor", "actor_weights_version"))
         ),
     )
     assert f"resumed from {run_dir}/checkpoints/{newest:08d}" in log_of(run_dir, "learner")
@@ -241,4 +241,4 @@ def _pids(now: dict[str, Any]) -> list[int]:
 
 
 def _gauges(now: dict[str, Any], role: str, name: str) -> list[float]:
-    return [m["counters"].get(name, -1.0) for m in now["members"] if m["role"] == role]
+    return [m["values"].get(name, -1.0) for m in now["members"] if m["role"] == role]

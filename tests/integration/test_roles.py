@@ -23,6 +23,7 @@ from common.errors import HeadUnreachable
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving, StatusRequest
+from common.metrics import Telemetry
 from common.networks import build_network
 from common.spec import EnvSpec
 from learner.control import ControlPlane
@@ -79,7 +80,8 @@ class Stage:
     def evaluator_plays(self, version: int) -> bool:
         """Whether the evaluator has said that it took that version."""
         return any(
-            m["counters"].get("weights_version") == version for m in self.members("evaluator")
+            m["values"].get("evaluator_weights_version") == version
+            for m in self.members("evaluator")
         )
 
     def until_published(self) -> None:
@@ -114,7 +116,7 @@ def _keep_inserts(
         membership.join(time.monotonic, stop)
         membership.send(Serving(membership.welcome.session, endpoint))
         while not stop.is_set():
-            membership.poll(time.monotonic(), dict)
+            membership.poll(time.monotonic(), Telemetry(dict))
             socket.poll(10)
             while (frames := transport.receive_frames(socket)) is not None:
                 insert = codec.decode(frames[1:])

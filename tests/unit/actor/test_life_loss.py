@@ -196,8 +196,7 @@ def test_returns_lengths_and_steps_are_those_of_whole_games(
     # NEXT_STEP spends one more call for each reset but the first.
     calls = 12 if autoreset == "next_step" else 10
     rollout = play(make_vector(config, 1), config, prefer_0, seed, calls).rollout
-    assert rollout.finished_returns == [18.0, 17.0, 26.0]
-    assert rollout.finished_lengths == [4, 2, 4]
+    assert rollout.finished == [(18.0, 4, 0), (17.0, 2, 0), (26.0, 4, 0)]
     assert rollout.env_steps == 10
 
 

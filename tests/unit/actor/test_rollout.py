@@ -174,8 +174,7 @@ def test_counters_count_steps_that_were_taken_and_raw_returns(
     calls = 11 if autoreset == "next_step" else 9
     played = play(config, 1, calls, q_function=lambda obs: np.tile(_PREFER_0, (len(obs), 1)))
     assert played.rollout.env_steps == 9
-    assert played.rollout.finished_lengths == [3, 1, 5]
-    assert played.rollout.finished_returns == [30.0, 100.0, 1100.0]
+    assert played.rollout.finished == [(30.0, 3, 0), (100.0, 1, 0), (1100.0, 5, 0)]
 
 
 _PREFER_0 = np.array([1.0, 0.0, 0.0], np.float32)

@@ -15,8 +15,8 @@ from learner.status import LearnerCounters, RunStatus
 RUN_DIR = Path("runs/a")
 
 
-def member(role: str, **counters: float) -> dict[str, Any]:
-    return {"role": role, "number": 0, "host": "h", "pid": 1, "num_envs": 4, "counters": counters}
+def member(role: str, **values: float) -> dict[str, Any]:
+    return {"role": role, "number": 0, "host": "h", "pid": 1, "num_envs": 4, "values": values}
 
 
 def status(
@@ -131,14 +131,22 @@ def test_a_counter_that_begins_anew_or_a_clock_that_stands_still_is_no_rate() ->
 def test_a_status_is_one_line_of_facts(
     view: LiveView, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replay_before = member("replay_server", insert_blocked_s=4.0, sample_blocked_s=0.0)
+    replay_before = member(
+        "replay_server",
+        replay_insert_blocked_seconds_total=4.0,
+        replay_sample_blocked_seconds_total=0.0,
+    )
     view.update(status(replay_before, env_steps=1_000, updates=10))
     capsys.readouterr()
     clock.now_s += LINE_PERIOD_S
     view.update(
         status(
             # In 5 s actors waited (6.5 − 4)/5 of the time, the learner 0.5/5.
-            member("replay_server", insert_blocked_s=6.5, sample_blocked_s=0.5),
+            member(
+                "replay_server",
+                replay_insert_blocked_seconds_total=6.5,
+                replay_sample_blocked_seconds_total=0.5,
+            ),
             member("actor", weights_version=100.0),
             member("actor", weights_version=80.0),
             member("evaluator", weights_version=1.0),

@@ -265,7 +265,7 @@ def test_returns_and_counters_ride_on_heartbeats() -> None:
     run.send(b"a", heartbeat(session, [math.nan, 3.0, math.inf], env_steps=90.0))
     assert list(run.head.recent_returns) == [1.0, 2.0, 3.0]
     assert run.head.episodes == 3
-    assert run.head.members[session].counters == {"env_steps": 90.0}
+    assert run.head.members[session].values == {"env_steps": 90.0}
 
 
 def test_evaluations_are_handed_over_once() -> None:

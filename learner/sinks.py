@@ -1,0 +1,162 @@
+"""Where a run's records go: lines of JSON, TensorBoard, Weights & Biases."""
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from common.config import Config
+from common.errors import ConfigError
+from learner.recorder import Record, Sink
+
+TAGS = {
+    "learner_loss": "losses/td_loss",
+    "learner_mean_q": "losses/q_values",
+    "learner_experience_age_updates": "losses/experience_age",
+    "learner_update_seconds_p50": "time/update_p50",
+    "learner_batch_wait_seconds_p90": "time/batch_wait_p90",
+    "actor_step_seconds_p50": "time/actor_step_p50",
+    "actor_insert_ack_seconds_p90": "time/insert_ack_p90",
+    "replay_transitions": "replay/transitions",
+    "replay_limiter_error": "replay/limiter_error",
+    "replay_sampled_age_p50": "replay/sampled_age_p50",
+    "replay_new_priority_p50": "replay/new_priority_p50",
+    "head_training_return": "charts/training_return",
+    "head_policy_lag_updates": "charts/policy_lag",
+    "head_actors": "charts/actors",
+}
+"""What TensorBoard and Weights & Biases show, by the names that their users know."""
+
+
+class JsonLines:
+    """`RUN_DIR/metrics.jsonl`: one object each record; a killed run leaves half a line at worst,
+    which a resumed one ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", buffering=1, encoding="utf-8")
+        if self._file.tell() and not _ends_with_newline(path):
+            self._file.write("\n")
+
+    def write(self, record: Record) -> None:
+        line: dict[str, Any] = {
+            "time": round(record.time_s, 3),
+            "wall_s": round(record.wall_s, 3),
+            "env_steps": record.env_steps,
+            "updates": record.updates,
+            **{name: float(f"{value:.6g}") for name, value in record.values.items()},
+        }
+        if record.episode_returns:
+            line["episode_returns"] = list(record.episode_returns)
+            line["episode_lengths"] = list(record.episode_lengths)
+        if record.evaluation is not None:
+            line["evaluation"] = record.evaluation
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() == b"\n"
+
+
+class TensorBoard:
+    """`RUN_DIR/tb`, over environment steps.
+
+    Raises ConfigError when the package is not installed.
+    """
+
+    def __init__(self, directory: Path, config: Config) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "tensorboard = true needs the package tensorboard: pip install 'zapex[watch]', or "
+                "choose tensorboard = false"
+            ) from error
+        self._writer = SummaryWriter(str(directory))
+        rows = "\n".join(f"|{name}|{value}|" for name, value in config.model_dump().items())
+        self._writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{rows}")
+        self._last: Record | None = None
+
+    def write(self, record: Record) -> None:
+        for tag, value in scalars(record, self._last).items():
+            self._writer.add_scalar(tag, value, record.env_steps, walltime=record.time_s)
+        self._last = record
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of a project there; `WANDB_MODE=offline` keeps it in `RUN_DIR/wandb`.
+
+    Raises ConfigError when the package is not installed.
+    """
+
+    def __init__(self, project: str, run_dir: Path, config: Config) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                f"wandb_project = {project} needs the package wandb: pip install 'zapex[wandb]', "
+                "or choose wandb_project = none"
+            ) from error
+        self._run = wandb.init(
+            project=project,
+            name=run_dir.name,
+            id=run_dir.name,
+            resume="allow",
+            dir=str(run_dir),
+            config=config.model_dump(mode="json"),
+        )
+        self._last: Record | None = None
+
+    def write(self, record: Record) -> None:
+        self._run.log(
+            {**scalars(record, self._last), "env_steps": record.env_steps}, step=record.updates
+        )
+        self._last = record
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def open_sinks(run_dir: Path, config: Config) -> list[Sink]:
+    """Those that the configuration wants.
+
+    Raises ConfigError when one needs a package that is not installed.
+    """
+    sinks: list[Sink] = [JsonLines(run_dir / "metrics.jsonl")]
+    if config.tensorboard:
+        sinks.append(TensorBoard(run_dir / "tb", config))
+    if config.wandb_project is not None:
+        sinks.append(WeightsAndBiases(config.wandb_project, run_dir, config))
+    return sinks
+
+
+def scalars(record: Record, last: Record | None) -> dict[str, float]:
+    """A record's curves by tag; rates are those since the last one."""
+    found = {tag: record.values[name] for name, tag in TAGS.items() if name in record.values}
+    if last is not None and record.wall_s > last.wall_s:
+        elapsed_s = record.wall_s - last.wall_s
+        found["charts/SPS"] = (record.env_steps - last.env_steps) / elapsed_s
+        found["charts/updates_per_second"] = (record.updates - last.updates) / elapsed_s
+        for name, tag in (
+            ("replay_insert_blocked_seconds_total", "charts/actors_waiting"),
+            ("replay_sample_blocked_seconds_total", "charts/learner_waiting"),
+        ):
+            if name in record.values and name in last.values:
+                found[tag] = (record.values[name] - last.values[name]) / elapsed_s
+    if record.episode_returns:
+        found["charts/episodic_return"] = _mean(record.episode_returns)
+        found["charts/episodic_length"] = _mean(record.episode_lengths)
+    if record.evaluation is not None:
+        found["eval/episodic_return"] = record.evaluation["return_mean"]
+        found["eval/episodic_return_std"] = record.evaluation["return_std"]
+    return found
+
+
+def _mean(values: Any) -> float:
+    return float(sum(values)) / len(values)

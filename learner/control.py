@@ -225,7 +225,8 @@ class ControlPlane:
             scores, self._scores = self._scores, []
         returns, lengths = head.take_episodes()
         values = head.metrics.record()
-        for score in scores or [None]:
+        noted: list[dict[str, float] | None] = [*scores] or [None]
+        for score in noted:
             self._record(
                 Record(
                     time.time(),

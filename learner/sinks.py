@@ -1,5 +1,6 @@
 """Where a run's records go: lines of JSON, TensorBoard, Weights & Biases."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, TextIO
@@ -128,11 +129,19 @@ def open_sinks(run_dir: Path, config: Config) -> list[Sink]:
 
     Raises ConfigError when one needs a package that is not installed.
     """
-    sinks: list[Sink] = [JsonLines(run_dir / "metrics.jsonl")]
-    if config.tensorboard:
-        sinks.append(TensorBoard(run_dir / "tb", config))
-    if config.wandb_project is not None:
-        sinks.append(WeightsAndBiases(config.wandb_project, run_dir, config))
+    with contextlib.ExitStack() as undone:
+        sinks: list[Sink] = []
+
+        def opened(sink: Sink) -> None:
+            undone.callback(sink.close)
+            sinks.append(sink)
+
+        opened(JsonLines(run_dir / "metrics.jsonl"))
+        if config.tensorboard:
+            opened(TensorBoard(run_dir / "tb", config))
+        if config.wandb_project is not None:
+            opened(WeightsAndBiases(config.wandb_project, run_dir, config))
+        undone.pop_all()
     return sinks
 
 

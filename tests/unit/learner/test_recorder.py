@@ -1,0 +1,165 @@
+"""Records on their way to sinks that are slow, fail, or are as they should be."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from common.config import Config
+from common.errors import ConfigError
+from learner.recorder import QUEUE_RECORDS, Record, Recorder
+from learner.sinks import JsonLines, open_sinks, scalars
+from tests.waiting import wait_until
+
+
+def record(updates: int = 0, **changes: object) -> Record:
+    fields = {"time_s": 1e9 + updates, "wall_s": 2.0 * updates, "env_steps": 10 * updates}
+    return Record(**{**fields, "updates": updates, **changes})  # type: ignore[arg-type]
+
+
+class Kept:
+    """Keeps what it gets, as soon as it may."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.may_write = threading.Event()
+        self.closed = False
+
+    def write(self, record: Record) -> None:
+        self.may_write.wait()
+        self.records.append(record)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Broken(Kept):
+    def write(self, record: Record) -> None:
+        raise OSError("no space left")
+
+
+def test_every_sink_gets_every_record_before_it_is_closed() -> None:
+    sinks = [Kept(), Kept()]
+    for sink in sinks:
+        sink.may_write.set()
+    recorder = Recorder(sinks)
+    for i in range(20):
+        recorder.offer(record(i))
+    recorder.close()
+    for sink in sinks:
+        assert [r.updates for r in sink.records] == list(range(20))
+        assert sink.closed
+
+
+def test_what_a_slow_sink_has_no_room_for_is_dropped_and_counted() -> None:
+    slow = Kept()
+    recorder = Recorder([slow])
+    for i in range(QUEUE_RECORDS + 10):
+        recorder.offer(record(i))
+    # One may be with the sink already.
+    assert recorder.dropped in (9, 10)
+    slow.may_write.set()
+    recorder.close()
+    assert len(slow.records) == QUEUE_RECORDS + 10 - recorder.dropped
+
+
+def test_a_sink_that_fails_is_said_once_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = Kept()
+    good.may_write.set()
+    recorder = Recorder([Broken(), good])
+    for i in range(5):
+        recorder.offer(record(i))
+    wait_until(lambda: len(good.records) == 5, "the records are there")
+    recorder.close()
+    assert [r.getMessage() for r in caplog.records] == [
+        "Broken gets no more metrics: no space left"
+    ]
+
+
+# ----------------------------------------------------------------------------------- lines of JSON
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_has_the_moment_the_values_the_episodes_and_the_score(tmp_path: Path) -> None:
+    sink = JsonLines(tmp_path / "metrics.jsonl")
+    score = {"return_mean": 9.5, "return_std": 1.0, "episodes": 20, "updates": 3}
+    sink.write(record(3, values={"learner_loss": 0.123456789}))
+    sink.write(record(4, episode_returns=[1.0, -2.5], episode_lengths=[7, 9], evaluation=score))
+    sink.close()
+    assert lines_of(tmp_path / "metrics.jsonl") == [
+        {"time": 1e9 + 3, "wall_s": 6.0, "env_steps": 30, "updates": 3, "learner_loss": 0.123457},
+        {
+            "time": 1e9 + 4,
+            "wall_s": 8.0,
+            "env_steps": 40,
+            "updates": 4,
+            "episode_returns": [1.0, -2.5],
+            "episode_lengths": [7, 9],
+            "evaluation": score,
+        },
+    ]
+
+
+def test_a_resumed_run_goes_on_behind_a_line_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"updates": 1}\n{"upda')
+    sink = JsonLines(path)
+    sink.write(record(2))
+    sink.close()
+    first, cut, last = path.read_text().splitlines()
+    assert (json.loads(first)["updates"], cut, json.loads(last)["updates"]) == (1, '{"upda', 2)
+
+
+# -------------------------------------------------------------------------------------------- tags
+
+
+def test_curves_have_the_names_that_the_ecosystem_knows() -> None:
+    blocked = "replay_insert_blocked_seconds_total"
+    score = {"return_mean": 9.5, "return_std": 1.0, "episodes": 20.0, "updates": 3.0}
+    last = record(10, values={blocked: 3.0})
+    now = record(
+        20,
+        values={"learner_loss": 0.5, "learner_mean_q": 4.0, blocked: 8.0},
+        episode_returns=[1.0, 2.0],
+        episode_lengths=[10, 30],
+        evaluation=score,
+    )
+    assert scalars(now, last) == {
+        "losses/td_loss": 0.5,
+        "losses/q_values": 4.0,
+        # 100 steps, 10 updates and 5 s of waiting in 20 s.
+        "charts/SPS": 5.0,
+        "charts/updates_per_second": 0.5,
+        "charts/actors_waiting": 0.25,
+        "charts/episodic_return": 1.5,
+        "charts/episodic_length": 20.0,
+        "eval/episodic_return": 9.5,
+        "eval/episodic_return_std": 1.0,
+    }
+
+
+def test_the_first_record_has_no_rates() -> None:
+    assert scalars(record(10), None) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "package", "hint"),
+    [
+        (Config(tensorboard=True), "tensorboard", "zapex[watch]"),
+        (Config(wandb_project="p"), "wandb", "zapex[wandb]"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    config: Config, package: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (package, f"torch.utils.{package}"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(ConfigError) as raised:
+        open_sinks(tmp_path, config)
+    assert hint in str(raised.value)

@@ -1,0 +1,90 @@
+"""A run's metrics out of its members'."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.metric_table import METRICS, histogram
+from learner.run_metrics import RunMetrics
+
+STEPS, UNDER_WAY, STEP_S = (
+    "actor_env_steps_total",
+    "actor_unacknowledged_inserts",
+    "actor_step_seconds",
+)
+
+
+def observed(*values: float) -> Any:
+    counted = histogram(STEP_S)
+    for value in values:
+        counted.observe(value)
+    return {STEP_S: counted.read()}
+
+
+def test_counters_are_summed_and_gauges_averaged_over_members() -> None:
+    metrics = RunMetrics()
+    metrics.add(1, {STEPS: 100.0, UNDER_WAY: 1.0}, {})
+    metrics.add(2, {STEPS: 30.0, UNDER_WAY: 4.0}, {})
+    metrics.add(1, {STEPS: 110.0, UNDER_WAY: 2.0}, {})
+    assert metrics.values() == {STEPS: 140.0, UNDER_WAY: 3.0}
+
+
+def test_what_a_member_counted_stays_when_it_is_gone() -> None:
+    metrics = RunMetrics()
+    metrics.add(1, {STEPS: 100.0, UNDER_WAY: 1.0}, {})
+    metrics.forget([1, 7])
+    assert metrics.values() == {STEPS: 100.0}
+    # Its successor has a session of its own.
+    metrics.add(2, {STEPS: 5.0}, {})
+    assert metrics.values() == {STEPS: 105.0}
+
+
+def test_a_counter_that_falls_back_takes_nothing_away() -> None:
+    metrics = RunMetrics()
+    for value in (10.0, 4.0, 6.0):
+        metrics.add(1, {STEPS: value}, {})
+    assert metrics.values() == {STEPS: 12.0}
+
+
+def test_a_record_has_the_quantiles_of_what_came_since_the_last_one() -> None:
+    metrics = RunMetrics()
+    metrics.add(1, {}, observed(*[0.02] * 98, 0.2, 0.2))
+    first = metrics.record()
+    assert 0.01 < first[f"{STEP_S}_p50"] < 0.025
+    assert 0.1 < first[f"{STEP_S}_p99"] <= 0.25
+
+    assert metrics.record() == {}
+
+    metrics.add(1, {}, observed(*[0.02] * 98, 0.2, 0.2, *[2.0] * 50))
+    assert 1.0 < metrics.record()[f"{STEP_S}_p50"] <= 2.5
+
+
+def test_histograms_of_several_members_and_of_gone_ones_add_up() -> None:
+    metrics = RunMetrics()
+    metrics.add(1, {}, observed(0.02))
+    metrics.add(2, {}, observed(0.02, 5.0))
+    metrics.forget([1])
+    metrics.add(2, {}, observed(0.02, 5.0, 5.0))
+    np.testing.assert_allclose(metrics.histograms[STEP_S], observed(0.02, 0.02, 5.0, 5.0)[STEP_S])
+
+
+@pytest.mark.parametrize(
+    ("values", "histograms"),
+    [
+        ({"unheard_of": 1.0}, {}),
+        ({STEPS: float("nan")}, {}),
+        ({STEPS: float("inf")}, {}),
+        ({}, {"unheard_of": np.ones(3)}),
+        ({}, {STEPS: np.ones(len(METRICS[STEP_S].bounds) + 2)}),
+        ({}, {STEP_S: np.ones(3)}),
+        ({}, {STEP_S: np.ones(len(METRICS[STEP_S].bounds) + 2, np.float32)}),
+        ({}, {STEP_S: np.full(len(METRICS[STEP_S].bounds) + 2, np.nan)}),
+        ({}, {STEP_S: np.full(len(METRICS[STEP_S].bounds) + 2, 1e300)}),
+        ({}, {STEP_S: -np.ones(len(METRICS[STEP_S].bounds) + 2)}),
+    ],
+)
+def test_what_is_not_declared_or_no_number_is_left_out(values: Any, histograms: Any) -> None:
+    metrics = RunMetrics()
+    metrics.add(1, values, histograms)
+    assert metrics.record() == {}

@@ -9,6 +9,7 @@ import tyro
 import zmq
 
 from common.errors import ConfigError
+from common.exporter import MetricsOptions
 from common.process import configure_logging, run_main, stop_on_signals
 
 
@@ -28,6 +29,12 @@ class Flags:
     inference: bool = False
     """Compute Q-values for the actors of this host instead of acting, in a run with
     --inference host or gpu."""
+    insecure: bool = False
+    """Allow a --metrics-host that other hosts can reach, without keys."""
+    metrics_port: int | None = None
+    """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the interface it can be scraped at."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to print."""
     debug: bool = False
@@ -52,10 +59,11 @@ def _run(flags: Flags) -> None:
     torch.set_num_threads(1)
     stop = threading.Event()
     stop_on_signals(stop)
-    options = ActorOptions(flags.connect, flags.envs, flags.number)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
+    options = ActorOptions(flags.connect, flags.envs, flags.number, metrics)
     with zmq.Context() as context:
         if flags.inference:
-            serving = InferenceOptions(flags.connect, number=flags.number)
+            serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)
             run_inference_server(serving, context, stop, lambda _: None)
         else:
             run = run_evaluator if flags.evaluator else run_actor

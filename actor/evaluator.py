@@ -30,17 +30,16 @@ def run_evaluator(
     ready: Callable[[str], None],
 ) -> None:
     """Evaluate until the head says stop or `stop` is set."""
-    membership = Membership(context, options.connect, "evaluator", preferred_number=options.number)
-    reason = "stopped"
-    try:
+    with Membership(
+        context,
+        options.connect,
+        "evaluator",
+        preferred_number=options.number,
+        metrics=options.metrics,
+    ) as membership:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             _Evaluator(context, membership, manifest, stop).run(ready)
-    except Exception as error:
-        reason = str(error)
-        raise
-    finally:
-        membership.leave(reason)
 
 
 class _Evaluator:

@@ -23,6 +23,7 @@ from common import codec, transport
 from common.config import Config
 from common.device import find_device
 from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, WireError
+from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import InferenceRequest, Message, QValues, Rejected, Serving
@@ -50,6 +51,8 @@ class InferenceOptions:
     """Where this host's actors reach it; port 0 takes a free one."""
     number: int = -1
     """Take over from the process of this host that had this number and died; −1: any."""
+    metrics: MetricsOptions = NO_METRICS
+    """Where Prometheus can scrape this process."""
 
 
 def run_inference_server(
@@ -68,20 +71,21 @@ def run_inference_server(
     )
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
-    membership = Membership(context, options.connect, "inference", preferred_number=options.number)
-    reason = "stopped"
-    try:
+    with (
+        contextlib.closing(socket),
+        Membership(
+            context,
+            options.connect,
+            "inference",
+            preferred_number=options.number,
+            metrics=options.metrics,
+        ) as membership,
+    ):
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             device = inference_device(manifest.config)
             with _own_stream(device):
                 _InferenceServer(context, membership, socket, device, stop).run(endpoint, ready)
-    except Exception as error:
-        reason = str(error)
-        raise
-    finally:
-        membership.leave(reason)
-        socket.close()
 
 
 def inference_device(config: Config) -> torch.device:

@@ -23,6 +23,7 @@ from actor.rollout import Rollout
 from common import transport
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
+from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import Membership
 from common.metric_table import histogram
@@ -41,6 +42,8 @@ class ActorOptions:
     """Environments in this actor; 0: as many as the run's configuration says."""
     number: int = -1
     """Rejoin under this number if it is free; −1: any."""
+    metrics: MetricsOptions = NO_METRICS
+    """Where Prometheus can scrape this process."""
 
 
 def run_actor(
@@ -50,24 +53,18 @@ def run_actor(
     ready: Callable[[str], None],
 ) -> None:
     """Act until the head says stop or `stop` is set. `ready` is called once acting begins."""
-    membership = Membership(
+    with Membership(
         context,
         options.connect,
         "actor",
         num_envs=options.num_envs,
         preferred_number=options.number,
-    )
-    reason = "stopped"
-    try:
+        metrics=options.metrics,
+    ) as membership:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
             Actor(context, membership, manifest, num_envs, stop).run(ready)
-    except Exception as error:
-        reason = str(error)
-        raise
-    finally:
-        membership.leave(reason)
 
 
 class Actor:

@@ -10,13 +10,15 @@ import secrets
 import socket as host_names
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import numpy as np
 import zmq
 
 from common import transport
 from common.errors import HeadUnreachable, JoinRefused, SchemaMismatch, WireError
+from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
 from common.messages import (
     Directive,
@@ -62,6 +64,9 @@ class Membership:
         address: the head's control address.
         role: actor, evaluator, inference or replay_server.
         num_envs: environments on the ε ladder; 0: as many as the configuration says.
+        metrics: where Prometheus gets what heartbeats tell.
+
+    A context manager: leaving it says goodbye to the head, with the error if there is one.
     """
 
     def __init__(
@@ -72,7 +77,9 @@ class Membership:
         *,
         num_envs: int = 0,
         preferred_number: int = -1,
+        metrics: MetricsOptions = NO_METRICS,
     ) -> None:
+        self._exporter = Exporter(metrics)
         self.address = address
         """The head's control address."""
         self._role = role
@@ -145,6 +152,8 @@ class Membership:
             self._joining = False
         if not self._joining:
             values, histograms = telemetry.snapshot()
+            run, number = self.manifest.run_id, self.welcome.number
+            self._exporter.show(telemetry, run, self._role, number)
             returns, lengths, envs = zip(*self._episodes, strict=True) if self._episodes else NONE
             sent = self.send(
                 Heartbeat(
@@ -175,6 +184,18 @@ class Membership:
             self.send(Leave(self.welcome.session, reason))
         self._watch.close()
         self._socket.close()
+        self._exporter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.leave("stopped" if error is None else str(error))
 
     def _send_join(self) -> None:
         self._joining = True
@@ -191,6 +212,7 @@ class Membership:
                 take_over,
                 self._token,
                 machine_id(),
+                self._exporter.endpoint,
             )
         )
 

@@ -91,6 +91,8 @@ class Join(Message):
     """Random, one for each joining process or thread: by it the head knows one that joins again."""
     machine: str = ""
     """`common.process.machine_id` of its host, by which actors find their inference process."""
+    metrics_endpoint: str = ""
+    """host:port where Prometheus can scrape this process; empty: it cannot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def _clear(run_dir: Path) -> None:
         "replay/storage",
         "logs/*.log",
         "metrics.jsonl",
+        "prometheus.json",
         "tb/events.out.tfevents.*",
     ):
         for path in run_dir.glob(pattern):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from common import run_directory, transport
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
+from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import process_start_s
 from deploy import launcher, presets
@@ -47,6 +48,11 @@ class Launch:
     """Where the head listens, for more actors to join; port 0 takes a free one."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
+    metrics_port: int | None = None
+    """Port for Prometheus to scrape the learner at, 0 takes a free one; the other processes take
+    free ones, all of which RUN_DIR/prometheus.json names. None: nothing can be scraped."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the interface they can be scraped at."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages in the log files."""
     debug: bool = False
@@ -92,6 +98,7 @@ def _run_processes(
     view: LiveView,
 ) -> None:
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
+    metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     try:
         supervisor.start(
@@ -102,6 +109,7 @@ def _run_processes(
                 resume=options.resume is not None,
                 insecure=options.insecure,
                 started_s=started_s,
+                metrics=metrics,
             )
         )
         head = supervisor.wait_ready("learner", stop.is_set)
@@ -113,7 +121,9 @@ def _run_processes(
             replay_bind = options.bind.rpartition(":")[0] + ":0"
         view.show_head(head)
         head = transport.reachable(head, "tcp://127.0.0.1")
-        for spec in follower_roles(config, run_dir, head, replay_bind, insecure=options.insecure):
+        for spec in follower_roles(
+            config, run_dir, head, replay_bind, insecure=options.insecure, metrics=metrics
+        ):
             supervisor.start(spec)
         announced = False
         with contextlib.closing(StatusClient(head)) as status:

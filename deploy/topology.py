@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from common.config import Config
+from common.exporter import NO_METRICS, MetricsOptions
 
 Ready = Callable[[str], None]
 Run = Callable[[zmq.Context[zmq.Socket[bytes]], threading.Event, Ready], Any]
@@ -38,6 +39,8 @@ class RoleSpec:
     insecure: bool = False
     started_s: float | None = None
     """When the run began, as time.time()."""
+    metrics: MetricsOptions = NO_METRICS
+    """Where Prometheus can scrape this process."""
 
     @property
     def log_file(self) -> Path:
@@ -59,6 +62,7 @@ def learner_role(
     resume: bool = False,
     insecure: bool = False,
     started_s: float | None = None,
+    metrics: MetricsOptions = NO_METRICS,
 ) -> RoleSpec:
     """The head: the first process of a run."""
     return RoleSpec(
@@ -70,20 +74,28 @@ def learner_role(
         resume=resume,
         insecure=insecure,
         started_s=started_s,
+        metrics=metrics,
     )
 
 
 def follower_roles(
-    config: Config, run_dir: Path, head: str, replay_bind: str, *, insecure: bool = False
+    config: Config,
+    run_dir: Path,
+    head: str,
+    replay_bind: str,
+    *,
+    insecure: bool = False,
+    metrics: MetricsOptions = NO_METRICS,
 ) -> list[RoleSpec]:
-    """Everything that joins the head."""
+    """Everything that joins the head. `metrics`: of the learner; each of these takes a free port
+    where that has one, which the head learns when it joins."""
     inference: list[RoleSpec] = []
     if config.inference != "actor":
         # Its actors are on this host. Within a process, or where the run lives in the file system,
         # they find it beside the head.
         bind = "tcp://127.0.0.1:0" if head.startswith("tcp://") else f"{head}-inference"
         inference.append(RoleSpec("inference", "inference", config, run_dir, head, bind=bind))
-    return [
+    roles = [
         RoleSpec(
             "replay_server",
             "replay_server",
@@ -100,6 +112,9 @@ def follower_roles(
         ),
         RoleSpec("evaluator", "evaluator", config, run_dir, head),
     ]
+    if metrics.metrics_port is None:
+        return roles
+    return [replace(role, metrics=replace(metrics, metrics_port=0)) for role in roles]
 
 
 def replay_storage(config: Config, run_dir: Path) -> Path | None:
@@ -133,7 +148,9 @@ def run_role(
         from learner.loop import LearnerOptions, run_learner
 
         run_learner(
-            LearnerOptions(spec.run_dir, spec.head, spec.resume, spec.insecure, spec.started_s),
+            LearnerOptions(
+                spec.run_dir, spec.head, spec.resume, spec.insecure, spec.started_s, spec.metrics
+            ),
             spec.config,
             context,
             stop,
@@ -144,7 +161,7 @@ def run_role(
 
         storage = replay_storage(spec.config, spec.run_dir)
         run_replay_server(
-            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number),
+            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number, spec.metrics),
             context,
             stop,
             ready,
@@ -152,15 +169,17 @@ def run_role(
     elif spec.role == "actor":
         from actor.loop import ActorOptions, run_actor
 
-        run_actor(ActorOptions(spec.head, number=spec.number), context, stop, ready)
+        options = ActorOptions(spec.head, number=spec.number, metrics=spec.metrics)
+        run_actor(options, context, stop, ready)
     elif spec.role == "inference":
         from actor.inference_server import InferenceOptions, run_inference_server
 
         run_inference_server(
-            InferenceOptions(spec.head, spec.bind, spec.number), context, stop, ready
+            InferenceOptions(spec.head, spec.bind, spec.number, spec.metrics), context, stop, ready
         )
     else:
         from actor.evaluator import run_evaluator
         from actor.loop import ActorOptions
 
-        run_evaluator(ActorOptions(spec.head, number=spec.number), context, stop, ready)
+        greedy = ActorOptions(spec.head, number=spec.number, metrics=spec.metrics)
+        run_evaluator(greedy, context, stop, ready)

@@ -10,6 +10,7 @@ import zmq
 
 from common import run_directory
 from common.config import Config, config_from_mapping, read_toml
+from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import configure_logging, run_main, stop_on_signals
 
@@ -30,6 +31,10 @@ class Flags:
     """Replace the run in run_dir."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
+    metrics_port: int | None = None
+    """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the interface it can be scraped at."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to print."""
     debug: bool = False
@@ -51,7 +56,10 @@ def _run(argv: list[str]) -> int:
     configure_logging(flags.log_level)
     stop = threading.Event()
     stop_on_signals(stop)
-    options = LearnerOptions(flags.run_dir, flags.bind, flags.resume, flags.insecure)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
+    options = LearnerOptions(
+        flags.run_dir, flags.bind, flags.resume, flags.insecure, metrics=metrics
+    )
     with zmq.Context() as context:
         outcome = run_learner(
             options, config, context, stop, lambda address: print(f"head at {address}", flush=True)

@@ -30,6 +30,7 @@ from common.metrics import Telemetry, Values
 from learner.head import Head, Reply
 from learner.recorder import Record
 from learner.status import LearnerCounters, RunStatus
+from learner.targets import Targets
 from learner.wakeup import Wakeup
 
 POLL_MS = 100
@@ -54,6 +55,7 @@ class ControlPlane:
         epoch: starts of the learner within the run before this one.
         telemetry: the training loop's own metrics.
         record: takes the run's metrics once a second, and must not wait.
+        targets: tells Prometheus where to scrape.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -71,10 +73,12 @@ class ControlPlane:
         insecure: bool = False,
         telemetry: Telemetry | None = None,
         record: Callable[[Record], None] = lambda _: None,
+        targets: Targets | None = None,
     ) -> None:
         self._manifest = manifest
         self._telemetry = telemetry or Telemetry(dict)
         self._record = record
+        self._targets = targets
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
@@ -170,7 +174,7 @@ class ControlPlane:
             log.exception("the control thread failed")
             self.failure = error
         finally:
-            self._write_records(time.monotonic())
+            self._write_records()
             for socket in (self._control, self._weights):
                 socket.close()
 
@@ -190,7 +194,9 @@ class ControlPlane:
         self._send(self._head.tick(now_s))
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
-            self._write_records(now_s)
+            self._write_records()
+            if self._targets is not None:
+                self._targets.tell(self._head.members.values())
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
@@ -216,7 +222,7 @@ class ControlPlane:
             return [(peer, Status(self.status().to_plain()))]
         return self._head.handle(peer, message, now_s)
 
-    def _write_records(self, now_s: float) -> None:
+    def _write_records(self) -> None:
         """One for now, and one more for each further score that came since the last."""
         head, counters = self._head, self._counters
         head.metrics.add(LEARNER, *self._telemetry.snapshot())

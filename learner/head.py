@@ -57,6 +57,8 @@ class Member:
     first_env_index: int
     num_envs: int
     last_heard_s: float
+    metrics_endpoint: str = ""
+    """host:port where Prometheus can scrape it; empty: it cannot."""
     serving: Serving | None = None
     """Where a replay server or an inference process listens."""
     values: Values = field(default_factory=dict)
@@ -206,6 +208,7 @@ class Head:
             first_env_index=self._free_stretch(num_envs) if is_actor else 0,
             num_envs=num_envs if is_actor else 0,
             last_heard_s=now_s,
+            metrics_endpoint=join.metrics_endpoint,
         )
         self._incarnations[join.role, member.number] += 1
         before = self.ladder_size

@@ -21,6 +21,7 @@ from common import run_directory
 from common.config import Config
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
+from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
 from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
 from common.metric_table import histogram
@@ -45,6 +46,7 @@ from learner.result import write_result
 from learner.resume import check_resumable
 from learner.sinks import open_sinks
 from learner.status import LearnerCounters
+from learner.targets import Targets
 from learner.update import QLearner, TrainBatch, batch_statistics
 from learner.weights import Snapshot
 
@@ -68,6 +70,8 @@ class LearnerOptions:
     insecure: bool = False
     started_s: float | None = None
     """When the run's first process started, as time.time(); None: now."""
+    metrics: MetricsOptions = NO_METRICS
+    """Where Prometheus can scrape this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,9 @@ class _Learner:
     def run(self, ready: Callable[[str], None]) -> Outcome:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
+        exporter = Exporter(options.metrics)
+        telemetry = Telemetry(self._values, [self._update_s, self._batch_wait_s])
+        exporter.show(telemetry, self._state.run_id, "learner", 0)
         recorder = Recorder(open_sinks(options.run_dir, config))
         self._control = ControlPlane(
             self._context,
@@ -155,7 +162,8 @@ class _Learner:
             self._wall_s,
             epoch=self._state.epoch,
             insecure=options.insecure,
-            telemetry=Telemetry(self._values, [self._update_s, self._batch_wait_s]),
+            telemetry=telemetry,
+            targets=Targets(options.run_dir, exporter.endpoint),
             record=recorder.offer,
         )
         try:
@@ -174,6 +182,7 @@ class _Learner:
             self._control.stop_members(STOP_MEMBERS_S)
             self._control.close()
             recorder.close()
+            exporter.close()
 
     def _build(self) -> None:
         torch.manual_seed(self._config.seed)

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 import zmq
 
+from common.exporter import MetricsOptions
 from common.process import configure_logging, run_main, stop_on_signals
 
 
@@ -26,6 +27,10 @@ class Flags:
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
     """0 takes over at once from a server of this host that died; −1: refused until it is missed."""
+    metrics_port: int | None = None
+    """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the interface it can be scraped at."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to print."""
     debug: bool = False
@@ -49,6 +54,7 @@ def _run(flags: Flags) -> None:
         flags.storage,
         insecure=flags.insecure,
         number=flags.number,
+        metrics=MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure),
     )
     with zmq.Context() as context:
         run_replay_server(options, context, stop, lambda _: None)

@@ -4,6 +4,7 @@ One thread moves frames: everything that arrives is decoded and handed to `Table
 that returns is sent. Bytes that cannot be decoded cost their sender an error reply.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ import zmq
 from common import codec, transport
 from common.block_columns import block_bytes
 from common.errors import WireError
+from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Ack, Message, Serving
@@ -50,6 +52,8 @@ class ReplayOptions:
     """Listen on an address that other hosts can reach, without keys."""
     number: int = -1
     """Take over from the process of this host that had this number and died; −1: any."""
+    metrics: MetricsOptions = NO_METRICS
+    """Where Prometheus can scrape this process."""
 
 
 def build_table(
@@ -108,11 +112,16 @@ def run_replay_server(
     socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind, insecure=options.insecure)
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
-    membership = Membership(
-        context, options.connect, "replay_server", preferred_number=options.number
-    )
-    reason = "stopped"
-    try:
+    with (
+        contextlib.closing(socket),
+        Membership(
+            context,
+            options.connect,
+            "replay_server",
+            preferred_number=options.number,
+            metrics=options.metrics,
+        ) as membership,
+    ):
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             table = build_table(
@@ -126,12 +135,6 @@ def run_replay_server(
             serve(socket, endpoint, table, membership, stop)
             table.storage.flush()
             table.close()
-    except Exception as error:
-        reason = str(error)
-        raise
-    finally:
-        membership.leave(reason)
-        socket.close()
 
 
 def serve(

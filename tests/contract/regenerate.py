@@ -9,7 +9,7 @@ from pathlib import Path
 import msgpack
 
 from common import codec
-from common.messages import SCHEMA_VERSION, Message
+from common.messages import SCHEMA_VERSION, Message, NamedTensors
 from tests.contract.examples import EXAMPLES
 
 GOLDEN = Path(__file__).with_name("golden.txt")
@@ -39,12 +39,14 @@ def golden_text() -> str:
 
 def declared_arrays(message: Message) -> list[str]:
     """Name, dtype and axes of each array, as far as the contract fixes them."""
-    declared = []
+    declared, tensors = [], []
     for name, hint in typing.get_type_hints(type(message), include_extras=True).items():
         for spec in getattr(hint, "__metadata__", ()):
             ndim = "any" if spec.ndim is None else spec.ndim
             declared.append(f"{name}, declared {spec.dtype or 'any'} of ndim {ndim}")
-    return declared + [f"tensor {name}" for name in getattr(message, "tensors", {})]
+        if hint == NamedTensors:
+            tensors = [f"{name} {tensor}" for tensor in getattr(message, name)]
+    return declared + tensors
 
 
 def hex_lines(frame: codec.Frame) -> list[str]:

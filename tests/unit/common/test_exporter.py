@@ -1,0 +1,101 @@
+"""What Prometheus gets to see, by its own parser over a real connection."""
+
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from common.errors import AddressInUse, ConfigError
+from common.exporter import Exporter, MetricsOptions
+from common.metric_table import histogram
+from common.metrics import Telemetry
+
+parser = pytest.importorskip("prometheus_client.parser")
+ANY_PORT = MetricsOptions(metrics_port=0)
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    made = Exporter(ANY_PORT)
+    yield made
+    made.close()
+
+
+def scraped(exporter: Exporter) -> dict[tuple[str, ...], float]:
+    """Values by name and, of histograms, their ranges' bounds."""
+    with urllib.request.urlopen(f"http://{exporter.endpoint}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = {}
+    for family in parser.text_string_to_metric_families(text):
+        for sample in family.samples:
+            assert {k: v for k, v in sample.labels.items() if k != "le"} == {
+                "run": "r1",
+                "role": "actor",
+                "number": "3",
+            }
+            found[(sample.name, *([sample.labels["le"]] if "le" in sample.labels else []))] = (
+                sample.value
+            )
+    return found
+
+
+def test_a_scrape_shows_the_newest_snapshot(exporter: Exporter) -> None:
+    step_s = histogram("actor_step_seconds")
+    for value in (0.002, 0.002, 0.2, 1e9):
+        step_s.observe(value)
+    telemetry = Telemetry(
+        lambda: {"actor_env_steps_total": 12.0, "actor_unacknowledged_inserts": 2.0}, [step_s]
+    )
+    exporter.show(telemetry, "r1", "actor", 3)
+    assert scraped(exporter) == {}
+
+    telemetry.snapshot()
+
+    found = scraped(exporter)
+    assert found["zapex_actor_env_steps_total",] == 12.0
+    assert found["zapex_actor_unacknowledged_inserts",] == 2.0
+    name = "zapex_actor_step_seconds"
+    below = {float(key[1]): value for key, value in found.items() if key[0] == f"{name}_bucket"}
+    assert [below[bound] for bound in (0.001, 0.0025, 0.1, 0.25, 60.0, float("inf"))] == [
+        0, 2, 2, 3, 3, 4,
+    ]  # fmt: skip
+    assert found[f"{name}_count",] == 4
+    assert found[f"{name}_sum",] == pytest.approx(1e9 + 0.204)
+
+
+def test_before_there_is_anything_to_show_a_scrape_is_empty(exporter: Exporter) -> None:
+    assert scraped(exporter) == {}
+
+
+def test_without_a_port_nothing_listens() -> None:
+    exporter = Exporter(MetricsOptions())
+    assert exporter.endpoint == ""
+    exporter.close()
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(AddressInUse, match=f"port {port} for metrics is in use"):
+            Exporter(MetricsOptions(metrics_port=port))
+
+
+def test_an_interface_that_others_reach_is_refused_unless_allowed() -> None:
+    with pytest.raises(ConfigError, match="refusing to show metrics at"):
+        Exporter(MetricsOptions(0, "0.0.0.0"))
+    exporter = Exporter(MetricsOptions(0, "0.0.0.0", insecure=True))
+    assert exporter.endpoint.startswith("0.0.0.0:")
+    exporter.close()
+
+
+def test_an_interface_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"cannot show metrics at 192\.0\.2\.1:0"):
+        Exporter(MetricsOptions(0, "192.0.2.1", insecure=True))
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ConfigError, match=r"zapex\[watch\]"):
+        Exporter(ANY_PORT)

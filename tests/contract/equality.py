@@ -16,7 +16,7 @@ def assert_same(received: Message, sent: Message) -> None:
         assert type(there) is type(here), field.name
         if isinstance(here, np.ndarray):
             _assert_same_array(there, here)
-        elif field.name == "tensors":
+        elif field.name in ("tensors", "histograms"):
             assert list(there) == list(here)
             for name in here:
                 _assert_same_array(there[name], here[name])

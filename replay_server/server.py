@@ -4,6 +4,7 @@ One thread moves frames: everything that arrives is decoded and handed to `Table
 that returns is sent. Bytes that cannot be decoded cost their sender an error reply.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -118,12 +119,12 @@ def run_replay_server(
                 options.storage,
                 (membership.welcome.epoch, membership.welcome.incarnation),
             )
-            log.info("restored transitions: %d", table.sampler.size)
-            membership.send(_serving(endpoint, table, membership))
-            ready(endpoint)
-            serve(socket, endpoint, table, membership, stop)
-            table.storage.flush()
-            table.close()
+            with contextlib.closing(table):
+                log.info("restored transitions: %d", table.sampler.size)
+                membership.send(_serving(endpoint, table, membership))
+                ready(endpoint)
+                serve(socket, endpoint, table, membership, stop)
+                table.storage.flush()
     except Exception as error:
         reason = str(error)
         raise

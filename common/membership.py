@@ -109,7 +109,7 @@ class Membership:
                 )
             if self._watch.reconnected():
                 self._send_join()
-            self._socket.poll(50)
+            transport.wait(self._socket, 50)
             self._receive(now_s())
         return self.manifest
 

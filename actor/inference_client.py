@@ -39,7 +39,7 @@ class InferenceClient:
         if self._watch.reconnected() and self._request is not None:
             transport.send(self._socket, self._request)
         if timeout_ms:
-            self._socket.poll(timeout_ms)
+            transport.wait(self._socket, timeout_ms)
         while (message := transport.receive(self._socket)) is not None:
             if isinstance(message, Rejected):
                 raise WireError(f"the inference process rejected a request: {message.reason}")

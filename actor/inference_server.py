@@ -141,7 +141,7 @@ class _InferenceServer:
             self._endpoint = endpoint
             ready(endpoint)
             while self._goes_on():
-                if transport.has_message(self._socket) or self._socket.poll(POLL_MS):
+                if transport.wait(self._socket, POLL_MS):
                     self._policy.renew()
                     self._answer(self._take_requests())
                 else:

@@ -82,7 +82,7 @@ class ReplayClient:
                 transport.send(self._socket, insert)
             self.resent += len(self._unacknowledged)
         if timeout_ms:
-            self._socket.poll(timeout_ms)
+            transport.wait(self._socket, timeout_ms)
         while (message := transport.receive(self._socket)) is not None:
             if isinstance(message, Ack) and message.session == self._session:
                 self._acknowledge(message.sequence)

@@ -30,7 +30,7 @@ class WeightsSubscription:
         """The newest version that came since the last call, if any; waits at most `timeout_ms`
         for the first."""
         if timeout_ms:
-            self._socket.poll(timeout_ms)
+            transport.wait(self._socket, timeout_ms)
         latest = None
         while (frames := transport.receive_frames(self._socket)) is not None:
             try:

@@ -124,14 +124,14 @@ def _fence(typing_context):  # type: ignore[no-untyped-def]
     return numba.types.none(), codegen
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True)
 def memory_fence() -> None:
     """What was read and written before this is done before what follows is, in every process's
     eyes."""
     _fence()
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True)
 def _live_items(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
     n = key.shape[0]
     slots = number.shape[0]

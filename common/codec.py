@@ -37,6 +37,9 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_NDIM = 8
 PACKED_BYTES = 64 << 10
 """Larger arrays have a frame of their own."""
+MAX_REMEMBERED = 1_000
+"""Descriptors, of those sent and of those received; strangers who send ever other shapes gain
+nothing by it."""
 _ALIGNMENT = 8
 _PADDING = [bytes(-size % _ALIGNMENT) for size in range(_ALIGNMENT)]
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -102,36 +105,58 @@ def encode(message: Message) -> list[Frame]:
     """
     layout = _LAYOUTS[message.kind]
     fields: dict[str, Any] = {name: getattr(message, name) for name, _ in layout.scalars}
-    arrays: list[Array] = []
-    for name, spec in layout.arrays:
-        array = getattr(message, name)
-        if spec.dtype is not None and array.dtype.str != spec.dtype:
-            raise TypeError(f"{message.kind}.{name} is {array.dtype.str}, declared {spec.dtype}")
-        arrays.append(array)
+    arrays: list[Array] = [getattr(message, name) for name, _ in layout.arrays]
     if layout.tensors is not None:
         tensors: NamedTensors = getattr(message, layout.tensors)
         fields[layout.tensors] = list(tensors)
         arrays += tensors.values()
-    descriptors: list[tuple[Any, ...]] = []
     packed: list[bytes] = []
     large: list[Frame] = []
+    for array in arrays:
+        if isinstance(array, CompressedArray):
+            large.append(array.data.data)
+        elif array.nbytes <= PACKED_BYTES:
+            packed.append(array.tobytes())
+            if array.nbytes % _ALIGNMENT:
+                packed.append(_PADDING[array.nbytes % _ALIGNMENT])
+        else:
+            large.append(np.ascontiguousarray(array).data.cast("B"))
+    header = msgpack.packb((SCHEMA_VERSION, message.kind, fields, _announcement(layout, arrays)))
+    shared = b"".join(packed)
+    return [header, shared, *large] if shared else [header, *large]
+
+
+_ANNOUNCEMENTS: dict[tuple[Any, ...], bytes] = {}
+
+
+def _announcement(layout: _Layout, arrays: list[Array]) -> bytes:
+    """The descriptors of a message's arrays. Raises TypeError as `encode`."""
+    key = (
+        layout.cls.kind,
+        *[(a.dtype, a.shape, type(a) is CompressedArray and a.method) for a in arrays],
+    )
+    announced = _ANNOUNCEMENTS.get(key)
+    if announced is None:
+        announced = _announce(layout, arrays)
+        if len(_ANNOUNCEMENTS) >= MAX_REMEMBERED:
+            _ANNOUNCEMENTS.clear()
+        _ANNOUNCEMENTS[key] = announced
+    return announced
+
+
+def _announce(layout: _Layout, arrays: list[Array]) -> bytes:
+    for (name, spec), array in zip(layout.arrays, arrays, strict=False):
+        if spec.dtype is not None and array.dtype.str != spec.dtype:
+            raise TypeError(f"{layout.cls.kind}.{name} is {array.dtype.str}, declared {spec.dtype}")
+    descriptors: list[tuple[Any, ...]] = []
     for array in arrays:
         dtype = array.dtype.str
         if dtype not in DTYPES:
             raise TypeError(f"dtype {dtype} does not travel; the wire knows {list(DTYPES)}")
-        if isinstance(array, CompressedArray):
-            descriptors.append((dtype, array.shape, array.method))
-            large.append(array.data.data)
-        elif array.nbytes <= PACKED_BYTES:
-            descriptors.append((dtype, array.shape))
-            packed += (array.tobytes(), _PADDING[array.nbytes % _ALIGNMENT])
-        else:
-            descriptors.append((dtype, array.shape))
-            large.append(np.ascontiguousarray(array).data.cast("B"))
-    announced = msgpack.packb(descriptors) if descriptors else b""
-    header = msgpack.packb((SCHEMA_VERSION, message.kind, fields, announced))
-    shared = b"".join(packed)
-    return [header, shared, *large] if shared else [header, *large]
+        method = (array.method,) if isinstance(array, CompressedArray) else ()
+        descriptors.append((dtype, array.shape, *method))
+    packed: bytes = msgpack.packb(descriptors) if descriptors else b""
+    return packed
 
 
 def decode(frames: Sequence[Frame]) -> Message:
@@ -265,8 +290,6 @@ class _Plan:
 
 
 _PLANS: dict[tuple[str, bytes, int], _Plan] = {}
-MAX_PLANS = 1_000
-"""Remembered; strangers who send ever other shapes gain nothing by it."""
 
 
 def _plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
@@ -274,7 +297,7 @@ def _plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
     plan = _PLANS.get((kind, descriptors, tensors))
     if plan is None:
         plan = _make_plan(layout, descriptors, tensors)
-        if len(_PLANS) >= MAX_PLANS:
+        if len(_PLANS) >= MAX_REMEMBERED:
             _PLANS.clear()
         _PLANS[kind, descriptors, tensors] = plan
     return plan

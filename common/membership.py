@@ -131,7 +131,7 @@ class Membership:
                 )
             if self._watch.reconnected():
                 self._send_join()
-            self._socket.poll(50)
+            transport.wait(self._socket, 50)
             self._receive(now_s())
         return self.manifest
 
@@ -258,11 +258,15 @@ class Membership:
         log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
 
     def _take_directive(self, directive: Directive) -> None:
+        if directive.session != self.welcome.session:
+            # Of a membership that is over: a late answer, after this process has joined anew. To
+            # join once more for it would end the new membership, whose messages are under way.
+            return
         if directive.run_state == "rejoin":
             if not self._joining:
                 log.info("the head does not know this process: joining again")
                 self._send_join()
-        elif directive.session == self.welcome.session:
+        else:
             self.stop_requested = directive.run_state == "stop"
             self.ladder_size = directive.ladder_size
             self._take_endpoints(directive)

@@ -73,7 +73,7 @@ def copy_frames(
     return columns.obs_rows.take(rows, axis=0, out=out, mode="clip")
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True)
 def _find(  # type: ignore[no-untyped-def]
     items, length, context, n_step, frames, gamma, number, version, action, reward, row_kind
 ):

@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import re
 import socket as stream_sockets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ MAX_MESSAGE_BYTES = 1 << 30
 """A larger frame from a peer closes its connection."""
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
+WATCH_PERIOD_S = 0.01
 COPIED_BYTES = 64 << 10
 """Smaller frames are copied, which is cheaper than telling when ZeroMQ has done with one."""
 
@@ -223,11 +225,14 @@ def has_message(socket: zmq.Socket[bytes]) -> bool:
     return bool(socket.get(_EVENTS) & _POLLIN)  # type: ignore[operator]
 
 
+def wait(socket: zmq.Socket[bytes], timeout_ms: int) -> bool:
+    """Whether a message can be received, now or after at most `timeout_ms`."""
+    # `socket.poll` makes a poller each time, which costs as much as receiving a message.
+    return bool(zmq.zmq_poll([(socket, _POLLIN)], timeout_ms))
+
+
 def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
     """The next message's frames without waiting, or None."""
-    # Asking first costs a third of an exception, and mostly there is nothing.
-    if not has_message(socket):
-        return None
     try:
         frame = socket.recv(_NOBLOCK, copy=False)
     except zmq.Again:
@@ -261,10 +266,18 @@ class ReconnectWatch:
             else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         )
         self._lost = False
+        self._next_look_s = 0.0
 
     def reconnected(self) -> bool:
-        """Whether, since the last call, a connection was made in place of one that was lost."""
+        """Whether a connection was made in place of one that was lost, and that was not said yet.
+
+        Looks every WATCH_PERIOD_S, however often it is asked.
+        """
         again = False
+        now_s = time.monotonic()
+        if now_s < self._next_look_s:
+            return False
+        self._next_look_s = now_s + WATCH_PERIOD_S
         while self._monitor is not None and has_message(self._monitor):
             event = zmq.utils.monitor.recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_DISCONNECTED:

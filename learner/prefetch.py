@@ -1,10 +1,12 @@
 """Keeps batches ready on the device while the learner trains, and returns priorities.
 
-One thread with one socket. It owes the replay server's credit: at any time `batches` batches are
-requested, ready, or in training; each request for another carries the priorities of the one that
-was used up.
+One thread with one socket. It owes the replay server's credit: at any time `prefetch_batches`
+batches are requested, ready, or in training; a request for others carries the priorities of those
+that were used up. It is woken for half of the credit at once: whenever it runs, it takes the
+interpreter from the thread that trains.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -73,6 +75,8 @@ class Prefetcher:
         """The next batch, or None when none came in time. Raises what ended the thread."""
         if self.failure is not None:
             raise self.failure
+        if self._ready.empty() and not self._used.empty():
+            self._wakeup.signal()
         try:
             return self._ready.get(timeout=timeout_s)
         except queue.Empty:
@@ -81,7 +85,8 @@ class Prefetcher:
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
         """A batch is used up; |δ| [N] are its new priorities."""
         self._used.put(_Used(batch.slot, batch.key, priority))
-        self._wakeup.signal()
+        if self._used.qsize() >= self._credit // 2:
+            self._wakeup.signal()
 
     def close(self) -> None:
         self._stopping.set()
@@ -123,18 +128,21 @@ class Prefetcher:
 
     def _return_priorities(self, socket: zmq.Socket[bytes]) -> None:
         keys_only = self._mapped is not None
-        while True:
-            try:
-                used = self._used.get_nowait()
-            except queue.Empty:
-                return
-            self._free.append(used.slot)
-            self._requested += 1
-            if self._manifest.config.prioritized:
-                request = SampleRequest(1, used.key, used.priority, keys_only)
-            else:
-                request = SampleRequest(1, keys_only=keys_only)
-            transport.send(socket, request)
+        used: list[_Used] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                used.append(self._used.get_nowait())
+        if not used:
+            return
+        self._free += [u.slot for u in used]
+        self._requested += len(used)
+        if self._manifest.config.prioritized:
+            key = np.concatenate([u.key for u in used])
+            priority = np.concatenate([u.priority for u in used])
+            request = SampleRequest(len(used), key, priority, keys_only)
+        else:
+            request = SampleRequest(len(used), keys_only=keys_only)
+        transport.send(socket, request)
 
     def _take(self, socket: zmq.Socket[bytes], message: Message) -> None:
         if isinstance(message, Rejected):

@@ -5,6 +5,7 @@ Items are numbered 0 … capacity−1 (slot × L + row). Samplers know nothing o
 
 from typing import Any, Protocol
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -57,19 +58,24 @@ class PrioritizedSampler:
     def write(
         self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
-        mass = np.where(drawable, self._mass(priority), np.float32(0.0))
+        mass = _masses(priority, drawable, self._epsilon, self._exponent)
         self.size += self._tree.set_range(first, mass)
 
     def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
-        self._tree.set(items, self._mass(priority))
+        drawable = np.ones(len(priority), np.bool_)
+        self._tree.set(items, _masses(priority, drawable, self._epsilon, self._exponent))
 
     def sample(self, n: int) -> tuple[Int64Vector, Float64Vector]:
         return self._tree.sample_stratified(self._rng.random(n))
 
-    def _mass(self, priority: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        mass = (priority.astype(np.float32) + self._epsilon) ** self._exponent
-        capped: npt.NDArray[np.float32] = np.minimum(mass, MAX_MASS)
-        return capped
+
+@numba.njit(cache=True, nogil=True)
+def _masses(priority, drawable, epsilon, exponent):  # type: ignore[no-untyped-def]
+    mass = np.empty(len(priority), np.float32)
+    for i in range(len(priority)):
+        raised = min((np.float32(priority[i]) + epsilon) ** exponent, MAX_MASS)
+        mass[i] = raised if drawable[i] else np.float32(0.0)
+    return mass
 
 
 class UniformSampler:

@@ -129,12 +129,12 @@ def run_replay_server(
                 options.storage,
                 (membership.welcome.epoch, membership.welcome.incarnation),
             )
-            log.info("restored transitions: %d", table.sampler.size)
-            membership.send(_serving(endpoint, table, membership))
-            ready(endpoint)
-            serve(socket, endpoint, table, membership, stop)
-            table.storage.flush()
-            table.close()
+            with contextlib.closing(table):
+                log.info("restored transitions: %d", table.sampler.size)
+                membership.send(_serving(endpoint, table, membership))
+                ready(endpoint)
+                serve(socket, endpoint, table, membership, stop)
+                table.storage.flush()
 
 
 def serve(
@@ -153,15 +153,11 @@ def serve(
         if membership.joins != joins:
             joins = membership.joins
             membership.send(_serving(endpoint, table, membership))
-        if not transport.has_message(socket) and not socket.poll(POLL_MS):
-            table.account(time.monotonic())
-            continue
-        # Acknowledgements wait until the queue is empty: of several to one actor the last says all.
+        idle = True
+        # Acknowledgements wait for the turn's end: of several to one actor the last says all.
         acks: dict[tuple[bytes, int], Ack] = {}
-        for _ in range(MESSAGES_PER_TURN):
-            frames = transport.receive_frames(socket)
-            if frames is None:
-                break
+        for frames in _arrived(socket):
+            idle = False
             since_s = time.perf_counter()
             for peer, reply in _answer(table, frames):
                 if not isinstance(reply, Ack):
@@ -175,6 +171,18 @@ def serve(
                     acks[peer, reply.session] = reply
         for (peer, _), ack in acks.items():
             _send(socket, table, peer, ack)
+        if idle:
+            transport.wait(socket, POLL_MS)
+            table.account(time.monotonic())
+
+
+def _arrived(socket: zmq.Socket[bytes]) -> Iterator[list[codec.Frame]]:
+    """The frames of each message that waits, of at most MESSAGES_PER_TURN."""
+    for _ in range(MESSAGES_PER_TURN):
+        frames = transport.receive_frames(socket)
+        if frames is None:
+            return
+        yield frames
 
 
 def _send(socket: zmq.Socket[bytes], table: Table, peer: bytes, message: Message) -> None:

@@ -10,6 +10,7 @@ import mmap
 import secrets
 from pathlib import Path
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +23,7 @@ from common.block_columns import (
     memory_fence,
 )
 from common.blocks import BlockLayout, RowKind
-from common.compression import CompressedArray, unpacked
+from common.compression import Array, CompressedArray, unpacked
 from common.messages import Insert
 from common.spec import EnvSpec
 from replay_server.placement import map_buffer
@@ -57,36 +58,54 @@ class Storage(BlockColumns):
         self.counters[INSTANCE] = secrets.randbits(62)
         self.number[self.number >= self.counters[NEXT_NUMBER]] = 0
 
-    def write(self, insert: Insert) -> tuple[Int64Vector, npt.NDArray[np.bool_]]:
+    def write(self, insert: Insert) -> tuple[int, npt.NDArray[np.bool_]]:
         """Store the B blocks of an insert over the oldest ones.
 
         Returns:
-            The slots written [B], and which rows may start a transition [B, L].
+            The slot of the first; the others lie in those that follow, and behind the last slot
+            comes slot 0. Which rows may start a transition, [B, L].
         """
         blocks = len(insert.action)
-        numbers = self.next_number + np.arange(blocks)
-        slots = numbers % self.slots
-        first = int(slots[0])
-        # Mostly the slots are neighbours, and copying to a slice costs half of copying to a list.
-        at = slots if first + blocks > self.slots else slice(first, first + blocks)
-        self.number[at] = 0
+        number = self.next_number
+        first = number % self.slots
+        _number_blocks(self.number, first, blocks, 0)
         memory_fence()
-        self.session[at] = insert.session
-        self.sequence[at] = insert.sequence
-        self.version[at] = insert.weights_version
-        if isinstance(insert.obs, CompressedArray) and isinstance(at, slice):
-            insert.obs.copy_to(self.obs[at])
-        else:
-            self.obs[at] = unpacked(insert.obs)
-        self.action[at] = insert.action
-        self.reward[at] = insert.reward
-        self.row_kind[at] = insert.row_kind
-        self.priority[at] = insert.priority
+        self._write_obs(insert.obs, first)
+        starts: npt.NDArray[np.bool_] = _write_columns(
+            first,
+            insert.session,
+            insert.sequence,
+            insert.weights_version,
+            insert.action,
+            insert.reward,
+            insert.row_kind,
+            insert.priority,
+            self.session,
+            self.sequence,
+            self.version,
+            self.action,
+            self.reward,
+            self.row_kind,
+            self.priority,
+            self.layout.context,
+        )
         memory_fence()
-        self.number[at] = numbers
+        _number_blocks(self.number, first, blocks, number)
         # Written last, and at once: with this the insert is whole, all of it or nothing.
-        self.counters[NEXT_NUMBER] += blocks
-        return slots, self.starts(insert.row_kind)
+        self.counters[NEXT_NUMBER] = number + blocks
+        return first, starts
+
+    def _write_obs(self, obs: Array, first: int) -> None:
+        end = first + obs.shape[0]
+        if end > self.slots:
+            at_the_end = self.slots - first
+            whole = unpacked(obs)
+            self.obs[first:] = whole[:at_the_end]
+            self.obs[: end - self.slots] = whole[at_the_end:]
+        elif isinstance(obs, CompressedArray):
+            obs.copy_to(self.obs[first:end])
+        else:
+            self.obs[first:end] = obs
 
     @property
     def instance(self) -> int:
@@ -104,9 +123,7 @@ class Storage(BlockColumns):
 
     def starts(self, row_kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Which of the L rows of each block may start a transition, [B, L]."""
-        context = self.layout.context
-        kinds = row_kind[:, context : context + self.layout.length]
-        starts: npt.NDArray[np.bool_] = (kinds & _LAST) == 0
+        starts: npt.NDArray[np.bool_] = _starts(row_kind, self.layout.context, self.layout.length)
         return starts
 
     def keys(self, items: Int64Vector) -> Int64Vector:
@@ -119,3 +136,58 @@ class Storage(BlockColumns):
         """Write what changed to the disk. Does nothing without a file."""
         if isinstance(self.buffer, mmap.mmap):
             self.buffer.flush()
+
+
+@numba.njit(cache=True, nogil=True)
+def _number_blocks(column, first, blocks, number):  # type: ignore[no-untyped-def]
+    """Number the blocks that begin in slot `first`; `number` 0: they are no blocks."""
+    slots = column.shape[0]
+    for b in range(blocks):
+        column[(first + b) % slots] = number + b if number else 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _starts(row_kind, context, length):  # type: ignore[no-untyped-def]
+    blocks = row_kind.shape[0]
+    starts = np.empty((blocks, length), np.bool_)
+    for b in range(blocks):
+        for t in range(length):
+            starts[b, t] = row_kind[b, context + t] & _LAST == 0
+    return starts
+
+
+# One call: a copy of each column in numpy costs more than the copying itself.
+@numba.njit(cache=True, nogil=True)
+def _write_columns(  # type: ignore[no-untyped-def]
+    first,
+    session,
+    sequence,
+    version,
+    action,
+    reward,
+    row_kind,
+    priority,
+    to_session,
+    to_sequence,
+    to_version,
+    to_action,
+    to_reward,
+    to_row_kind,
+    to_priority,
+    context,
+):
+    blocks, rows = action.shape
+    length = priority.shape[1]
+    slots = to_session.shape[0]
+    for b in range(blocks):
+        slot = (first + b) % slots
+        to_session[slot] = session
+        to_sequence[slot] = sequence
+        to_version[slot] = version
+        for t in range(rows):
+            to_action[slot, t] = action[b, t]
+            to_reward[slot, t] = reward[b, t]
+            to_row_kind[slot, t] = row_kind[b, t]
+        for t in range(length):
+            to_priority[slot, t] = priority[b, t]
+    return _starts(row_kind, context, length)

@@ -197,15 +197,14 @@ class Table:
         rows = (blocks, layout.rows)
         if not 1 <= blocks <= self.storage.slots:
             raise MalformedMessage(f"{blocks} blocks in an insert, between 1 and the capacity")
-        for name, array, shape in (
-            ("obs", insert.obs, (*rows, *spec.obs_shape)),
-            ("action", insert.action, rows),
-            ("reward", insert.reward, rows),
-            ("row_kind", insert.row_kind, rows),
-            ("priority", insert.priority, (blocks, layout.length)),
-        ):
-            if array.shape != shape:
-                raise MalformedMessage(f"insert.{name} has shape {array.shape}, expected {shape}")
+        columns = (insert.obs, insert.action, insert.reward, insert.row_kind, insert.priority)
+        shapes = [column.shape for column in columns]
+        expected = [(*rows, *spec.obs_shape), rows, rows, rows, (blocks, layout.length)]
+        if shapes != expected:
+            names = ("obs", "action", "reward", "row_kind", "priority")
+            for name, shape, wanted in zip(names, shapes, expected, strict=True):
+                if shape != wanted:
+                    raise MalformedMessage(f"insert.{name} has shape {shape}, expected {wanted}")
         if insert.obs.dtype != spec.dtype:
             raise MalformedMessage(f"insert.obs is {insert.obs.dtype}, expected {spec.dtype}")
         if insert.session < 0 or insert.sequence < 0:
@@ -222,15 +221,15 @@ class Table:
             if len(self._scratch) < insert.obs.nbytes:
                 self._scratch = np.empty(insert.obs.nbytes, np.uint8)
             insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
-        elif spec.dtype.kind == "f" and not np.isfinite(insert.obs).all():
+        elif spec.dtype.kind == "f" and np.count_nonzero(np.isfinite(insert.obs)) < insert.obs.size:
             raise MalformedMessage("insert.obs is not finite")
 
     def _store(self, insert: Insert) -> Reply:
-        slots, starts = self.storage.write(insert)
-        self._make_drawable(slots, insert.priority, starts)
+        first, starts = self.storage.write(insert)
+        self._make_drawable(first, insert.priority, starts)
         self.limiter.count_insert(int(np.count_nonzero(starts)))
         self.storage.counters[INSERTED] = self.limiter.inserts
-        self.counters.inserted_blocks += len(slots)
+        self.counters.inserted_blocks += len(starts)
         session = self._sessions[insert.session]
         session.stored = insert.sequence
         session.waiting -= 1
@@ -238,20 +237,17 @@ class Table:
 
     def _make_drawable(
         self,
-        slots: npt.NDArray[np.int64],
+        first: int,
         priority: npt.NDArray[np.float32],
         starts: npt.NDArray[np.bool_],
     ) -> None:
-        """The blocks in `slots` [B] are new; mostly these are neighbours."""
+        """The B blocks from slot `first` on are new; behind the last slot comes slot 0."""
         length = self.storage.layout.length
-        ends = [len(slots)]
-        if slots[-1] - slots[0] != len(slots) - 1:
-            ends = [*(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(slots)]
-        begin = 0
-        for end in ends:
-            first = int(slots[begin]) * length
-            self.sampler.write(first, priority[begin:end].ravel(), starts[begin:end].ravel())
-            begin = end
+        before_the_end = self.storage.slots - first
+        if len(starts) > before_the_end:
+            self._make_drawable(0, priority[before_the_end:], starts[before_the_end:])
+            priority, starts = priority[:before_the_end], starts[:before_the_end]
+        self.sampler.write(first * length, priority.ravel(), starts.ravel())
 
     def _forget_old_sessions(self) -> None:
         while len(self._sessions) > MAX_REMEMBERED_SESSIONS:
@@ -358,8 +354,11 @@ class Table:
         filled = storage.filled()
         if not len(filled):
             return
-        starts = storage.starts(storage.row_kind[filled])
-        self._make_drawable(filled, storage.priority[filled], starts)
+        # Neighbours together: mostly all of them.
+        for run in np.split(filled, np.flatnonzero(np.diff(filled) != 1) + 1):
+            slots = slice(run[0], run[-1] + 1)
+            starts = storage.starts(storage.row_kind[slots])
+            self._make_drawable(int(run[0]), storage.priority[slots], starts)
         for slot in filled:
             session = self._sessions.setdefault(int(storage.session[slot]), _Session())
             session.stored = max(session.stored, int(storage.sequence[slot]))

@@ -120,11 +120,11 @@ class Played:
         storage = Storage(self.manifest.spec, layout, slots=len(self.blocks[stream]))
         found = []
         for insert in self.blocks[stream]:
-            slots, starts = storage.write(insert)
+            slot, starts = storage.write(insert)
             offsets = np.flatnonzero(starts[0])
             if not len(offsets):
                 continue  # Nothing but last rows.
-            items = slots[0] * layout.length + offsets
+            items = slot * layout.length + offsets
             walk = find_transitions(storage, items, self.manifest.config.discount)
             obs, next_obs = stacks(
                 torch.from_numpy(copy_frames(storage, walk.rows)),

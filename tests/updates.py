@@ -10,6 +10,14 @@ from common.networks import build_network
 from common.spec import EnvSpec
 from learner.update import QLearner, TrainBatch
 
+EAGER: dict[str, Any] = {
+    "autocast": "off",
+    "memory_format": "contiguous",
+    "fused_optimizer": False,
+    "compile_update": False,
+    "cuda_graph": False,
+}
+"""Every option of the update off: what each of them is compared with."""
 SPECS = {
     "mlp": EnvSpec((4,), "<f4", 2),
     "minatar": EnvSpec((10, 10, 4), "|b1", 3),

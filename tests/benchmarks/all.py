@@ -38,7 +38,7 @@ FIGURES = PAGE.with_suffix(".json")
 
 
 def _replay_served(quick: bool, peers: Peers) -> list[Figure]:
-    rounds, window_s = (1, 1.0) if quick else (3, 2.0)
+    rounds, window_s = (1, 1.0) if quick else (2, 2.0)
     return [
         figure
         for observations in ("vectors", "frames")

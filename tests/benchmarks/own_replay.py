@@ -119,7 +119,9 @@ def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
     with zmq.Context() as context:
         # A session of its own for every process: sequence numbers start at 0.
         session = secrets.randbits(62)
-        client = ReplayClient(context, server.endpoint, session, workload.in_flight)
+        # As actors do, also on loopback.
+        compression = manifest_of(workload).config.compression
+        client = ReplayClient(context, server.endpoint, session, workload.in_flight, compression)
         try:
             yield client
         finally:

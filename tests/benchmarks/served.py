@@ -302,11 +302,12 @@ def _window(
 
 
 def _fill(system: ServedReplay, endpoint: Endpoint, workload: Workload) -> None:
-    """Inserts as many transitions as the table holds, and reads meanwhile, so that whatever is
+    """Inserts as many transitions as the table holds, then reads a little, so that whatever is
     compiled or allocated at its first use has been."""
-    with _running([system.write, system.read], endpoint, workload) as (written, read):
-        while written.items < workload.capacity or read.items < READ_BEFORE:
-            time.sleep(0.05)
+    for work, items in ((system.write, workload.capacity), (system.read, READ_BEFORE)):
+        with _running([work], endpoint, workload) as (progress,):
+            while progress.items < items:
+                time.sleep(0.05)
 
 
 @contextmanager

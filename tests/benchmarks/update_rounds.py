@@ -17,7 +17,7 @@ import torch
 from learner.host_memory import keep_freed_memory
 from learner.update import QLearner, TrainBatch
 from tests.benchmarks.contestants import Round, serve_rounds
-from tests.updates import make_batch, make_config, make_learner
+from tests.updates import EAGER, make_batch, make_config, make_learner
 
 WARM_UP = 2
 """Updates before a round, not timed: other processes had the caches."""
@@ -25,14 +25,6 @@ ROUND_S = 0.3
 """A round lasts this long, and two updates at least."""
 SETTLE = 8
 """Updates before the first round: compiles, records, times cuDNN's algorithms."""
-
-EAGER: dict[str, Any] = {
-    "autocast": "off",
-    "memory_format": "contiguous",
-    "fused_optimizer": False,
-    "compile_update": False,
-    "cuda_graph": False,
-}
 
 
 @dataclass(frozen=True, slots=True)

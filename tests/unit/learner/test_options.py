@@ -15,15 +15,9 @@ from common.config import Config
 from learner.checkpoint import RunState, restore_learner, save_checkpoint
 from learner.cuda_graph import WARM_UP, GraphedStep, Step
 from learner.update import QLearner, stacks
-from tests.updates import SPECS, make_batch, make_config, make_learner
+from tests.updates import EAGER, SPECS, make_batch, make_config, make_learner
 
 UPDATES = 6
-EAGER: dict[str, Any] = {
-    "autocast": "off",
-    "memory_format": "contiguous",
-    "fused_optimizer": False,
-    "compile_update": False,
-}
 N = {"mlp": 64, "minatar": 32, "nature": 8}
 ROUNDING = 1e-4
 """Of float32, when the same sums are taken in another order; |δ| and Q-values are about 1."""

@@ -18,6 +18,7 @@ from common.errors import MalformedMessage, WireError
 from common.manifest import Manifest
 from common.messages import Ack, Batch, Message, Rejected, SampleRequest, Serving
 from common.spec import EnvSpec
+from learner import prefetch
 from learner.prefetch import Prefetcher
 from learner.update import TrainBatch
 from tests.contract.sockets import receive_with_prefix
@@ -169,6 +170,30 @@ def test_priorities_ride_home_with_their_keys_and_ask_for_another_batch(stages: 
         assert request.key.tolist() == batch(number).key.tolist()
         assert request.priority.tolist() == priority(number).tolist()
     assert stage.nothing_more()
+
+
+def test_half_of_the_credit_goes_home_at_once_and_sooner_when_the_learner_waits(
+    stages: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "POLL_MS", 3_600_000)  # Nothing goes by itself.
+    stage = stages(prefetch_batches=4)
+    stage.request()
+    for number in range(4):
+        stage.send(batch(number))
+    got = [stage.next() for _ in range(4)]
+
+    stage.prefetcher.done(got[0], priority(0))
+    stage.prefetcher.done(got[1], priority(1))
+    request = stage.request()
+    assert request.batches == 2
+    assert request.key.tolist() == [*batch(0).key.tolist(), *batch(1).key.tolist()]
+    assert request.priority.tolist() == [*priority(0).tolist(), *priority(1).tolist()]
+
+    stage.prefetcher.done(got[2], priority(2))
+    assert stage.prefetcher.next(timeout_s=0.0) is None
+    request = stage.request()
+    assert request.batches == 1
+    assert request.key.tolist() == batch(2).key.tolist()
 
 
 @pytest.mark.parametrize("credit", [1, 3, 5])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import CheckpointError
 from common.messages import Ack, SampleRequest
+from replay_server import storage
 from replay_server.table import Table
 from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, seen, steps, transitions
 from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request, updates
@@ -193,28 +194,40 @@ class Killed(BaseException):
 
 
 class DiesAtWrite(np.ndarray[Any, Any]):
-    """A column that survives some writes and is killed halfway through the next."""
+    """A column that survives some writes and is killed at the next; halfway through, where that
+    writes several slots."""
 
     survives: int
 
-    def __setitem__(self, slots: Any, values: Any) -> None:
+    def __setitem__(self, place: Any, values: Any) -> None:
         if self.survives:
             self.survives -= 1
-            super().__setitem__(slots, values)
+            super().__setitem__(place, values)
             return
-        slots = np.arange(len(self))[slots]
-        half = len(slots) // 2
-        super().__setitem__(slots[:half], values[:half] if np.ndim(values) else values)
+        if isinstance(place, slice):
+            slots = np.arange(len(self))[place]
+            half = len(slots) // 2
+            super().__setitem__(slots[:half], values[:half])
         raise Killed
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage's compiled loops as Python, one write at a time."""
+    for name in ("_number_blocks", "_write_columns"):
+        monkeypatch.setattr(storage, name, getattr(storage, name).py_func)
 
 
 @pytest.mark.parametrize("stored", [2, 4], ids=["into free slots", "over older blocks"])
 @pytest.mark.parametrize(
     ("column", "survives"),
-    [("number", 0), ("number", 1)]
-    + [(name, 0) for name in ("session", "sequence", "version", "priority")]
-    + [(name, 0) for name in ("obs", "action", "reward", "row_kind")],
+    # Two blocks: each number is written twice, first to 0 and then anew.
+    [("number", survives) for survives in range(4)]
+    + [(name, n) for name in ("session", "sequence", "version") for n in range(2)]
+    + [(name, n) for name in ("action", "reward", "row_kind", "priority") for n in (0, 3, 5)]
+    + [("obs", 0)],
 )
+@pytest.mark.usefixtures("interpreted")
 def test_killed_while_writing_a_column_it_keeps_no_half_insert_and_takes_it_again(
     tmp_path: Path, stored: int, column: str, survives: int
 ) -> None:

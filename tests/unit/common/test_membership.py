@@ -1,0 +1,124 @@
+"""A process's place in a run, against a head whose every word is ours."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from common import transport
+from common.config import Config
+from common.manifest import Manifest
+from common.membership import Membership
+from common.messages import Directive, Heartbeat, Join, Message, Welcome
+from common.spec import EnvSpec
+from tests.waiting import wait_until
+
+MANIFEST = Manifest("r1", Config(), EnvSpec((4,), "<f4", 2))
+
+
+class OurHead:
+    """Says what it is told to say, to the one process that joins it."""
+
+    def __init__(self, socket: zmq.Socket[Any]) -> None:
+        self._socket = socket
+        self._peer = b""
+        self.heard: list[Message] = []
+
+    def say(self, message: Message) -> None:
+        assert transport.send(self._socket, message, prefix=(self._peer,))
+
+    def welcome(self, session: int) -> None:
+        self.say(Welcome(session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", []))
+
+    def listen(self) -> None:
+        """Take what has come."""
+        while (frames := transport.receive_frames(self._socket)) is not None:
+            self._peer = bytes(frames[0])
+            self.heard.append(transport.codec.decode(frames[1:]))
+
+    def count(self, kind: type[Message]) -> int:
+        self.listen()
+        return sum(isinstance(message, kind) for message in self.heard)
+
+
+@pytest.fixture
+def head_and_member() -> Iterator[tuple[OurHead, Membership]]:
+    """Session 1 is there."""
+    with zmq.Context() as context:
+        socket, address = transport.bind(context, zmq.ROUTER, "inproc://head")
+        head, member = OurHead(socket), Membership(context, address, "actor")
+        try:
+            joining = threading.Thread(
+                target=member.join, args=(itertools.count().__next__, threading.Event(), 1e9)
+            )
+            joining.start()
+            wait_until(lambda: head.count(Join), "the process joins")
+            head.welcome(session=1)
+            joining.join()
+            yield head, member
+        finally:
+            member.leave("stopped")
+            socket.close()
+
+
+class Polls:
+    """The member's loop: every call is 0.1 s later."""
+
+    def __init__(self, member: Membership) -> None:
+        self._member = member
+        self._now_s = 0.0
+
+    def __call__(self, times: int = 1) -> None:
+        for _ in range(times):
+            self._now_s += 0.1
+            self._member.poll(self._now_s, dict)
+
+
+def test_whoever_is_not_known_joins_once_however_often_it_is_told(
+    head_and_member: tuple[OurHead, Membership],
+) -> None:
+    head, member = head_and_member
+    poll = Polls(member)
+    for _ in range(3):
+        head.say(Directive(1, "rejoin", 1, []))
+    poll()
+    assert head.count(Join) == 2
+
+
+def test_a_late_answer_to_the_old_session_does_not_end_the_new_one(
+    head_and_member: tuple[OurHead, Membership],
+) -> None:
+    """A head that was restarted gets several messages of the old session, and answers each."""
+    head, member = head_and_member
+    poll = Polls(member)
+    head.say(Directive(1, "rejoin", 1, []))
+    poll()
+    head.welcome(session=2)
+    head.say(Directive(1, "rejoin", 1, []))
+    head.say(Directive(1, "stop", 1, []))
+    poll(20)
+    assert (member.joins, member.welcome.session) == (2, 2)
+    assert head.count(Join) == 2
+    assert not member.stop_requested
+    assert [m.session for m in head.heard if isinstance(m, Heartbeat)][-1] == 2
+
+    head.say(Directive(2, "rejoin", 1, []))
+    poll()
+    assert head.count(Join) == 3
+
+
+def test_the_heads_wishes_are_those_of_its_newest_word(
+    head_and_member: tuple[OurHead, Membership],
+) -> None:
+    head, member = head_and_member
+    poll = Polls(member)
+    head.say(Directive(1, "run", 24, ["inproc://a"]))
+    poll()
+    assert (member.ladder_size, member.replay_endpoints) == (24, ["inproc://a"])
+    head.say(Directive(1, "stop", 25, []))
+    poll()
+    assert (member.ladder_size, member.replay_endpoints) == (25, [])
+    assert member.stop_requested

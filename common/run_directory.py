@@ -7,6 +7,7 @@ replay/         the experience
 logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
 tb/             the same for TensorBoard, if wanted
+trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
 """
 
 from pathlib import Path
@@ -74,6 +75,8 @@ def _clear(run_dir: Path) -> None:
         "replay/storage",
         "logs/*.log",
         "metrics.jsonl",
+        "trace.json",
+        "profile/*",
         "prometheus.json",
         "tb/events.out.tfevents.*",
     ):

@@ -21,6 +21,7 @@ from common import transport
 from common.errors import WireError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, Rejected, SampleRequest, Serving
+from common.trace import NO_TRACE, Trace
 from learner.host_batch import HostBatch
 from learner.mapped_replay import map_storage
 from learner.transfer import Transfer
@@ -50,7 +51,9 @@ class Prefetcher:
         server: Serving,
         manifest: Manifest,
         device: torch.device,
+        trace: Trace = NO_TRACE,
     ) -> None:
+        self._trace = trace
         self._manifest = manifest
         self._credit = manifest.config.prefetch_batches
         self._context = context
@@ -101,6 +104,7 @@ class Prefetcher:
             try:
                 self._serve(socket, watch)
             finally:
+                self._trace.close()
                 watch.close()
                 socket.close()
         except BaseException as error:
@@ -112,15 +116,20 @@ class Prefetcher:
         poller.register(self._wakeup.woken, zmq.POLLIN)
         self._request(socket, self._credit)
         while not self._stopping.is_set():
+            self._trace.phase("waiting")
             poller.poll(POLL_MS)
+            self._trace.phase("priorities")
             self._wakeup.clear()
             if watch.reconnected():
                 # What was requested on the old connection will not come.
                 lost, self._requested = self._requested, 0
                 self._request(socket, lost)
             self._return_priorities(socket)
+            self._trace.phase("receiving")
             while (message := transport.receive(socket)) is not None:
+                self._trace.phase("gathering")
                 self._take(socket, message)
+                self._trace.phase("receiving")
 
     def _request(self, socket: zmq.Socket[bytes], batches: int) -> None:
         self._requested += batches
@@ -163,6 +172,7 @@ class Prefetcher:
                 self._request(socket, 1)
                 return
             key, mean_version = read
+        self._trace.phase("copying to the device")
         tensors, copied = self._transfer.start(slot)
         self._ready.put(
             TrainBatch(

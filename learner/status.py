@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from common.metrics import Values
+
 
 @dataclass(slots=True)
 class LearnerCounters:
@@ -29,6 +31,24 @@ class LearnerCounters:
     best_score: float | None = None
     evaluations: int = 0
     checkpoint: str = ""
+
+
+def learner_values(counters: LearnerCounters) -> Values:
+    """The learner's counters and gauges, by the names of `common/metric_table.py`."""
+    values: Values = {
+        "learner_updates_total": counters.updates,
+        "learner_env_steps_total": counters.env_steps,
+        "learner_loss": counters.loss,
+        "learner_mean_q": counters.mean_q,
+        "learner_experience_age_updates": counters.experience_age,
+        "learner_overwritten_transitions_total": counters.overwritten,
+        "learner_waited_seconds_total": counters.waited_s,
+    }
+    if counters.score is not None:
+        values["learner_score"] = counters.score
+    if counters.best_score is not None:
+        values["learner_best_score"] = counters.best_score
+    return values
 
 
 @dataclass(slots=True)

@@ -13,9 +13,10 @@ from tests.integration.runs import checkpoints_of
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
-        ("deploy", ["launch", "evaluate"]),
-        ("deploy --help", ["launch", "evaluate"]),
+        ("deploy", ["launch", "evaluate", "status"]),
+        ("deploy --help", ["launch", "evaluate", "status"]),
         ("deploy launch --help", ["--preset", "--resume", "--in-process", "--run-dir"]),
+        ("deploy status --help", ["HEAD", "--json"]),
         ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
         ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),
         ("replay_server --help", ["--connect", "--bind", "--storage"]),

@@ -17,11 +17,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.blocks import BlockBuilder, Blocks
 from actor.exploration import epsilon_greedy
-from actor.finite import all_finite
 from actor.frame_stack import FrameStack
 from common.blocks import RowKind
 from common.environments import action_offset, autoreset_mode
 from common.errors import EnvironmentFault
+from common.finite import all_finite
 from common.manifest import Manifest
 from common.membership import Episode
 from common.trace import NO_TRACE, Trace

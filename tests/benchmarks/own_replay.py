@@ -27,7 +27,7 @@ from common.process import machine_id
 from common.spec import EnvSpec
 from learner.prefetch import Prefetcher
 from replay_server.server import build_table, serve
-from tests.benchmarks.served import SPAWN, Progress, ServedReplay, Workload
+from tests.benchmarks.served import Progress, ServedReplay, Workload, child
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -91,15 +91,8 @@ def serving(manifest: Manifest, directory: Path | None = None) -> Iterator[Servi
     in memory of its own."""
     with tempfile.TemporaryDirectory(prefix="zapex-", dir=directory) as temporary:
         storage = None if directory is None else Path(temporary) / "storage"
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_server, args=(manifest, storage, theirs), daemon=True)
-        process.start()
-        theirs.close()  # So that a server that dies is an EOFError here.
-        try:
-            yield ours.recv()
-        finally:
-            ours.close()
-            process.join(10)
+        with child(_server, manifest, storage) as server:
+            yield server.recv()
 
 
 @contextmanager

@@ -110,6 +110,7 @@ def _run_processes(
     # Learner, its prefetch thread, replay server.
     tracks = 3 + config.actors + (config.inference != "actor")
     profile = Profile(run_dir, tracks) if options.profile else None
+    recorded_in = None if profile is None else profile.directory
     try:
         supervisor.start(
             learner_role(
@@ -120,7 +121,7 @@ def _run_processes(
                 insecure=options.insecure,
                 started_s=started_s,
                 metrics=metrics,
-                profile=profile and profile.directory,
+                profile=recorded_in,
             )
         )
         head = supervisor.wait_ready("learner", stop.is_set)
@@ -139,7 +140,7 @@ def _run_processes(
             replay_bind,
             insecure=options.insecure,
             metrics=metrics,
-            profile=profile and profile.directory,
+            profile=recorded_in,
         ):
             supervisor.start(spec)
         announced = False

@@ -21,6 +21,7 @@ RATE_WINDOW_S = 3.0
 
 BLOCKED = ("replay_insert_blocked_seconds_total", "replay_sample_blocked_seconds_total")
 
+
 class Rates:
     """Differences of counters over the recent past."""
 

@@ -59,7 +59,7 @@ class Profile:
         in lines, the first time."""
         if self._told or not (self.directory / ENDED).exists():
             return [] if self._told or not at_the_end else [self._nothing()]
-        paths = sorted(self.directory.glob("*.json"))
+        paths = sorted(self.directory.glob("*.json"), key=lambda path: path.stem)
         if len(paths) < self._tracks and not at_the_end:
             return []
         self._told = True

@@ -6,7 +6,7 @@ from typing import Any
 import zmq
 
 from common import transport
-from common.errors import WireError
+from common.errors import ConfigError, WireError
 from common.messages import Refused, Status, StatusRequest
 
 REQUEST_PERIOD_S = 0.25
@@ -24,7 +24,12 @@ class StatusClient:
     def __init__(self, head: str, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
         self._context = context or zmq.Context()
         self._owns_context = context is None
-        self._socket = transport.connect(self._context, zmq.DEALER, head)
+        try:
+            self._socket = transport.connect(self._context, zmq.DEALER, head)
+        except ConfigError:
+            if self._owns_context:
+                self._context.term()
+            raise
         self._socket.linger = 0
         self._next_s = 0.0
         self.refusal = ""

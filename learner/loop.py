@@ -35,8 +35,8 @@ from learner.checkpoint import (
 )
 from learner.control import ControlPlane
 from learner.device import choose_device
-from learner.host_memory import keep_freed_memory
 from learner.evaluations import Evaluations
+from learner.host_memory import keep_freed_memory
 from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
@@ -151,7 +151,9 @@ class _Learner:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
         exporter = Exporter(options.metrics)
-        telemetry = Telemetry(lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s])
+        telemetry = Telemetry(
+            lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
+        )
         exporter.show(telemetry, self._state.run_id, "learner", 0)
         recorder = Recorder(open_sinks(options.run_dir, config))
         self._control = ControlPlane(

@@ -36,9 +36,7 @@ def test_a_run_is_watched_from_another_process_until_it_ends(start: Start, tmp_p
 def test_a_profiled_run_leaves_a_picture_of_all_its_loops(start: Start, tmp_path: Path) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
     run_dir = tmp_path / "run"
-    launch = start(
-        "deploy", "launch", "--preset", preset, "--run-dir", str(run_dir), "--profile"
-    )
+    launch = start("deploy", "launch", "--preset", preset, "--run-dir", str(run_dir), "--profile")
     assert "trace.json" in launch.line("profile: ")
     launch.line("  replay_server ")
     launch.signal_group(signal.SIGINT)

@@ -48,9 +48,7 @@ def at(clock: Clock) -> Callable[[Recording, int, str], None]:
 At = Callable[[Recording, int, str], None]
 
 
-def test_the_leader_records_its_own_iterations_after_those_it_skips(
-    tmp_path: Path, at: At
-) -> None:
+def test_the_leader_records_its_own_iterations_after_those_it_skips(tmp_path: Path, at: At) -> None:
     learner = Recording(tmp_path, "learner", leads=True)
     for turn in range(6):
         at(learner, 100 * turn, "waiting")

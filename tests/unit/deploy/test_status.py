@@ -92,9 +92,7 @@ def test_a_head_that_falls_silent_ends_the_view(
     monkeypatch.setattr(command, "_next", lambda client: next(answers, None))
     assert status(["tcp://127.0.0.1:9"]) == HeadUnreachable.exit_code
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == (
-        "tcp://127.0.0.1:9 is silent: the run has ended, or its host cannot be reached"
-    )
+    assert last == ("tcp://127.0.0.1:9 is silent: the run has ended, or its host cannot be reached")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LOOK_S = 0.05
 class Watch:
     """Show a run that goes on, until it ends or Ctrl-C. The run does not notice."""
 
-    head: tyro.conf.Positional[str]
+    head: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="HEAD")]
     """The head's address, as the launcher printed it: tcp://HOST:PORT."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one line of JSON, how it goes now, and end."""

@@ -65,7 +65,8 @@ def test_a_profile_is_no_part_of_a_run_in_threads(start: Start, tmp_path: Path) 
 
 
 def test_metrics_are_written_each_second_and_at_the_end(finished_run: Path) -> None:
-    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").open()]
+    text = (finished_run / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     result = result_of(finished_run)
     assert lines[-1]["env_steps"] == result["env_steps"]
     assert lines[-1]["updates"] == lines[-1]["learner_updates_total"] == result["learner_updates"]

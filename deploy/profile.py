@@ -41,14 +41,15 @@ class Profile:
     the run left there.
 
     Args:
-        tracks: how many loops record.
+        tracks: how many processes record. The learner's thread of its own for batches, if it has
+            one, may add another.
     """
 
     def __init__(self, run_dir: Path, tracks: int) -> None:
         self.directory = run_dir / DIRECTORY
         self._target = run_dir / TRACE_FILE
         self._tracks = tracks
-        self._told = False
+        self._written = 0
         self.directory.mkdir(exist_ok=True)
         for path in self.directory.iterdir():
             path.unlink()
@@ -57,14 +58,20 @@ class Profile:
     def collect(self, *, at_the_end: bool = False) -> list[str]:
         """Write the picture once all tracks are there, or at the end with those that are; says so,
         in lines, the first time."""
-        if self._told or not (self.directory / ENDED).exists():
-            return [] if self._told or not at_the_end else [self._nothing()]
+        if self._written and not at_the_end:
+            return []
+        if not (self.directory / ENDED).exists():
+            return [self._nothing()] if at_the_end else []
         paths = sorted(self.directory.glob("*.json"), key=lambda path: path.stem)
         if len(paths) < self._tracks and not at_the_end:
             return []
-        self._told = True
+        told, self._written = self._written, len(paths)
+        if len(paths) == told:
+            return []
         tracks = [read_track(path) for path in paths]
         self._target.write_text(json.dumps({"traceEvents": list(events(tracks))}))
+        if told:  # One more came after all the others.
+            return []
         return [
             f"profile: {self._target} (open it at https://ui.perfetto.dev)",
             *(f"  {track.name:22} {_shown(track)}" for track in tracks if track.spans),

@@ -1,6 +1,6 @@
 """The learner: owns the run. Trains, publishes, evaluates, checkpoints, and decides when it ends.
 
-The loop itself never waits for a peer. Batches come from the prefetcher's thread, everything that
+The loop itself never waits for a peer. Batches come from a feed, everything that
 goes to other processes leaves through the control plane's thread.
 """
 
@@ -36,8 +36,8 @@ from learner.checkpoint import (
 from learner.control import ControlPlane
 from learner.device import choose_device
 from learner.evaluations import Evaluations
+from learner.feed import Feed, open_feed
 from learner.host_memory import keep_freed_memory
-from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
@@ -213,61 +213,62 @@ class _Learner:
             if self._stop.is_set():
                 return Outcome(False, "stopped")
             server = self._control.replay_server(WAIT_S)
-        prefetcher = Prefetcher(
+        feed = open_feed(
             self._context,
             server,
             self._manifest,
             self._learner.device,
+            self._trace,
             trace_to(self._options.profile, "learner-prefetch"),
         )
         try:
             while not self._stop.is_set():
-                batch = self._next_batch(prefetcher)
+                batch = self._next_batch(feed)
                 if batch is not None:
-                    self._update(batch, prefetcher)
+                    self._update(batch, feed)
                 self._take_evaluations()
                 if self._evaluations.solved:
                     return Outcome(True, "target")
                 if self._state.env_steps >= self._config.total_env_steps:
-                    self._settle(prefetcher)
+                    self._settle(feed)
                     self._evaluate_finally()
                     return Outcome(self._evaluations.reached, "budget")
             return Outcome(False, "stopped")
         finally:
             try:
-                self._settle(prefetcher)
+                self._settle(feed)
             finally:
                 self._trace.close()
-                prefetcher.close()
+                feed.close()
 
-    def _next_batch(self, prefetcher: Prefetcher) -> TrainBatch | None:
+    def _next_batch(self, feed: Feed) -> TrainBatch | None:
         self._trace.phase("waiting for a batch")
         since_s = time.monotonic()
-        batch = prefetcher.next(0.0)
+        batch = feed.next(0.0)
         if batch is not None:
             self._batch_wait_s.observe(0.0)
             return batch
         # Nothing to overlap with: the last batch's priorities need not wait for the next batch.
-        self._settle(prefetcher)
-        batch = prefetcher.next(WAIT_S)
+        self._settle(feed)
+        batch = feed.next(WAIT_S)
         waited_s = time.monotonic() - since_s
         self._counters.waited_s += waited_s
         self._batch_wait_s.observe(waited_s)
         return batch
 
-    def _update(self, batch: TrainBatch, prefetcher: Prefetcher) -> None:
+    def _update(self, batch: TrainBatch, feed: Feed) -> None:
         if self._counters.phase != "training":
             self._counters.phase = "training"
             log.info("training began %.2f s after the run did", self._wall_s())
-        self._counters.overwritten = prefetcher.overwritten
+        self._counters.overwritten = feed.overwritten
         since_s = time.perf_counter()
         self._trace.phase("forward, backward, optimiser")
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
-        self._settle(prefetcher)
+        self._settle(feed)
         self._pending = (self._learner.updates, batch, result)
         if self._learner.device.type != "cuda":
-            self._settle(prefetcher)
+            self._settle(feed)
         self._update_s.observe(time.perf_counter() - since_s)
         self._count(batch)
         self._trace.iteration()
@@ -280,11 +281,11 @@ class _Learner:
         if updates % config.eval_period == 0:
             self._evaluate()
         if updates % config.checkpoint_period == 0:
-            self._settle(prefetcher)
+            self._settle(feed)
             self._trace.phase("checkpoint")
             self._checkpoint()
 
-    def _settle(self, prefetcher: Prefetcher) -> None:
+    def _settle(self, feed: Feed) -> None:
         """Read the result of the update before, and send its priorities home."""
         self._trace.phase("priorities")
         self._send_weights()
@@ -299,7 +300,7 @@ class _Learner:
                 f"Resume from the last checkpoint with --resume {self._options.run_dir}"
             )
         self._counters.loss, self._counters.mean_q = loss, mean_q
-        prefetcher.done(batch, priority)
+        feed.done(batch, priority)
 
     def _count(self, batch: TrainBatch) -> None:
         state, counters = self._state, self._counters

@@ -1,5 +1,5 @@
 """Our replay server as a `ServedReplay`: the real table, socket loop and codec, the actor's own
-client, the learner's own prefetcher. Only the head is missing: nobody to heartbeat to."""
+client, the learner's own feed. Only the head is missing: nobody to heartbeat to."""
 
 import secrets
 import tempfile
@@ -25,7 +25,7 @@ from common.membership import Membership
 from common.messages import Batch, SampleRequest, Serving
 from common.process import machine_id
 from common.spec import EnvSpec
-from learner.prefetch import Prefetcher
+from learner.feed import open_feed
 from replay_server.server import build_table, serve
 from tests.benchmarks.served import Progress, ServedReplay, Workload, child
 
@@ -166,13 +166,13 @@ def _read_mapped(server: Serving, workload: Workload, progress: Progress) -> Non
     priority = _new_priority(workload, progress.seed)
     with zmq.Context() as context:
         manifest = manifest_of(workload, replay_link="shared_memory")
-        prefetcher = Prefetcher(context, server, manifest, torch.device("cpu"))
+        feed = open_feed(context, server, manifest, torch.device("cpu"))
         while not progress.stopped:
-            batch = prefetcher.next(timeout_s=0.1)
+            batch = feed.next(timeout_s=0.1)
             if batch is not None:
                 progress.add(1)
-                prefetcher.done(batch, priority)
-        prefetcher.close()
+                feed.done(batch, priority)
+        feed.close()
 
 
 def _new_priority(workload: Workload, seed: int) -> Any:

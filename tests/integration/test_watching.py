@@ -43,15 +43,14 @@ def test_a_profiled_run_leaves_a_picture_of_all_its_loops(start: Start, tmp_path
     assert launch.wait() == 130
     events = json.loads((run_dir / "trace.json").read_text())["traceEvents"]
     threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
-    assert sorted(threads.values()) == ["actor-0", "learner", "learner-prefetch", "replay_server"]
+    assert sorted(threads.values()) == ["actor-0", "learner", "replay_server"]
     phases = {name: [] for name in threads.values()}
     for event in events:
         if event["ph"] == "X":
             assert event["dur"] >= 0.0
             phases[threads[event["tid"]]].append(event["name"])
     assert phases["learner"].count("forward, backward, optimiser") == ITERATIONS
-    assert {"waiting for a batch", "priorities", "publishing"} <= set(phases["learner"])
-    assert {"waiting", "gathering", "priorities"} <= set(phases["learner-prefetch"])
+    assert {"receiving", "gathering", "priorities", "publishing"} <= set(phases["learner"])
     assert {"inserting", "priorities, sampling", "sending"} <= set(phases["replay_server"])
     assert {"inference", "environment", "blocks"} <= set(phases["actor-0"])
 

@@ -7,6 +7,8 @@ replay/         the experience
 logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
 tb/             the same for TensorBoard, if wanted
+curve.png       score and training return
+throughput.png  rates, the replay's fill, and who waited
 """
 
 from pathlib import Path
@@ -76,6 +78,8 @@ def _clear(run_dir: Path) -> None:
         "metrics.jsonl",
         "prometheus.json",
         "tb/events.out.tfevents.*",
+        "curve.png",
+        "throughput.png",
     ):
         for path in run_dir.glob(pattern):
             path.unlink()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from matplotlib.axes import Axes
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from deploy.comparison import Aggregate, Floats, Group, Statistic, aggregate
+from deploy.comparison import Floats, Group, Statistic, aggregate
 from deploy.curves import GREY, draw_target, style, time_unit
 from deploy.history import History
 
@@ -19,10 +19,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's, which the colour-blind tell apart."""
 MARKERS = "os^DvPX*"
 """One more than there are colours: the two together repeat after 56 curves only."""
-LONG_LABEL = 30
-"""Characters of a label beside which there is no room for another two."""
 LINE_LENGTH = 90
 """Characters that fit into the picture's width."""
+MAX_COLUMNS = 3
 SHOWN: dict[Statistic, str] = {"mean": "mean", "iqm": "interquartile mean"}
 
 
@@ -37,7 +36,8 @@ def comparison_figure(groups: Sequence[Group], statistic: Statistic, axis: Axis)
     if axis == "wall":
         unit_s, unit = time_unit(extent)
         scale, xlabel = 1.0 / unit_s, f"wall time ({unit})"
-    columns = 1 if max(len(group.label) for group in groups) > LONG_LABEL else 3
+    longest = max(len(group.label) for group in groups)
+    columns = max(min(LINE_LENGTH // longest, MAX_COLUMNS), 1)
     height = 4.5 + 0.25 * math.ceil((len(groups) + 1) / columns)
     figure = Figure(figsize=(8.0, height), layout="constrained")
     axes = figure.subplots()
@@ -46,8 +46,23 @@ def comparison_figure(groups: Sequence[Group], statistic: Statistic, axis: Axis)
         if len(runs) > 1:
             for x, scores in runs:
                 axes.plot(x * scale, scores, color=colour, linewidth=0.8, alpha=0.3, zorder=2)
-        label = textwrap.fill(group.label, LINE_LENGTH)
-        _draw(axes, aggregate(runs, statistic), scale, colour, marker, label)
+        drawn = aggregate(runs, statistic)
+        x = drawn.x * scale
+        axes.fill_between(
+            x, drawn.low, drawn.high, color=colour, alpha=0.15, linewidth=0.0, zorder=1
+        )
+        axes.plot(x, drawn.centre, color=colour, linestyle=":", linewidth=1.5, zorder=3)
+        complete = drawn.runs == len(runs)
+        axes.plot(
+            x,
+            np.where(complete, drawn.centre, np.nan),
+            color=colour,
+            linewidth=2.0,
+            marker=marker,
+            markevery=_some(np.flatnonzero(complete)),
+            label=textwrap.fill(group.label, LINE_LENGTH),
+            zorder=4,
+        )
     targets = {h.config.target_return for g in groups for h in g.histories if h.config is not None}
     target = targets.pop() if len(targets) == 1 else None
     if target is not None:
@@ -57,7 +72,7 @@ def comparison_figure(groups: Sequence[Group], statistic: Statistic, axis: Axis)
     figure.suptitle(", ".join(envs), x=0.01, ha="left", fontsize="large")
     if any(len(runs) > 1 for runs in curves):
         axes.set_title(
-            f"{SHOWN[statistic]} over runs, 95% bootstrap band; dotted: some runs have ended",
+            f"{SHOWN[statistic]} over runs, 95% bootstrap band; dotted: without some of the runs",
             loc="left",
             fontsize="medium",
             color=GREY,
@@ -74,23 +89,6 @@ def _scores(history: History, axis: Axis) -> tuple[Floats, Floats]:
     return np.array(places), np.array([by_place[place] for place in places])
 
 
-def _draw(axes: Axes, runs: Aggregate, scale: float, colour: str, marker: str, label: str) -> None:
-    x = runs.x * scale
-    complete = np.where(runs.runs == runs.runs.max(), runs.centre, np.nan)
-    axes.fill_between(x, runs.low, runs.high, color=colour, alpha=0.15, linewidth=0.0, zorder=1)
-    axes.plot(x, runs.centre, color=colour, linestyle=":", linewidth=1.5, zorder=3)
-    axes.plot(
-        x,
-        complete,
-        color=colour,
-        linewidth=2.0,
-        marker=marker,
-        markevery=_some(np.flatnonzero(~np.isnan(complete))),
-        label=label,
-        zorder=4,
-    )
-
-
-def _some(places: np.ndarray, count: int = 6) -> list[int]:
+def _some(places: npt.NDArray[np.intp], count: int = 6) -> list[int]:
     """About so many of them, evenly, with the last."""
     return [int(i) for i in places[:: -max(len(places) // count, 1)]]

@@ -92,10 +92,13 @@ def throughput_figure(history: History) -> Figure:
     def rates(name: str) -> list[Point]:
         return history.rates(name, max(wall_s / STRETCHES, 0.5))
 
-    def shares(name: str) -> list[Point]:
-        return [(at, wall_s, min(rate, 1.0)) for at, wall_s, rate in rates(name)]
-
     fills, capacity = _fill(history)
+    # The replay server leaves before the learner; what it counted stands still then.
+    until_s = fills[-1][1] if fills else wall_s
+
+    def shares(name: str) -> list[Point]:
+        return [(at, end, min(share, 1.0)) for at, end, share in rates(name) if end <= until_s]
+
     of_what = "in" if capacity is None else f"of {capacity:,}"
     draw(steps, rates("env_steps"), BLUE)
     draw(updates, rates("updates"), ORANGE)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,7 +22,9 @@ class Plot:
     Runs that differ in nothing but their seed are one curve with a bootstrapped 95% band. Of one
     run alone the pictures that it got at its end are drawn anew, as far as it has come."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    run_dirs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN_DIR ...")
+    ]
     """Directories of runs, finished or going on."""
     out: Path | None = None
     """File to write; its ending (.png, .svg, .pdf) says how. None: plot.png or, of one run alone,

@@ -226,6 +226,17 @@ def test_nobody_waits_more_than_all_the_time() -> None:
     assert drawn(waiting, "actors") == ([2.0], [1.0])
 
 
+def test_waiting_ends_when_the_replay_server_leaves() -> None:
+    history = of_lines(
+        line(1.0, 0, replay_transitions=1, **{ACTORS_WAITED: 0.0}),
+        line(2.0, 10, replay_transitions=2, **{ACTORS_WAITED: 0.5}),
+        line(3.0, 20, **{ACTORS_WAITED: 0.5}),
+    )
+    steps, *_, waiting = panels(throughput_figure(history), 4)
+    assert drawn(steps, "")[0] == [2.0, 3.0]
+    assert drawn(waiting, "actors") == ([2.0], [0.5])
+
+
 def test_a_replay_of_unknown_capacity_is_drawn_in_transitions() -> None:
     history = of_lines(line(1.0, 0, replay_transitions=1_500), config=None)
     _, _, fill, _ = panels(throughput_figure(history), 4)

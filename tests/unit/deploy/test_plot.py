@@ -146,6 +146,18 @@ def test_a_curve_is_the_mean_of_its_runs_and_dotted_once_some_have_ended() -> No
     assert axes.get_title(loc="left").startswith("mean over runs, 95% bootstrap band")
 
 
+def test_a_curve_whose_runs_are_nowhere_all_there_is_dotted_and_named_all_the_same() -> None:
+    early, late, never = histories([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    for at in late.lines:
+        at["evaluation"]["env_steps"] += 5_000
+    figure = comparison_figure(group_runs([early, late, never]), "mean", "env_steps")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (complete,) = [x for x in axes.lines if x.get_label() == "CartPole-v1 (3 runs)"]
+    assert np.isnan(np.asarray(complete.get_ydata())).all()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CartPole-v1 (3 runs)"]
+
+
 def test_a_picture_over_wall_time_has_its_unit() -> None:
     figure = comparison_figure(group_runs(histories([0.0, 1.0, 2.0])), "iqm", "wall")
     (axes,) = figure.axes

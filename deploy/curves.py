@@ -23,6 +23,10 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "0.35"
 DPI = 150
 STRETCHES = 200
 """Rates are means over this share of the run, so that a long run's are more than noise."""
+SMOOTHED_EPISODES = 100
+"""Training returns are means over so many episodes, or over a hundredth of all if that is more."""
+MAX_MARKERS = 100
+"""More evaluations than these are a line without markers."""
 CONFIDENCE_Z = 1.96
 """Standard errors on each side of a mean within which the true one lies in 95% of all cases."""
 
@@ -65,7 +69,7 @@ def curve_figure(history: History) -> Figure:
     _draw_returns(panels[1], history, lambda _, wall_s: wall_s / unit_s)
     style(panels[0], env_steps, xlabel="environment steps", ylabel="return of an episode")
     style(panels[1], wall_s / unit_s, xlabel=f"wall time ({unit})")
-    if not history.evaluations and not history.training_returns():
+    if not history.evaluations and not history.episodes:
         for axes in panels:
             _say(axes, "no episode has ended yet")
     figure.suptitle(_title(history), x=0.01, ha="left", fontsize="large")
@@ -164,13 +168,14 @@ def draw_target(axes: Axes, target: float) -> None:
 
 
 def _draw_returns(axes: Axes, history: History, x_of: Callable[[float, float], float]) -> None:
-    training = history.training_returns()
+    newest = max(SMOOTHED_EPISODES, history.episodes // 100)
+    training = history.training_returns(newest)
     if training:
         axes.plot(
             [x_of(env_steps, wall_s) for env_steps, wall_s, _ in training],
             [value for *_, value in training],
             color=ORANGE,
-            label="training return, newest 100 episodes",
+            label=f"training return, newest {newest:,} episodes",
             marker=_marker(training),
             zorder=2,
         )
@@ -188,7 +193,8 @@ def _draw_scores(
     means = np.array([e["return_mean"] for e in evaluations], np.float64)
     # Where the error is not a number there is no band.
     half = CONFIDENCE_Z * np.array([standard_error(e) for e in evaluations])
-    axes.plot(x, means, color=BLUE, marker="o", markersize=3.5, label="greedy score", zorder=4)
+    marker = "o" if len(x) <= MAX_MARKERS else ""
+    axes.plot(x, means, color=BLUE, marker=marker, markersize=3.5, label="greedy score", zorder=4)
     axes.fill_between(
         x,
         means - half,

@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
@@ -95,17 +97,25 @@ class History:
             found.append((points[-1][0], points[-1][1], growth / elapsed_s))
         return found
 
-    def training_returns(self, episodes: int = 100) -> list[Point]:
+    def training_returns(self, episodes: int) -> list[Point]:
         """(env_steps, wall_s, mean raw return) of each line with which training episodes came: over
         the newest `episodes` of the run, or all that came with the line if those are more."""
-        found: list[Point] = []
-        newest: list[float] = []
-        for line in self.lines:
-            came = line.get("episode_returns") or []
-            if came:
-                newest = (newest + came)[-max(episodes, len(came)) :]
-                found.append((line["env_steps"], line["wall_s"], sum(newest) / len(newest)))
-        return found
+        lines = [line for line in self.lines if line.get("episode_returns")]
+        came = np.array([len(line["episode_returns"]) for line in lines], np.int64)
+        returns = [value for line in lines for value in line["episode_returns"]]
+        sums = np.concatenate([[0.0], np.cumsum(returns, dtype=np.float64)])
+        ends = np.cumsum(came)
+        begins = np.maximum(ends - np.maximum(came, episodes), 0)
+        means = (sums[ends] - sums[begins]) / (ends - begins)
+        return [
+            (line["env_steps"], line["wall_s"], mean)
+            for line, mean in zip(lines, means.tolist(), strict=True)
+        ]
+
+    @property
+    def episodes(self) -> int:
+        """Training episodes that ended."""
+        return sum(len(line.get("episode_returns", ())) for line in self.lines)
 
 
 def read_history(run_dir: Path) -> History:

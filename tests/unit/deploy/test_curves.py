@@ -164,6 +164,22 @@ def test_titles_say_which_run_it_is_and_how_far_it_has_come(history: History, ti
         assert figure.get_suptitle() == title
 
 
+def test_training_returns_of_many_episodes_are_smoothed_over_a_hundredth_of_them() -> None:
+    lines = [line(float(i), 10 * i, episode_returns=[float(i)] * 100) for i in range(300)]
+    figure = curve_figure(of_lines(*lines))
+    for axes in panels(figure, 2):
+        _, y = drawn(axes, "training return, newest 300 episodes")
+        assert y == [0.0, 0.5, *(i - 1.0 for i in range(2, 300))]
+
+
+def test_many_evaluations_are_a_line_without_markers() -> None:
+    for count, marker in ((100, "o"), (101, "")):
+        lines = (evaluated(float(i), 10 * i, 1.0) for i in range(count))
+        for axes in panels(curve_figure(of_lines(*lines)), 2):
+            (score,) = [x for x in axes.lines if x.get_label() == "greedy score"]
+            assert score.get_marker() == marker
+
+
 def test_a_run_of_an_older_version_has_the_scores_of_its_result() -> None:
     told = [evaluation(60.0, 1_000, 20.0), evaluation(600.0, 9_000, 30.0)]
     history = of_lines(evaluations=told)

@@ -8,6 +8,8 @@ logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
 tb/             the same for TensorBoard, if wanted
 trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
+curve.png       score and training return
+throughput.png  rates, the replay's fill, and who waited
 """
 
 from pathlib import Path
@@ -79,6 +81,8 @@ def _clear(run_dir: Path) -> None:
         "profile/*",
         "prometheus.json",
         "tb/events.out.tfevents.*",
+        "curve.png",
+        "throughput.png",
     ):
         for path in run_dir.glob(pattern):
             path.unlink()

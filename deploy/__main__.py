@@ -1,5 +1,6 @@
 """`python -m deploy COMMAND`: run zapex on this host, and look at its runs."""
 
+import importlib
 import sys
 
 from common.process import run_main
@@ -8,7 +9,9 @@ COMMANDS = {
     "launch": "train an agent: starts all processes, shows progress, ends with a score",
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
     "status": "how a run goes, on this machine or another",
+    "plot": "draw a run's curves, or several runs and seeds side by side",
 }
+"""Each is a module of this package with a function of its name."""
 
 
 def main() -> int:
@@ -18,20 +21,11 @@ def main() -> int:
 
 
 def _dispatch(command: str, argv: list[str]) -> int:
-    # Each command imports what it needs when it is chosen: launch begins by starting the imports of
-    # its roles elsewhere.
-    if command == "launch":
-        from deploy.launch import launch
-
-        return launch(argv)
-    if command == "evaluate":
-        from deploy.evaluate import evaluate
-
-        return evaluate(argv)
-    if command == "status":
-        from deploy.status import status
-
-        return status(argv)
+    if command in COMMANDS:
+        # Each command imports what it needs when it is chosen: launch begins by starting the
+        # imports of its roles elsewhere.
+        code: int = getattr(importlib.import_module(f"deploy.{command}"), command)(argv)
+        return code
     lines = [f"  {name:10} {what}" for name, what in COMMANDS.items()]
     text = "\n".join(["usage: python -m deploy COMMAND [OPTIONS]", "", *lines, "",
                       "python -m deploy COMMAND --help shows a command's options."])  # fmt: skip

@@ -205,7 +205,8 @@ def _signals(stop: threading.Event, interrupted: threading.Event) -> Iterator[No
 def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     path = run_dir / "result.json"
     if interrupted:
-        print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}")
+        print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}", flush=True)
+        _draw_pictures(run_dir)
         return 130
     if not path.exists():
         raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
@@ -233,4 +234,20 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     print(f"  everything lies in {run_dir}")
     print(f"  python -m deploy evaluate {run_dir} --episodes 100")
     sys.stdout.flush()
+    _draw_pictures(run_dir)
     return 0 if result["solved"] or config.target_return is None else 1
+
+
+def _draw_pictures(run_dir: Path) -> None:
+    """An extra: whatever happens here, the run has ended as it has."""
+    try:
+        # Imported here: matplotlib would cost every start half a second.
+        from deploy.curves import draw_run
+        from deploy.history import read_history
+
+        pictures = draw_run(read_history(run_dir))
+        print(f"  pictures: {', '.join(map(str, pictures))}", flush=True)
+    except ImportError:
+        print("  no pictures: pip install 'zapex[watch]'", flush=True)
+    except (Exception, KeyboardInterrupt) as error:
+        print(f"  no pictures: {str(error) or type(error).__name__}", flush=True)

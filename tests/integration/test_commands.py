@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.config import Config
+from deploy.__main__ import COMMANDS
 from tests.integration.conftest import Start
 from tests.integration.runs import checkpoints_of
 
@@ -13,11 +14,12 @@ from tests.integration.runs import checkpoints_of
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
-        ("deploy", ["launch", "evaluate", "status"]),
-        ("deploy --help", ["launch", "evaluate", "status"]),
+        ("deploy", list(COMMANDS)),
+        ("deploy --help", list(COMMANDS)),
         ("deploy launch --help", ["--preset", "--resume", "--in-process", "--run-dir"]),
         ("deploy status --help", ["HEAD", "--json"]),
         ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
+        ("deploy plot --help", ["--out", "--statistic", "--group", "RUN_DIR"]),
         ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),
         ("replay_server --help", ["--connect", "--bind", "--storage"]),
         ("actor --help", ["--connect", "--envs", "--evaluator", "--inference"]),
@@ -73,3 +75,13 @@ def test_evaluate_takes_the_checkpoint_it_is_told(start: Start, finished_run: Pa
         assert command.wait() == 0
         assert command.output().startswith(f"CartPole-v1, {file}: return ")
         assert command.output().rstrip().endswith("over 1 greedy episodes")
+
+
+def test_plot_draws_what_a_run_has_recorded(
+    start: Start, tmp_path: Path, finished_run: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra watch is not installed")
+    command = start("deploy", "plot", str(finished_run), "--out", "curve.svg")
+    assert command.wait() == 0
+    assert command.output() == "wrote curve.svg\n"
+    assert (tmp_path / "curve.svg").read_text().count("<svg") == 1

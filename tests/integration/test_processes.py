@@ -1,5 +1,6 @@
 """`python -m deploy launch`: the whole topology as processes, which may be killed at any time."""
 
+import importlib.util
 import signal
 import tempfile
 import time
@@ -67,6 +68,12 @@ def test_a_run_ends_by_itself_and_leaves_nothing_behind(
     assert launch.line(f"{verdict}: CartPole-v1")
     assert launch.line(f"everything lies in {tmp_path / 'run'}")
     assert "Traceback" not in launch.output()
+    # The last line names the pictures, or the extra that they need.
+    assert launch.output().splitlines()[-1] == (
+        f"  pictures: {tmp_path / 'run/curve.png'}, {tmp_path / 'run/throughput.png'}"
+        if importlib.util.find_spec("matplotlib")
+        else "  no pictures: pip install 'zapex[watch]'"
+    )
 
 
 def test_a_run_may_live_in_the_file_system(start: Start, tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ OURS = (
     "checkpoints/00000100.partial",
     "replay/storage",
     "logs/actor-0.log",
+    "metrics.jsonl",
+    "curve.png",
+    "throughput.png",
 )
 """What a run leaves behind."""
 THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt", "plots/a.png")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,8 @@ class ActorOptions:
     """Rejoin under this number if it is free; −1: any."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    videos: Path | None = None
+    """Directory for videos of evaluations; None: an evaluator films nothing."""
 
 
 def run_actor(

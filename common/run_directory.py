@@ -7,6 +7,7 @@ replay/         the experience
 logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
 tb/             the same for TensorBoard, if wanted
+videos/         greedy episodes on film, if wanted
 """
 
 from pathlib import Path
@@ -76,6 +77,10 @@ def _clear(run_dir: Path) -> None:
         "metrics.jsonl",
         "prometheus.json",
         "tb/events.out.tfevents.*",
+        "videos/[0-9]*.mp4",
+        "videos/*_episode_*.mp4",
+        "videos/*_episode_*.gif",
+        "videos/*.partial",
     ):
         for path in run_dir.glob(pattern):
             path.unlink()

@@ -13,13 +13,14 @@ from tests.integration.runs import checkpoints_of
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
-        ("deploy", ["launch", "evaluate"]),
-        ("deploy --help", ["launch", "evaluate"]),
+        ("deploy", ["launch", "evaluate", "play"]),
+        ("deploy --help", ["launch", "evaluate", "play"]),
         ("deploy launch --help", ["--preset", "--resume", "--in-process", "--run-dir"]),
         ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
+        ("deploy play --help", ["--checkpoint", "--video", "--render", "--q-values", "--fps"]),
         ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),
         ("replay_server --help", ["--connect", "--bind", "--storage"]),
-        ("actor --help", ["--connect", "--envs", "--evaluator", "--inference"]),
+        ("actor --help", ["--connect", "--envs", "--evaluator", "--inference", "--videos"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

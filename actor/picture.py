@@ -16,7 +16,7 @@ PANEL_WIDTH, ROW_HEIGHT, MARGIN, FONT_SIZE = 260, 24, 8, 14
 NAME_END, BAR_END = 96, 180
 MAX_ROWS = 18
 """Actions shown: those of an Atari game."""
-BACKGROUND, PALE, BRIGHT = (18, 18, 24), (120, 130, 150), (255, 190, 60)
+BACKGROUND, PALE, BRIGHT = (18, 18, 24), (165, 172, 188), (255, 190, 60)
 
 
 def as_picture(frame: npt.NDArray[Any]) -> Picture:
@@ -63,19 +63,19 @@ class QValuePanel:
             q_values: [A]; None after the last step, where nothing is to be chosen.
         """
         height = max(len(picture), 2 * MARGIN + ROW_HEIGHT * min(len(self._names), MAX_ROWS))
-        whole = np.empty((height, picture.shape[1] + PANEL_WIDTH, 3), np.uint8)
-        whole[:] = BACKGROUND
-        whole[: len(picture), : picture.shape[1]] = picture
-        if q_values is not None:
-            whole[:, picture.shape[1] :] = self._panel(height, q_values)
-        return whole
+        if len(picture) < height:
+            below = np.full((height - len(picture), *picture.shape[1:]), BACKGROUND, np.uint8)
+            picture = np.concatenate([picture, below])
+        return np.concatenate([picture, self._panel(height, q_values)], axis=1)
 
-    def _panel(self, height: int, q_values: npt.NDArray[np.float32]) -> Picture:
+    def _panel(self, height: int, q_values: npt.NDArray[np.float32] | None) -> Picture:
         from PIL import Image, ImageDraw
 
+        panel = Image.new("RGB", (PANEL_WIDTH, height), BACKGROUND)
+        if q_values is None:
+            return np.asarray(panel)
         gaps = q_values - q_values.min()
         self._largest_gap = max(self._largest_gap, float(gaps.max()))
-        panel = Image.new("RGB", (PANEL_WIDTH, height), BACKGROUND)
         draw = ImageDraw.Draw(panel)
         shown = np.sort(np.argsort(-q_values, kind="stable")[:MAX_ROWS])
         chosen = int(q_values.argmax())

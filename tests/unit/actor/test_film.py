@@ -2,6 +2,7 @@
 one at the end."""
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from common.manifest import Manifest
 from common.messages import Weights
 from common.networks import build_network
 from common.spec import EnvSpec
-from tests.environments import EPISODES
+from tests.environments import EPISODES, Painted
 from tests.videos import decoded
 from tests.waiting import wait_until
 
@@ -176,6 +177,7 @@ def test_an_atari_picture_is_the_brighter_of_the_steps_last_two_frames() -> None
     [
         (ATARI, 15.0),  # 60 frames a second, 4 for each step.
         ({**ATARI, "env_kwargs": {"frameskip": 3}}, 20.0),
+        ({**ATARI, "vectorization": "envpool"}, 15.0),  # EnvPool itself is not needed.
         ({"env": PAINTED}, 8.0),
         ({"env": "CartPole-v1"}, 50.0),
         ({"env": "MinAtar/Freeway-v1"}, 30.0),  # It does not say.
@@ -211,6 +213,16 @@ def test_actions_have_the_environments_names_or_numbers(
     filming.close()
 
 
+def test_an_environment_that_a_function_makes_is_filmed() -> None:
+    """Functions have no metadata to ask for render modes."""
+    gym.register("FromFunction-v0", entry_point=lambda **kwargs: Painted(**kwargs))
+    try:
+        shown, _, length = filmed(Config(env="FromFunction-v0"), seed=0)
+    finally:
+        del gym.registry["FromFunction-v0"]
+    assert len(shown) == length + 1
+
+
 # ------------------------------------------------------------------------------- what cannot be
 
 
@@ -239,6 +251,14 @@ def test_an_environment_whose_picture_is_none_is_said_in_one_line() -> None:
     config = Config(env=PAINTED, env_kwargs={"blank_after": 1})
     with pytest.raises(EnvironmentFault, match="renders no pictures, but NoneType"):
         filmed(config, seed=0)
+
+
+def test_what_an_environment_needs_to_draw_is_said_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(EnvironmentFault, match=r"pygame.* not installed.*pip install"):
+        filmed(Config(env="CartPole-v1"), seed=0)
 
 
 def test_an_environment_that_is_another_one_alone_is_refused() -> None:

@@ -27,8 +27,8 @@ def as_picture(frame: npt.NDArray[Any]) -> Picture:
     if frame.ndim == 2:
         frame = frame[:, :, None]
     factor = max(1, ENLARGED_SIDE // max(frame.shape[:2]))
-    colours = np.broadcast_to(frame.astype(np.uint8), (*frame.shape[:2], 3))
-    return colours.repeat(factor, axis=0).repeat(factor, axis=1)
+    colours = np.broadcast_to(frame.astype(np.uint8, copy=False), (*frame.shape[:2], 3))
+    return colours if factor == 1 else colours.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 class QValuePanel:

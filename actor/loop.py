@@ -48,6 +48,8 @@ class ActorOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    videos: Path | None = None
+    """Directory for videos of evaluations; None: an evaluator films nothing."""
 
 
 def run_actor(

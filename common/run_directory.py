@@ -10,6 +10,7 @@ tb/             the same for TensorBoard, if wanted
 trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
 curve.png       score and training return
 throughput.png  rates, the replay's fill, and who waited
+videos/         greedy episodes on film, if wanted
 """
 
 from pathlib import Path
@@ -83,6 +84,10 @@ def _clear(run_dir: Path) -> None:
         "tb/events.out.tfevents.*",
         "curve.png",
         "throughput.png",
+        "videos/[0-9]*.mp4",
+        "videos/*_episode_*.mp4",
+        "videos/*_episode_*.gif",
+        "videos/*.partial",
     ):
         for path in run_dir.glob(pattern):
             path.unlink()

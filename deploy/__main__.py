@@ -8,6 +8,7 @@ from common.process import run_main
 COMMANDS = {
     "launch": "train an agent: starts all processes, shows progress, ends with a score",
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
+    "play": "watch them: in a window or as videos",
     "status": "how a run goes, on this machine or another",
     "plot": "draw a run's curves, or several runs and seeds side by side",
 }

@@ -205,5 +205,7 @@ def run_role(
         from actor.evaluator import run_evaluator
         from actor.loop import ActorOptions
 
-        greedy = ActorOptions(spec.head, number=spec.number, metrics=spec.metrics)
+        greedy = ActorOptions(
+            spec.head, number=spec.number, metrics=spec.metrics, videos=spec.run_dir / "videos"
+        )
         run_evaluator(greedy, context, stop, ready)

@@ -152,7 +152,6 @@ class _Learner:
         torch.set_num_threads(config.learner_threads)
         exporter = Exporter(options.metrics)
         telemetry = Telemetry(self._values, [self._update_s, self._batch_wait_s])
-        exporter.show(telemetry, self._state.run_id, "learner", 0)
         recorder = Recorder(open_sinks(options.run_dir, config))
         self._control = ControlPlane(
             self._context,
@@ -163,9 +162,10 @@ class _Learner:
             epoch=self._state.epoch,
             insecure=options.insecure,
             telemetry=telemetry,
-            targets=Targets(options.run_dir, exporter.endpoint),
-            record=recorder.offer,
+            targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
+            recorder=recorder,
         )
+        exporter.show(self._state.run_id, "learner", 0, telemetry, self._control.head_telemetry)
         try:
             ready(self._control.endpoint)
             # Everybody else starts up while this process still builds its network.
@@ -388,6 +388,7 @@ class _Learner:
             "learner_experience_age_updates": counters.experience_age,
             "learner_overwritten_transitions_total": counters.overwritten,
             "learner_waited_seconds_total": counters.waited_s,
+            "learner_failed": float(counters.phase == "failed"),
         }
         if counters.score is not None:
             values["learner_score"] = counters.score

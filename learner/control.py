@@ -34,9 +34,11 @@ from learner.targets import Targets
 from learner.wakeup import Wakeup
 
 POLL_MS = 100
-GATHER_MS = 10
-"""Between two turns that found something to read. What comes meanwhile, such as the heartbeats of
-many members, costs one turn together; what the training loop leaves to be sent does not wait."""
+MAX_GATHER_MS = 50
+MEMBERS_PER_GATHER_MS = 20
+"""Between two turns of which the first found something to read lies a pause, the longer the more
+members there are: their heartbeats cost less together. What the training loop leaves to be sent
+does not wait, and neither does anything in a small run."""
 RECORD_PERIOD_S = 1.0
 LEARNER, HEAD = -1, -2
 """Sessions of this process's own metrics; those of members are not negative."""
@@ -175,7 +177,8 @@ class ControlPlane:
             while not self._stopping.is_set():
                 poller.poll(POLL_MS)
                 if self._turn(time.monotonic()):
-                    transport.wait(self._wakeup.woken, GATHER_MS)
+                    gather_ms = len(self._head.members) // MEMBERS_PER_GATHER_MS
+                    transport.wait(self._wakeup.woken, min(gather_ms, MAX_GATHER_MS))
         except BaseException as error:
             log.exception("the control thread failed")
             self.failure = error

@@ -32,6 +32,9 @@ from learner.run_metrics import RunMetrics
 Reply = tuple[bytes, Message]
 
 SILENCE_S = 15.0
+ANSWER_PERIOD_S = 4.0
+"""A member that there is nothing new for is answered this often: enough to know that the head is
+there, and to make up for a word that was lost."""
 RECENT_EPISODES = 100
 RECENT_OF_ENV = 20
 MAX_NEW_EPISODES = 10_000
@@ -66,6 +69,9 @@ class Member:
     """Its newest counters and gauges."""
     returns: dict[int, deque[float]] = field(default_factory=dict)
     """Raw returns of the newest episodes, by environment of this actor."""
+    answered_s: float = -ANSWER_PERIOD_S
+    answered_revision: int = -1
+    """When its last heartbeat was answered, and in which state of the run."""
 
 
 class Head:
@@ -92,6 +98,8 @@ class Head:
         self._waiting: dict[bytes, Join] = {}
         self._incarnations: Counter[tuple[str, int]] = Counter()
         self.members: dict[int, Member] = {}
+        self._revision = 0
+        """Changes with whatever a directive may say."""
         # What heartbeats are answered with is worked out when members come and go, not each time.
         self.ladder_size = 0
         """M: environments the configuration expects, or more when more have joined."""
@@ -102,8 +110,8 @@ class Head:
         self._inference_endpoints: dict[str, str] = {}
         """By machine; of several the last that joined: one that died without a word may still be a
         member."""
-        self._members_changed()
         self.run_state = "run"
+        self._members_changed()
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         """Raw returns of the newest training episodes, whatever their ε."""
         self.episodes = 0
@@ -143,6 +151,7 @@ class Head:
     def set_run_state(self, run_state: str) -> list[Reply]:
         """Tell every member at once: run or stop."""
         self.run_state = run_state
+        self._revision += 1
         return self._directives()
 
     def take_episodes(self) -> tuple[list[float], list[int]]:
@@ -162,6 +171,7 @@ class Head:
         return sorted(members, key=lambda m: m.number)
 
     def _members_changed(self) -> None:
+        self._revision += 1
         members = self.members.values()
         ends = [m.first_env_index + m.num_envs for m in members if m.role == "actor"]
         self.ladder_size = max([self._manifest.config.expected_envs, *ends])
@@ -260,10 +270,18 @@ class Head:
         member = self.members.get(heartbeat.session)
         if member is None:
             return [(peer, self._rejoin(heartbeat.session))]
+        knows = (
+            member.peer == peer
+            and member.answered_revision == self._revision
+            and now_s - member.answered_s < ANSWER_PERIOD_S
+        )
         member.peer, member.last_heard_s = peer, now_s
         member.values = heartbeat.values
         self.metrics.add(member.session, heartbeat.values, heartbeat.histograms)
         self._take_episodes(member, heartbeat)
+        if knows:
+            return []
+        member.answered_s, member.answered_revision = now_s, self._revision
         return [(peer, self._directive(member))]
 
     def _take_episodes(self, member: Member, heartbeat: Heartbeat) -> None:

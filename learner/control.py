@@ -305,7 +305,7 @@ class ControlPlane:
                     "pid": m.pid,
                     "num_envs": m.num_envs,
                     "values": m.values,
-                    "returns": {env: sum(r) / len(r) for env, r in m.returns.items()},
+                    "returns": {str(env): sum(r) / len(r) for env, r in m.returns.items()},
                     "first_env_index": m.first_env_index,
                 }
                 for m in head.members.values()

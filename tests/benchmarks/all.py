@@ -86,7 +86,7 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
         (1000,), *((5.0, 1) if quick else (10.0, 3))
     ),
     "sinks": lambda quick, peers: sinks.figures(
-        "cartpole", *((5.0, 2, 5.0) if quick else (10.0, 4, 20.0))
+        "cartpole", *((3.0, 2, 5.0) if quick else (5.0, 8, 20.0))
     ),
 }
 """By module, in the order of the page; called with whether it is to be quick."""

@@ -184,7 +184,8 @@ class ControlPlane:
             self.failure = error
         finally:
             self._write_records()
-            if self._targets is not None and self._counters.phase != "failed":
+            failed = self.failure is not None or self._counters.phase == "failed"
+            if self._targets is not None and not failed:
                 self._targets.withdraw()
             for socket in (self._control, self._weights):
                 socket.close()

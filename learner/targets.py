@@ -56,11 +56,15 @@ class Targets:
         if text == self._told:
             return
         self._told = text
-        # Prometheus may read at any moment.
-        temporary = self._path.with_suffix(".partial")
-        temporary.write_text(text + "\n")
-        temporary.replace(self._path)
-        self._make_link()
+        # A full disk, or a directory of runs that is not ours, is no reason to end a run.
+        try:
+            # Prometheus may read at any moment.
+            temporary = self._path.with_suffix(".partial")
+            temporary.write_text(text + "\n")
+            temporary.replace(self._path)
+            self._make_link()
+        except OSError as error:
+            log.warning("Prometheus does not find all processes of this run: %s", error)
 
     def withdraw(self) -> None:
         """The run ends as it should: there is nothing to scrape any more."""
@@ -69,11 +73,7 @@ class Targets:
             self._path.unlink(missing_ok=True)
 
     def _make_link(self) -> None:
-        # The run goes on without: its directory may be all that this process may write to.
-        try:
-            self._link.parent.mkdir(exist_ok=True)
-            if not self._link.is_symlink():
-                # Relative: the runs may be mounted elsewhere for Prometheus.
-                self._link.symlink_to(os.path.relpath(self._path, self._link.parent))
-        except OSError as error:
-            log.warning("Prometheus cannot find this run by itself: %s", error)
+        self._link.parent.mkdir(exist_ok=True)
+        if not self._link.is_symlink():
+            # Relative: the runs may be mounted elsewhere for Prometheus.
+            self._link.symlink_to(os.path.relpath(self._path, self._link.parent))

@@ -183,6 +183,16 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
+def test_docker_compose_reads_the_file() -> None:
+    binary = shutil.which("docker-compose")
+    if binary is None:
+        pytest.skip("docker-compose")
+    file = str(MONITORING / "compose.yml")
+    words = [binary, "-f", file, "--profile", "monitoring", "config", "--services"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert sorted(done.stdout.split()) == ["grafana", "prometheus"], done.stderr
+
+
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
 def test_services_are_of_the_profile_pinned_and_on_loopback(name: str) -> None:
     service = compose()["services"][name]

@@ -83,4 +83,14 @@ def test_where_no_link_can_be_made_the_run_has_its_file(
     (run_dir.parent / LINKS).write_text("in the way")
     Targets(run_dir, "r1", "127.0.0.1:9100").tell([])
     assert json.loads((run_dir / TARGETS_FILE).read_text())
-    assert "Prometheus cannot find this run by itself" in caplog.text
+    assert "Prometheus does not find all processes of this run" in caplog.text
+
+
+def test_a_run_directory_that_takes_nothing_more_does_not_end_the_run(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir.rmdir()
+    targets = Targets(run_dir, "r1", "127.0.0.1:9100")
+    targets.tell([])
+    targets.withdraw()
+    assert "Prometheus does not find all processes of this run" in caplog.text

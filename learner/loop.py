@@ -154,7 +154,6 @@ class _Learner:
         telemetry = Telemetry(
             lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
         )
-        exporter.show(telemetry, self._state.run_id, "learner", 0)
         recorder = Recorder(open_sinks(options.run_dir, config))
         self._control = ControlPlane(
             self._context,
@@ -165,9 +164,10 @@ class _Learner:
             epoch=self._state.epoch,
             insecure=options.insecure,
             telemetry=telemetry,
-            targets=Targets(options.run_dir, exporter.endpoint),
-            record=recorder.offer,
+            targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
+            recorder=recorder,
         )
+        exporter.show(self._state.run_id, "learner", 0, telemetry, self._control.head_telemetry)
         try:
             ready(self._control.endpoint)
             # Everybody else starts up while this process still builds its network.

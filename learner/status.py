@@ -43,6 +43,7 @@ def learner_values(counters: LearnerCounters) -> Values:
         "learner_experience_age_updates": counters.experience_age,
         "learner_overwritten_transitions_total": counters.overwritten,
         "learner_waited_seconds_total": counters.waited_s,
+        "learner_failed": float(counters.phase == "failed"),
     }
     if counters.score is not None:
         values["learner_score"] = counters.score

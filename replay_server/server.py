@@ -225,9 +225,10 @@ def _answer(table: Table, frames: list[codec.Frame], trace: Trace) -> Iterator[R
 
 def table_values(table: Table) -> Values:
     """The table's counters and gauges."""
-    counters, limiter = table.counters, table.limiter
+    counters, limiter, storage = table.counters, table.limiter, table.storage
     return {
         "replay_transitions": table.sampler.size,
+        "replay_fill": min((storage.next_number - 1) / storage.slots, 1.0),
         "replay_inserted_transitions_total": limiter.inserts,
         "replay_sampled_transitions_total": limiter.samples,
         "replay_inserted_blocks_total": counters.inserted_blocks,

@@ -15,8 +15,10 @@ NAMES = (
     "machine",
     "memory",
     "replay_served",
+    "sinks",
     "solve",
     "sum_tree",
+    "telemetry_head",
     "transition_memory",
     "weights_broadcast",
 )

@@ -6,6 +6,8 @@ checkpoints/    see learner/checkpoint.py
 replay/         the experience
 logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
+head            where the run can be asked how it goes, while it does
+status.json     what it answered last
 tb/             the same for TensorBoard, if wanted
 """
 
@@ -75,6 +77,8 @@ def _clear(run_dir: Path) -> None:
         "logs/*.log",
         "metrics.jsonl",
         "prometheus.json",
+        "head",
+        "status.json",
         "tb/events.out.tfevents.*",
     ):
         for path in run_dir.glob(pattern):

@@ -1,4 +1,4 @@
-"""`python -m deploy launch | evaluate`: run zapex on this host."""
+"""`python -m deploy launch | evaluate | dashboard`: run zapex on this host, and see it learn."""
 
 import sys
 
@@ -7,6 +7,7 @@ from common.process import run_main
 COMMANDS = {
     "launch": "train an agent: starts all processes, shows progress, ends with a score",
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
+    "dashboard": "a page with all runs of a directory, live and afterwards",
 }
 
 
@@ -27,6 +28,10 @@ def _dispatch(command: str, argv: list[str]) -> int:
         from deploy.evaluate import evaluate
 
         return evaluate(argv)
+    if command == "dashboard":
+        from deploy.dashboard.command import dashboard
+
+        return dashboard(argv)
     lines = [f"  {name:10} {what}" for name, what in COMMANDS.items()]
     text = "\n".join(["usage: python -m deploy COMMAND [OPTIONS]", "", *lines, "",
                       "python -m deploy COMMAND --help shows a command's options."])  # fmt: skip

@@ -20,6 +20,7 @@ from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import process_start_s
 from deploy import launcher, presets
+from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, StatusClient, show_return
 from deploy.topology import discard_shared_memory, follower_roles, learner_role
 
@@ -53,6 +54,9 @@ class Launch:
     free ones, all of which RUN_DIR/prometheus.json names. None: nothing can be scraped."""
     metrics_host: str = "127.0.0.1"
     """Address of the interface they can be scraped at."""
+    dashboard: bool = False
+    """Serve a page with the runs beside this one, and print its address. Needs the extra
+    dashboard."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages in the log files."""
     debug: bool = False
@@ -68,7 +72,12 @@ def launch(argv: list[str]) -> int:
     run_dir = _run_directory(options, config)
     stop = threading.Event()
     interrupted = threading.Event()
-    with _signals(stop, interrupted), LiveView(config, run_dir) as view:
+    runs_dir = run_dir.parent if options.dashboard else None
+    with (
+        _signals(stop, interrupted),
+        LiveView(config, run_dir) as view,
+        page_beside(runs_dir, view.say),
+    ):
         try:
             if options.in_process:
                 from deploy.in_process import run_in_process

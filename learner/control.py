@@ -27,6 +27,7 @@ from common.messages import (
     Weights,
 )
 from common.metrics import Telemetry, Values
+from learner.announcement import Announcement
 from learner.head import Head, Reply
 from learner.recorder import Record
 from learner.status import LearnerCounters, RunStatus
@@ -56,6 +57,7 @@ class ControlPlane:
         telemetry: the training loop's own metrics.
         record: takes the run's metrics once a second, and must not wait.
         targets: tells Prometheus where to scrape.
+        announcement: tells others where to ask, and what they would have heard.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -74,11 +76,13 @@ class ControlPlane:
         telemetry: Telemetry | None = None,
         record: Callable[[Record], None] = lambda _: None,
         targets: Targets | None = None,
+        announcement: Announcement | None = None,
     ) -> None:
         self._manifest = manifest
         self._telemetry = telemetry or Telemetry(dict)
         self._record = record
         self._targets = targets
+        self._announcement = announcement or Announcement(None)
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
@@ -108,6 +112,7 @@ class ControlPlane:
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
         self._wakeup = Wakeup(context)
+        self._announcement.announce(self.endpoint)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -175,6 +180,7 @@ class ControlPlane:
             self.failure = error
         finally:
             self._write_records()
+            self._announcement.withdraw()
             for socket in (self._control, self._weights):
                 socket.close()
 
@@ -185,6 +191,8 @@ class ControlPlane:
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
+            # The members are about to leave: this is the last status with all of them.
+            self._announcement.tell(now_s, self.status, due=True)
             self._send(self._head.set_run_state(run_state))
         for _ in range(MESSAGES_PER_TURN):
             frames = transport.receive_frames(self._control)
@@ -197,6 +205,7 @@ class ControlPlane:
             self._write_records()
             if self._targets is not None:
                 self._targets.tell(self._head.members.values())
+            self._announcement.tell(now_s, self.status)
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
@@ -289,11 +298,13 @@ class ControlPlane:
                     "pid": m.pid,
                     "num_envs": m.num_envs,
                     "values": m.values,
-                    "returns": {env: sum(r) / len(r) for env, r in m.returns.items()},
+                    # Keys are text: the wire has no others.
+                    "returns": {str(env): sum(r) / len(r) for env, r in m.returns.items()},
                     "first_env_index": m.first_env_index,
                 }
                 for m in head.members.values()
             ],
+            histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
             lost=head.lost,
             rejected=self._rejected,
         )

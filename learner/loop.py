@@ -27,6 +27,7 @@ from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.networks import build_network
+from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
     checkpoints,
@@ -164,6 +165,7 @@ class _Learner:
             insecure=options.insecure,
             telemetry=telemetry,
             targets=Targets(options.run_dir, exporter.endpoint),
+            announcement=Announcement(options.run_dir),
             record=recorder.offer,
         )
         try:

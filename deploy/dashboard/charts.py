@@ -127,11 +127,11 @@ def ladder(rungs: Sequence[Rung]) -> Options:
         }
         for rung in earned
     ]
-    x = _axis("log" if logarithmic else "value", "ε") | {"inverse": True}
+    x = _axis("log" if logarithmic else "value") | {"inverse": True}
     x["axisLabel"] = {":formatter": "v => Number(v.toPrecision(2))"}
     return _BASE | {
         "xAxis": x,
-        "yAxis": _axis("value", "return") | {"scale": True},
+        "yAxis": _axis("value") | {"scale": True},
         "tooltip": {
             **_TOOLTIP,
             "trigger": "item",
@@ -160,8 +160,8 @@ def histogram(name: str, counts: Sequence[float] | None, other: Sequence[float] 
     labels = [f"≤ {bound:g}" for bound in bounds] + [f"> {bounds[-1]:g}"]
     kept = [(FIRST, counts)] + ([] if other is None else [(SECOND, other)])
     return _BASE | {
-        "xAxis": _axis("category", METRICS[name].unit) | {"data": labels},
-        "yAxis": _axis("value", "") | {"axisLabel": {"formatter": "{value}%"}},
+        "xAxis": _axis("category") | {"data": labels},
+        "yAxis": _axis("value") | {"axisLabel": {"formatter": "{value}%"}},
         "tooltip": {**_TOOLTIP, "trigger": "axis", ":valueFormatter": "v => v.toFixed(1) + '%'"},
         "series": [
             {
@@ -193,16 +193,13 @@ _TOOLTIP: Options = {
 }
 _BASE: Options = {
     "animation": False,
-    "grid": {"left": 8, "right": 16, "top": 26, "bottom": 24, "containLabel": True},
+    "grid": {"left": 4, "right": 18, "top": 16, "bottom": 6, "containLabel": True},
 }
 
 
-def _axis(kind: str, name: str) -> Options:
+def _axis(kind: str) -> Options:
     return {
         "type": kind,
-        "name": name,
-        "nameTextStyle": {"color": QUIET},
-        "nameGap": 10,
         "axisLine": {"show": False},
         "axisTick": {"show": False},
         "axisLabel": {"hideOverlap": True},
@@ -212,9 +209,9 @@ def _axis(kind: str, name: str) -> Options:
 
 def _over(axis: Axis) -> Options:
     label = SECONDS if axis is Axis.WALL_CLOCK else COMPACT
-    x = _axis("value", "") | {"splitLine": {"show": False}, "min": 0}
+    x = _axis("value") | {"splitLine": {"show": False}, "min": 0}
     x["axisLabel"] = {"hideOverlap": True, ":formatter": label}
-    y = _axis("value", "") | {"scale": True}
+    y = _axis("value") | {"scale": True}
     y["axisLabel"] = {"hideOverlap": True, ":formatter": COMPACT}
     return _BASE | {
         "xAxis": x,

@@ -54,6 +54,7 @@ def topology(view: View) -> Topology:
     count = len(actors) or (config.actors if config else 0)
     envs = sum(m.get("num_envs", 0) for m in actors) or (config.expected_envs if config else 0)
     hosts = {str(m.get("host")) for m in actors}
+    inference = roles.count("inference")
     mean = "" if live else "on average "
     nodes = {
         "actors": Node(
@@ -62,6 +63,7 @@ def topology(view: View) -> Topology:
                 f"{_several(envs, 'environment')}"
                 + (f" on {len(hosts)} hosts" if len(hosts) > 1 else ""),
                 f"{compact(found.env_steps)} env steps/s",
+                *([f"{inference} inference process" + "es" * (inference > 1)] if inference else []),
             ),
             found.actors_wait,
         ),
@@ -92,9 +94,6 @@ def topology(view: View) -> Topology:
         score = view.run.score
         nodes["evaluator"] = Node("Evaluator", (f"greedy {compact(score)}",))
         edges["evaluate"] = ()
-    if "inference" in roles:
-        nodes["inference"] = Node("Inference", ("Q-values for", "its host's actors"))
-        edges["infer"] = ()
     shares = f"actors wait {percent(found.actors_wait)}, the learner {percent(found.learner_waits)}"
     return Topology(nodes, edges, f"{nodes['actors'].title} {mean}send {edges['insert'][0]} to the "
                     f"replay; the learner gets {edges['sample'][0]}; {shares} of the time. "
@@ -153,7 +152,6 @@ WIDE = Layout(
         "replay": Box(410, 84, 180, 112),
         "learner": Box(784, 84, 200, 112),
         "evaluator": Box(410, 232, 180, 60),
-        "inference": Box(16, 228, 216, 64),
     },
     {
         "insert": Line("M232 140 H404", 320, 128),
@@ -161,27 +159,24 @@ WIDE = Layout(
         "priorities": Line("M784 160 H596", 687, 180),
         "weights": Line("M884 84 V36 Q884 24 872 24 H136 Q124 24 124 36 V78", 500, 44),
         "evaluate": Line("M884 196 V250 Q884 262 872 262 H596", 740, 252),
-        "infer": Line("M124 228 V202", 140, 218, "start"),
     },
 )
 TALL = Layout(
     "tall",
     360,
-    560,
+    608,
     {
-        "actors": Box(16, 12, 240, 104),
-        "replay": Box(16, 184, 240, 96),
-        "learner": Box(16, 364, 240, 104),
-        "evaluator": Box(16, 500, 240, 56),
-        "inference": Box(270, 128, 84, 60),
+        "actors": Box(16, 12, 212, 112),
+        "replay": Box(16, 192, 212, 96),
+        "learner": Box(16, 400, 212, 104),
+        "evaluator": Box(16, 544, 212, 56),
     },
     {
-        "insert": Line("M100 116 V178", 112, 152, "start"),
-        "sample": Line("M60 280 V358", 72, 316, "start"),
-        "priorities": Line("M226 364 V286", 214, 348, "end"),
-        "weights": Line("M256 416 H296 Q308 416 308 404 V76 Q308 64 296 64 H262", 316, 330, "end"),
-        "evaluate": Line("M100 468 V494", 112, 486, "start"),
-        "infer": Line("M300 128 V100 H262", 300, 120),
+        "insert": Line("M100 124 V186", 112, 160, "start"),
+        "sample": Line("M60 288 V394", 72, 318, "start"),
+        "priorities": Line("M202 400 V294", 190, 376, "end"),
+        "weights": Line("M228 452 H332 Q344 452 344 440 V80 Q344 68 332 68 H234", 334, 236, "end"),
+        "evaluate": Line("M100 504 V538", 112, 526, "start"),
     },
 )
 LINE_HEIGHT = 18

@@ -166,11 +166,11 @@ class Page:
             self._diagnosis = ui.label().classes("diagnosis")
         self._charts: dict[str, ui.echart] = {}
         for name, title, width in (
-            ("score", "Score: greedy ± one standard deviation, and training", "double"),
+            ("score", "Return: greedy ± one standard deviation, and in training (thin)", "double"),
             ("loss", "Loss", ""),
-            ("ladder", "Exploration: ε of each environment, and what it earns", ""),
-            ("priorities", "Priorities given back by the learner", ""),
-            ("ages", "Age of sampled experience, 0 newest, 1 oldest", ""),
+            ("ladder", "Recent return of each environment, by its ε", ""),
+            ("priorities", "Priorities |δ| that the learner gave back", ""),
+            ("ages", "Age of sampled experience: 0 newest, 1 oldest", ""),
             ("mean_q", "Mean Q-value", ""),
         ):
             with _panel(title, width):
@@ -235,11 +235,14 @@ class Page:
     async def _refresh(self) -> None:
         names = [self._name, *([self._versus] if self._versus else [])]
         # Files are read elsewhere: other visitors are served meanwhile.
-        runs, views = await workers.io_bound(self._look, names)
+        found = await workers.io_bound(self._look, names)
+        if found is None:
+            # The server is about to end.
+            return
+        runs, views = found
         if not self._name and runs:
-            # The first run of this directory has begun.
+            # The first run of this directory has begun; the next second shows it.
             self._name = _first(runs)
-            runs, views = await workers.io_bound(self._look, [self._name])
         self._show_list(runs)
         view, other = views[0], views[1] if len(views) > 1 else None
         if view is None:

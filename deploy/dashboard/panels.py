@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.dashboard.catalogue import Run
 from deploy.dashboard.difference import Setting
-from deploy.dashboard.numbers import UNKNOWN, compact, duration
+from deploy.dashboard.numbers import UNKNOWN, compact, duration, percent
 from deploy.dashboard.observatory import View
 from deploy.live_view import show_return
 
@@ -83,16 +83,36 @@ def fill(view: View) -> str:
         return '<p class="empty">nothing is known of the replay</p>'
     capacity = config.replay_slots * config.block_length
     share = min(size / capacity, 1.0)
-    age = view.newest.get("learner_experience_age_updates")
-    lag = view.newest.get("head_policy_lag_updates")
+    facts = {
+        "transitions": f"{compact(size)} of {compact(capacity)}",
+        "inserted, sampled": f"{compact(view.newest.get('replay_inserted_transitions_total'))}, "
+        f"{compact(view.newest.get('replay_sampled_transitions_total'))}",
+        "priorities that came too late": _stale(view),
+        "age of a batch's experience": _updates(view, "learner_experience_age_updates"),
+        "actors are behind by": _updates(view, "head_policy_lag_updates"),
+        "actors wait": percent(view.flows.actors_wait),
+        "the learner waits": percent(view.flows.learner_waits),
+    }
     return (
         f'<div class="fill" role="meter" aria-valuenow="{100 * share:.0f}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-label="fill of the replay">'
         f'<div style="width:{100 * share:.1f}%"></div></div>'
-        f"<p>{compact(size)} of {compact(capacity)} transitions: {share:.0%}</p>"
-        f"<p>A batch is {compact(age)} updates old on average; actors are {compact(lag)} updates "
-        "behind.</p>"
+        '<table class="settings facts"><tbody>'
+        + "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in facts.items())
+        + "</tbody></table>"
     )
+
+
+def _updates(view: View, name: str) -> str:
+    value = view.newest.get(name)
+    return UNKNOWN if value is None else f"{compact(value)} updates"
+
+
+def _stale(view: View) -> str:
+    """Of those that came for transitions which had been evicted."""
+    written = view.newest.get("replay_priorities_total")
+    stale = view.newest.get("replay_stale_priorities_total")
+    return UNKNOWN if not written or stale is None else f"{stale / (written + stale):.1%}"
 
 
 def settings(found: Sequence[Setting], first: str, second: str | None, only: bool) -> str:
@@ -111,7 +131,8 @@ def settings(found: Sequence[Setting], first: str, second: str | None, only: boo
         + "</tr>"
         for s in kept
     )
-    return f'<table class="settings">{head}<tbody>{body}</tbody></table>'
+    alone = "alone" if second is None else ""
+    return f'<table class="settings {alone}">{head}<tbody>{body}</tbody></table>'
 
 
 def notes(lines: Sequence[str]) -> str:

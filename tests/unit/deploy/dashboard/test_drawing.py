@@ -49,7 +49,9 @@ def texts(svg: str) -> list[str]:
 def test_it_says_who_is_there_and_what_flows() -> None:
     found = whole()
     assert found.nodes["actors"] == Node(
-        "2 actors", ("8 environments on 2 hosts", "3,210 env steps/s"), 0.62
+        "2 actors",
+        ("8 environments on 2 hosts", "3,210 env steps/s", "1 inference process"),
+        0.62,
     )
     assert found.nodes["replay"].lines == ("3,200 of 6,400", "50% full")
     assert found.nodes["learner"] == Node("Learner", ("50 updates/s", "12.3k so far"), 0.02)

@@ -51,9 +51,16 @@ def test_equal_settings_are_left_out_if_wanted() -> None:
 
 
 def test_how_full_the_replay_is() -> None:
-    html = panels.fill(view(newest={"replay_transitions": 1_600.0}))
+    newest = {
+        "replay_transitions": 1_600.0,
+        "replay_priorities_total": 900.0,
+        "replay_stale_priorities_total": 100.0,
+        "head_policy_lag_updates": 21.0,
+    }
+    html = panels.fill(view(newest=newest, flows=Flows(learner_waits=0.25)))
     assert 'aria-valuenow="25"' in html  # 1600 of 100 blocks of 64
-    assert "1,600 of 6,400 transitions: 25%" in html
+    for fact in ("1,600 of 6,400", "10.0%", "21 updates", "25%", "–, –"):
+        assert f"<td>{fact}</td>" in html
     assert "nothing is known" in panels.fill(view())
 
 

@@ -1,4 +1,5 @@
-"""`RUN_DIR/head` and `RUN_DIR/status.json`: where a run can be asked how it goes, and its last answer.
+"""`RUN_DIR/head` and `RUN_DIR/status.json`: where a run can be asked how it goes, and what it would
+have answered last.
 
 `head` is one line, the head's address, there while the run goes on: whoever sees the run directory
 can ask (`python -m deploy status $(cat RUN_DIR/head)`). A run that was killed leaves it behind.

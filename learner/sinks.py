@@ -57,7 +57,7 @@ class JsonLines:
 
 
 def _short(name: str, value: float) -> float:
-    """As many digits as tell something; of counters, whose differences matter, all but thousandths."""
+    """The digits that tell something; of counters, whose differences matter, to thousandths."""
     return round(value, 3) if name.endswith("_total") else float(f"{value:.6g}")
 
 

@@ -11,7 +11,9 @@ from common.metric_table import METRICS
 from common.metrics import Kind
 
 
-def make_finished_run(run_dir: Path, seed: int, *, seconds: int = 600, ended_s: float = 1e9) -> Path:
+def make_finished_run(
+    run_dir: Path, seed: int, *, seconds: int = 600, ended_s: float = 1e9
+) -> Path:
     """A CartPole run that learnt something: a line of every metric for each second.
 
     Args:
@@ -40,7 +42,8 @@ def _line(i: int, seed: int, seconds: int) -> dict[str, Any]:
         "time": 1e9 + i, "wall_s": float(i), "env_steps": 800 * i, "updates": 50 * i,
         **values,
         "actor_blocked_seconds_total": 0.6 * i, "learner_waited_seconds_total": 0.02 * i,
-        "replay_inserted_transitions_total": 790 * i, "replay_sampled_transitions_total": 25_600 * i,
+        "replay_inserted_transitions_total": 790 * i,
+        "replay_sampled_transitions_total": 25_600 * i,
         "replay_priorities_total": 25_500 * i, "replay_transitions": min(790 * i, 1_000_000),
         "learner_loss": 0.02 + 0.3 * (1.1 - learnt) * (1 + 0.3 * math.sin(i)),
         "learner_mean_q": 90 * learnt, "head_actors": 2.0,

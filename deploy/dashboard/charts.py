@@ -35,7 +35,10 @@ class Axis(StrEnum):
 
 
 COMPACT = "v => Intl.NumberFormat('en', {notation: 'compact'}).format(v)"
-SECONDS = "v => v < 120 ? v + ' s' : v < 7200 ? (v / 60).toFixed(0) + ' min' : (v / 3600).toFixed(1) + ' h'"
+SECONDS = (
+    "v => v < 120 ? v + ' s' : v < 7200 ? (v / 60).toFixed(0) + ' min'"
+    " : (v / 3600).toFixed(1) + ' h'"
+)
 PRECISE = "v => v == null ? '–' : Number(v).toPrecision(4)"
 
 

@@ -44,9 +44,7 @@ def dashboard(argv: list[str]) -> int:
 def check(options: Dashboard) -> None:
     """Raises ConfigError or RunDirectoryError when this cannot be served."""
     if importlib.util.find_spec("nicegui") is None:
-        raise ConfigError(
-            "the dashboard needs the package nicegui: pip install 'zapex[dashboard]'"
-        )
+        raise ConfigError("the dashboard needs the package nicegui: pip install 'zapex[dashboard]'")
     if not options.runs_dir.is_dir():
         raise RunDirectoryError(
             f"{options.runs_dir} is no directory: name the one that holds runs, such as runs/"

@@ -186,17 +186,16 @@ BAR_HEIGHT = 5
 def draw(what: Topology, layout: Layout) -> str:
     """The picture as an SVG element, coloured by the page's style."""
     marker = f"arrow-{layout.name}"
+    size = f"0 0 {layout.width:g} {layout.height:g}"
+    label = escape(what.summary)
     parts = [
-        f'<svg class="topology {layout.name}" viewBox="0 0 {layout.width:g} {layout.height:g}" '
-        f'role="img" aria-label="{escape(what.summary)}">',
-        f'<defs><marker id="{marker}" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" '
-        f'markerHeight="7" orient="auto"><path class="head" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
+        f'<svg class="topology {layout.name}" viewBox="{size}" role="img" aria-label="{label}">',
+        f'<defs><marker id="{marker}" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" ',
+        'markerHeight="7" orient="auto"><path class="head" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
     ]
     for name, texts in what.edges.items():
         line = layout.lines[name]
-        parts.append(
-            f'<path class="edge {name}" d="{line.path}" marker-end="url(#{marker})"/>'
-        )
+        parts.append(f'<path class="edge {name}" d="{line.path}" marker-end="url(#{marker})"/>')
         parts += [
             f'<text class="flow {name}" x="{line.x:g}" y="{line.y + i * LINE_HEIGHT:g}" '
             f'text-anchor="{line.anchor}">{escape(text)}</text>'
@@ -209,9 +208,9 @@ def draw(what: Topology, layout: Layout) -> str:
 def _draw_node(name: str, node: Node, box: Box) -> str:
     left, top = box.x + 14, box.y + 24
     parts = [
-        f'<g class="node {name} {node.tone}"><rect class="box" x="{box.x:g}" y="{box.y:g}" '
-        f'width="{box.width:g}" height="{box.height:g}" rx="10"/>'
-        f'<text class="title" x="{left:g}" y="{top:g}">{escape(node.title)}</text>'
+        f'<g class="node {name} {node.tone}"><rect class="box" x="{box.x:g}" y="{box.y:g}" ',
+        f'width="{box.width:g}" height="{box.height:g}" rx="10"/>',
+        f'<text class="title" x="{left:g}" y="{top:g}">{escape(node.title)}</text>',
     ]
     parts += [
         f'<text class="fact" x="{left:g}" y="{top + (i + 1) * LINE_HEIGHT:g}">{escape(line)}</text>'

@@ -40,7 +40,7 @@ NOTHING = Flows()
 
 def flows(before: Line, after: Line) -> Flows:
     """Between two lines of metrics.jsonl; a counter that the first does not have stood at 0."""
-    elapsed_s = after["wall_s"] - before.get("wall_s", 0.0)
+    elapsed_s: float = after["wall_s"] - before.get("wall_s", 0.0)
     if elapsed_s <= 0.0:
         return NOTHING
 
@@ -48,7 +48,8 @@ def flows(before: Line, after: Line) -> Flows:
         if name not in after:
             return None
         # A process that was restarted counts from 0 again.
-        return max(after[name] - before.get(name, 0.0), 0.0) / elapsed_s
+        growth: float = max(after[name] - before.get(name, 0.0), 0.0)
+        return growth / elapsed_s
 
     def share(name: str, processes: float = 1.0) -> float | None:
         waited = per_second(name)
@@ -71,9 +72,7 @@ def diagnosis(found: Flows) -> str:
     if actors is None or learner is None:
         return ""
     if actors >= STARVES and learner >= STARVES:
-        return (
-            "Both sides wait: the replay server or the network between them is the bottleneck."
-        )
+        return "Both sides wait: the replay server or the network between them is the bottleneck."
     if learner >= WAITS and learner >= actors:
         return (
             f"The learner waits {learner:.0%} of the time: it could take more actors, or a larger "

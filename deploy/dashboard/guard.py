@@ -44,7 +44,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         if not self._is_from_here(headers):
             await _refuse(scope, send, 403)
         elif self._token is None or may_enter(self._token, self._offered(headers)):

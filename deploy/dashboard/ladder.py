@@ -46,7 +46,5 @@ def ladder(members: Iterable[dict[str, Any]], config: Config) -> list[Rung]:
             mean = sum(returns.values()) / len(returns) if returns else None
             rungs.append(Rung(number, None, sum(epsilon) / count, mean))
         else:
-            rungs += [
-                Rung(number, first + i, e, returns.get(i)) for i, e in enumerate(epsilon)
-            ]
+            rungs += [Rung(number, first + i, e, returns.get(i)) for i, e in enumerate(epsilon)]
     return sorted(rungs, key=lambda rung: (-rung.epsilon, rung.env or 0, rung.actor))

@@ -5,6 +5,7 @@ sent to the browser, nothing else.
 """
 
 from collections.abc import Callable, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -111,7 +112,7 @@ class Page:
     def _build(self, runs: list[Run]) -> None:
         self._dark = ui.dark_mode(THEMES[self._theme])
         with ui.element("header"):
-            ui.html('<h1>zapex</h1>', sanitize=False)
+            ui.html("<h1>zapex</h1>", sanitize=False)
             ui.label(str(self._observatory.runs_dir.resolve())).classes("path")
             self._theme_button = (
                 ui.button(f"theme: {self._theme}", on_click=self._next_theme)
@@ -186,7 +187,7 @@ class Page:
             self._only = ui.checkbox(
                 "differences only", value=True, on_change=lambda e: self._show_all(not e.value)
             ).props("dense")
-            self._settings = ui.html("", sanitize=False).classes("scroll")
+            self._settings = ui.html("", sanitize=False).classes("configuration")
 
     # -------------------------------------------------------------------------------------- visitor
 
@@ -230,7 +231,7 @@ class Page:
     def _others(self, runs: list[Run]) -> list[str]:
         return [run.name for run in runs if run.name != self._name]
 
-    # ----------------------------------------------------------------------------------- each second
+    # ---------------------------------------------------------------------------------- each second
 
     async def _refresh(self) -> None:
         names = [self._name, *([self._versus] if self._versus else [])]
@@ -246,7 +247,7 @@ class Page:
         self._show_list(runs)
         view, other = views[0], views[1] if len(views) > 1 else None
         if view is None:
-            self._title.set_content(f"<h2>{panels.escape(self._name)}</h2>")
+            self._title.set_content(f"<h2>{escape(self._name)}</h2>")
             self._run_notes.set_content(panels.notes(["there is no such run"] * bool(self._name)))
             return
         self._show_view(view, other)

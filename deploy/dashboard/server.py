@@ -94,9 +94,7 @@ def address(host: str, port: int, token: str | None) -> str:
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
 
 
-def _config(
-    observatory: Observatory, host: str, port: int, token: str | None
-) -> uvicorn.Config:
+def _config(observatory: Observatory, host: str, port: int, token: str | None) -> uvicorn.Config:
     from deploy.dashboard.page import add_page
 
     loopback = is_loopback(host)
@@ -109,7 +107,7 @@ def _config(
 
     add_page(app, observatory, compress=not loopback)
     return uvicorn.Config(
-        Guard(app, token, loopback=loopback, port=port),  # type: ignore[arg-type]
+        Guard(app, token, loopback=loopback, port=port),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=CLOSE_TIMEOUT_S,

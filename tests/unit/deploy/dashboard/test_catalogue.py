@@ -34,7 +34,11 @@ def make_run(
         text = lines if isinstance(lines, str) else "".join(json.dumps(x) + "\n" for x in lines)
         put(run_dir / "metrics.jsonl", text, written_s)
     if result is not None:
-        put(run_dir / "result.json", result if isinstance(result, str) else json.dumps(result), ended_s)
+        put(
+            run_dir / "result.json",
+            result if isinstance(result, str) else json.dumps(result),
+            ended_s,
+        )
     return run_dir
 
 

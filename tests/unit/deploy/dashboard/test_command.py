@@ -87,7 +87,7 @@ def test_a_port_that_is_taken_and_an_interface_that_is_not_there_are_said(taken_
 
     with pytest.raises(AddressInUse, match=f"port {taken_port} of 127.0.0.1 is in use"):
         listen("127.0.0.1", taken_port)
-    with pytest.raises(ConfigError, match="cannot serve at 203.0.113.1:0"):
+    with pytest.raises(ConfigError, match=r"cannot serve at 203\.0\.113\.1:0"):
         listen("203.0.113.1", 0)
 
 

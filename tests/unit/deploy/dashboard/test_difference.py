@@ -33,7 +33,8 @@ def test_what_one_version_does_not_know_differs_and_comes_last() -> None:
 
 def test_equal_numbers_do_not_differ_and_close_ones_do() -> None:
     found = settings(
-        {"learning_rate": 1, "adam_epsilon": 1.00000001}, {"learning_rate": 1.0, "adam_epsilon": 1.0}
+        {"learning_rate": 1, "adam_epsilon": 1.00000001},
+        {"learning_rate": 1.0, "adam_epsilon": 1.0},
     )
     assert {s.name: s.differs for s in found} == {"learning_rate": False, "adam_epsilon": True}
 

@@ -46,7 +46,9 @@ def test_no_time_no_rates() -> None:
     assert flows(line(5.0, 10, 1), line(5.0, 20, 2)) == NOTHING
 
 
-def test_a_process_that_was_restarted_gives_no_negative_rate_and_nobody_waits_all_the_time() -> None:
+def test_a_process_that_was_restarted_gives_no_negative_rate_and_nobody_waits_all_the_time() -> (
+    None
+):
     found = flows(
         line(1.0, 100, 10, replay_priorities_total=50.0, learner_waited_seconds_total=0.0),
         line(2.0, 100, 10, replay_priorities_total=5.0, learner_waited_seconds_total=1.7),

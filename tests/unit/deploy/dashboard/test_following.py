@@ -1,6 +1,7 @@
 """metrics.jsonl while it grows, breaks off, is replaced, or is too long to be read."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,7 @@ def test_of_older_lines_only_curves_and_evaluations_are_kept_of_the_newest_every
     reader = followed(path)
     place = {"wall_s": 1.0, "env_steps": 10}
     assert reader.lines == [place | {"learner_loss": 0.5}, place | {"evaluation": evaluation}]
-    assert reader.recent == [
-        line(1, learner_loss=0.5, evaluation=evaluation, replay_transitions=3)
-    ]
+    assert reader.recent == [line(1, learner_loss=0.5, evaluation=evaluation, replay_transitions=3)]
     append(path, text(*map(line, range(2, 30))))
     reader.read()
     assert [x["updates"] for x in reader.recent] == list(range(30 - RECENT, 30))
@@ -124,7 +123,7 @@ def test_a_short_file_is_read_whole_and_a_long_one_in_even_pieces() -> None:
     assert found[0][0] == 0
     assert found[-1][1] == size
     assert sum(end - begin for begin, end in found) == following.MAX_READ_BYTES
-    assert all(before[1] <= after[0] for before, after in zip(found, found[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(found))
 
 
 def test_a_long_file_gives_lines_from_all_over_it_none_twice_none_broken(
@@ -143,7 +142,7 @@ def test_a_long_file_gives_lines_from_all_over_it_none_twice_none_broken(
     assert found[-1] == 2_999
     assert len(found) < 300
     # Eight even pieces leave seven gaps.
-    assert max(b - a for a, b in zip(found, found[1:], strict=False)) <= 3_000 / 7
+    assert max(b - a for a, b in pairwise(found)) <= 3_000 / 7
     append(path, text(line(3_000)))
     reader.read()
     assert reader.lines[-1]["wall_s"] == 3_000

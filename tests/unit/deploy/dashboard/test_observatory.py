@@ -23,9 +23,7 @@ class Head:
 
     def __init__(self, run_id: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket, self.address = transport.bind(
-            self._context, zmq.ROUTER, "tcp://127.0.0.1:0"
-        )
+        self._socket, self.address = transport.bind(self._context, zmq.ROUTER, "tcp://127.0.0.1:0")
         self._run_id = run_id
         self.questions = 0
 

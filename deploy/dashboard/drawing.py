@@ -24,13 +24,23 @@ class Node:
     lines: tuple[str, ...]
     wait: float | None = None
     """Share of the time that they wait, 0 to 1; None: that is not known, or means nothing."""
+    tone: str = "plain"
+    """The CSS class of its colour: plain, works, waits or starves."""
 
-    @property
-    def tone(self) -> str:
-        """The CSS class of its colour."""
-        if self.wait is None:
-            return "plain"
-        return "starves" if self.wait >= STARVES else "waits" if self.wait >= WAITS else "works"
+
+def tones(actors: float | None, learner: float | None) -> tuple[str, str]:
+    """Of actors and learner, who wait for these shares of the time.
+
+    A learner that waits for half of it starves. Actors may wait for a busy learner as long as they
+    like: that is what the rate limiter is for.
+    """
+    a, b = actors or 0.0, learner or 0.0
+    of_learner = "starves" if b >= STARVES else "waits" if b >= WAITS else "works"
+    of_actors = "starves" if min(a, b) >= STARVES else "waits" if a >= WAITS else "works"
+    return (
+        "plain" if actors is None else of_actors,
+        "plain" if learner is None else of_learner,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,7 @@ def topology(view: View) -> Topology:
     count = len(actors) or (config.actors if config else 0)
     envs = sum(m.get("num_envs", 0) for m in actors) or (config.expected_envs if config else 0)
     hosts = {str(m.get("host")) for m in actors}
+    of_actors, of_learner = tones(found.actors_wait, found.learner_waits)
     inference = roles.count("inference")
     mean = "" if live else "on average "
     nodes = {
@@ -66,6 +77,7 @@ def topology(view: View) -> Topology:
                 *([f"{inference} inference process" + "es" * (inference > 1)] if inference else []),
             ),
             found.actors_wait,
+            of_actors,
         ),
         "replay": Node("Replay", _replay_lines(view)),
         "learner": Node(
@@ -75,6 +87,7 @@ def topology(view: View) -> Topology:
                 f"{compact(newest.get('updates'))} so far",
             ),
             found.learner_waits,
+            of_learner,
         ),
     }
     batches = found.samples / config.batch_size if config and found.samples is not None else None

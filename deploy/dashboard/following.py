@@ -78,7 +78,8 @@ class Following:
                 line = json.loads(row)
             except ValueError:
                 line = None
-            if isinstance(line, dict) and {"env_steps", "wall_s"} <= line.keys():
+            line = _numbers(line) if isinstance(line, dict) else {}
+            if {"env_steps", "wall_s"} <= line.keys():
                 self._keep(line)
             else:
                 self.unreadable += 1
@@ -98,6 +99,13 @@ class Following:
                 del self._curves[1::2]
                 self._stride *= 2
         self._seen += 1
+
+
+def _numbers(line: Line) -> Line:
+    """What of a line can be drawn: another version may have written other things."""
+    kept = {name: value for name, value in line.items() if isinstance(value, int | float)}
+    evaluation = line.get("evaluation")
+    return kept | {"evaluation": evaluation} if isinstance(evaluation, dict) else kept
 
 
 def _began_anew(before: Line, after: Line) -> bool:

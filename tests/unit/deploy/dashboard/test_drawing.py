@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from deploy.dashboard.catalogue import State
-from deploy.dashboard.drawing import TALL, WIDE, Layout, Node, Topology, draw, topology
+from deploy.dashboard.drawing import TALL, WIDE, Layout, Node, Topology, draw, tones, topology
 from deploy.dashboard.flows import Flows
 from tests.unit.deploy.dashboard.views import view
 
@@ -52,9 +52,12 @@ def test_it_says_who_is_there_and_what_flows() -> None:
         "2 actors",
         ("8 environments on 2 hosts", "3,210 env steps/s", "1 inference process"),
         0.62,
+        "waits",
     )
     assert found.nodes["replay"].lines == ("3,200 of 6,400", "50% full")
-    assert found.nodes["learner"] == Node("Learner", ("50 updates/s", "12.3k so far"), 0.02)
+    assert found.nodes["learner"] == Node(
+        "Learner", ("50 updates/s", "12.3k so far"), 0.02, "works"
+    )
     assert found.nodes["evaluator"].lines == ("greedy 123",)
     assert found.edges["insert"] == ("3,200 transitions/s",)
     assert found.edges["sample"] == ("5,000 samples/s", "50 batches/s")  # 5000 / 100
@@ -63,11 +66,21 @@ def test_it_says_who_is_there_and_what_flows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wait", "tone"),
-    [(None, "plain"), (0.0, "works"), (0.1, "waits"), (0.49, "waits"), (0.5, "starves")],
+    ("actors", "learner", "colours"),
+    [
+        (None, None, ("plain", "plain")),
+        (0.0, 0.09, ("works", "works")),
+        (0.1, 0.49, ("waits", "waits")),
+        # Actors may wait for a learner that is busy, a learner should wait for nobody.
+        (0.9, 0.0, ("waits", "works")),
+        (0.0, 0.5, ("works", "starves")),
+        (0.5, 0.5, ("starves", "starves")),
+    ],
 )
-def test_who_waits_has_another_colour(wait: float | None, tone: str) -> None:
-    assert Node("x", (), wait).tone == tone
+def test_who_waits_has_another_colour(
+    actors: float | None, learner: float | None, colours: tuple[str, str]
+) -> None:
+    assert tones(actors, learner) == colours
 
 
 def test_of_a_run_that_tells_nothing_what_its_configuration_tells_is_shown() -> None:

@@ -52,9 +52,18 @@ def test_lines_that_are_none_are_counted_and_passed_over(tmp_path: Path) -> None
     path = tmp_path / "metrics.jsonl"
     # A killed run's half line, which the resumed one ended; another version's; no object.
     append(path, text(line(1)) + '{"env_st\n' + '{"steps": 4}\n' + "7\n" + text(line(2)))
+    append(path, '{"env_steps": null, "wall_s": 3.0}\n')
     reader = followed(path)
     assert steps(reader) == [10, 20]
-    assert reader.unreadable == 3
+    assert reader.unreadable == 4
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, text(line(1, learner_loss="high", episode_returns=[1.0], evaluation=7)))
+    reader = followed(path)
+    assert reader.lines == [{"wall_s": 1.0, "env_steps": 10}]
+    assert reader.recent == [line(1)]
 
 
 def test_a_file_that_became_shorter_is_another_run(tmp_path: Path) -> None:

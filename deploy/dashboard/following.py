@@ -103,9 +103,11 @@ class Following:
 
 def _numbers(line: Line) -> Line:
     """What of a line can be drawn: another version may have written other things."""
-    kept = {name: value for name, value in line.items() if isinstance(value, int | float)}
-    evaluation = line.get("evaluation")
-    return kept | {"evaluation": evaluation} if isinstance(evaluation, dict) else kept
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, dict if name == "evaluation" else int | float)
+    }
 
 
 def _began_anew(before: Line, after: Line) -> bool:

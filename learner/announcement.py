@@ -17,7 +17,7 @@ from learner.status import RunStatus
 
 HEAD_FILE = "head"
 STATUS_FILE = "status.json"
-STATUS_PERIOD_S = 30.0
+STATUS_PERIOD_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Announcement:
     def __init__(self, run_dir: Path | None) -> None:
         self._run_dir = run_dir
         self._next_s = 0.0
+        self._had_actors = False
 
     def announce(self, endpoint: str) -> None:
         """The head listens there. An address within this process says nothing to others."""
@@ -40,10 +41,18 @@ class Announcement:
             _replace(self._run_dir / HEAD_FILE, address + "\n")
 
     def tell(self, now_s: float, status: Callable[[], RunStatus], *, due: bool = False) -> None:
-        """Write the status, every `STATUS_PERIOD_S` or, if `due`, at once. `now_s` is monotonic."""
-        if self._run_dir is not None and (due or now_s >= self._next_s):
-            self._next_s = now_s + STATUS_PERIOD_S
-            _replace(self._run_dir / STATUS_FILE, json.dumps(status().to_plain()) + "\n")
+        """Write the status, every `STATUS_PERIOD_S` or, if `due`, at once. `now_s` is monotonic.
+
+        One that knows of no actor does not take the place of one that did: at the end they leave.
+        """
+        if self._run_dir is None or not (due or now_s >= self._next_s):
+            return
+        self._next_s = now_s + STATUS_PERIOD_S
+        plain = status().to_plain()
+        has_actors = any(member["role"] == "actor" for member in plain["members"])
+        if has_actors or not self._had_actors:
+            self._had_actors = has_actors
+            _replace(self._run_dir / STATUS_FILE, json.dumps(plain) + "\n")
 
     def withdraw(self) -> None:
         """The head is about to go."""

@@ -31,6 +31,8 @@ class Following:
     def _begin_anew(self) -> None:
         self.recent: list[Line] = []
         """The newest, at most `RECENT`."""
+        self.known: Line = {}
+        """The newest value of everything: what its members tell ends before a run does."""
         self.first: Line | None = None
         """Of the newest part of a run that was resumed: from there on its counters only grow."""
         self.unreadable = 0
@@ -88,6 +90,7 @@ class Following:
         place = {"env_steps": line["env_steps"], "wall_s": line["wall_s"]}
         if self.first is None or _began_anew(self.recent[-1], line):
             self.first, self.recent = line, []
+        self.known |= line
         self.recent = [*self.recent[1 - RECENT :], line]
         if line.get("evaluation"):
             self._evaluations.append(place | {"evaluation": line["evaluation"]})

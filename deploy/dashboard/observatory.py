@@ -41,7 +41,7 @@ class View:
     history: History
     config: Config | None
     newest: Line
-    """Of metrics.jsonl, whole; empty: there is none."""
+    """Newest values of metrics.jsonl; of a run that goes on, of the last seconds."""
     flows: Flows
     status: dict[str, Any] | None
     """`learner.status.RunStatus`: the head's answer, or the last one that it left behind."""
@@ -144,12 +144,14 @@ class Observatory:
             config = None
             notes.append(f"its configuration is of another version: {error}")
         history = History(run.run_dir, config, following.lines, run.result, notes)
-        recent = following.recent
+        newest = following.known
+        if run.state is State.RUNNING:
+            newest = {name: value for line in following.recent for name, value in line.items()}
         return View(
             run=run,
             history=history,
             config=config,
-            newest=recent[-1] if recent else {},
+            newest=newest,
             flows=_flows(following, run.state is State.RUNNING),
             status=watched.status if answered else self._left(run, watched),
             answered=answered,

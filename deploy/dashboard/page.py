@@ -178,7 +178,7 @@ class Page:
             with _panel(title, width):
                 self._charts[name] = ui.echart({}, renderer="svg").classes("chart")
                 if name == "ladder":
-                    self._no_ladder = ui.label("no episode has ended yet").classes("empty over")
+                    self._no_ladder = ui.label("no return is known").classes("empty over")
         with _panel("Replay", ""):
             self._fill = ui.html("", sanitize=False)
         with _panel("Latest evaluation", ""):

@@ -9,7 +9,7 @@ from learner.announcement import STATUS_PERIOD_S, Announcement
 from learner.status import LearnerCounters, RunStatus
 
 
-def status(updates: int) -> RunStatus:
+def status(updates: int, *roles: str) -> RunStatus:
     return RunStatus(
         run_id="a",
         env="CartPole-v1",
@@ -22,6 +22,7 @@ def status(updates: int) -> RunStatus:
         learner=LearnerCounters(updates=updates),
         train_return=None,
         episodes=0,
+        members=[{"role": role} for role in roles],
         histograms={"replay_sampled_age": [1.0, 2.0]},
     )
 
@@ -69,6 +70,17 @@ def test_the_status_is_left_now_and_then_and_when_it_is_due(tmp_path: Path) -> N
     announcement.tell(100.0 + STATUS_PERIOD_S, lambda: status(3))
     assert told_updates(tmp_path) == 3
     announcement.tell(100.0 + STATUS_PERIOD_S, lambda: status(4), due=True)
+    assert told_updates(tmp_path) == 4
+
+
+def test_what_is_known_while_actors_are_there_stays_when_they_have_left(tmp_path: Path) -> None:
+    announcement = Announcement(tmp_path)
+    announcement.tell(0.0, lambda: status(1, "replay_server"))
+    announcement.tell(100.0, lambda: status(2, "replay_server", "actor"))
+    assert told_updates(tmp_path) == 2
+    announcement.tell(200.0, lambda: status(3, "replay_server"), due=True)
+    assert told_updates(tmp_path) == 2
+    announcement.tell(300.0, lambda: status(4, "actor"))
     assert told_updates(tmp_path) == 4
 
 

@@ -133,7 +133,7 @@ def test_a_finished_run_shows_means_over_all_of_it(
     tmp_path: Path, observatory: Observatory
 ) -> None:
     lines = [
-        line(0, 0.0, learner_waited_seconds_total=0.0),
+        line(0, 0.0, learner_waited_seconds_total=0.0, replay_transitions=7.0),
         line(100, 1.0, learner_waited_seconds_total=1.0),
         line(100, 4.0, learner_waited_seconds_total=1.0),
     ]
@@ -141,6 +141,8 @@ def test_a_finished_run_shows_means_over_all_of_it(
     (run_dir / "status.json").write_text("{half")
     view = look(observatory, "done")
     assert view.flows.env_steps == 25.0  # 100 / 4
+    # The replay server left before the last line.
+    assert view.newest["replay_transitions"] == 7.0
     assert view.flows.learner_waits == 0.25
     assert view.status is None
     assert view.config is not None

@@ -65,9 +65,7 @@ def _run(flags: Flags) -> None:
     stop = threading.Event()
     stop_on_signals(stop)
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
-    options = ActorOptions(
-        flags.connect, flags.envs, flags.number, metrics, videos=flags.videos
-    )
+    options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
     with zmq.Context() as context:
         if flags.inference:
             serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)

@@ -6,6 +6,8 @@ checkpoints/    see learner/checkpoint.py
 replay/         the experience
 logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
+head            where the run can be asked how it goes, while it does
+status.json     what it answered last
 tb/             the same for TensorBoard, if wanted
 trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
 curve.png       score and training return
@@ -81,6 +83,8 @@ def _clear(run_dir: Path) -> None:
         "trace.json",
         "profile/*",
         "prometheus.json",
+        "head",
+        "status.json",
         "tb/events.out.tfevents.*",
         "curve.png",
         "throughput.png",

@@ -10,9 +10,11 @@ COMMANDS = {
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
     "play": "watch them: in a window or as videos",
     "status": "how a run goes, on this machine or another",
+    "dashboard": "a page with all runs of a directory, live and afterwards",
     "plot": "draw a run's curves, or several runs and seeds side by side",
 }
-"""Each is a module of this package with a function of its name."""
+"""Each is a function of its name in a module of its name."""
+_ELSEWHERE = {"dashboard": "deploy.dashboard.command"}
 
 
 def main() -> int:
@@ -25,7 +27,8 @@ def _dispatch(command: str, argv: list[str]) -> int:
     if command in COMMANDS:
         # Each command imports what it needs when it is chosen: launch begins by starting the
         # imports of its roles elsewhere.
-        code: int = getattr(importlib.import_module(f"deploy.{command}"), command)(argv)
+        module = importlib.import_module(_ELSEWHERE.get(command, f"deploy.{command}"))
+        code: int = getattr(module, command)(argv)
         return code
     lines = [f"  {name:10} {what}" for name, what in COMMANDS.items()]
     text = "\n".join(["usage: python -m deploy COMMAND [OPTIONS]", "", *lines, "",

@@ -20,6 +20,7 @@ from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import process_start_s
 from deploy import launcher, presets
+from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
@@ -57,6 +58,9 @@ class Launch:
     """Address of the interface they can be scraped at."""
     profile: bool = False
     """Record for 200 updates what every loop does and write RUN_DIR/trace.json, for Perfetto."""
+    dashboard: bool = False
+    """Serve a page with the runs beside this one, and print its address. Needs the extra
+    dashboard."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages in the log files."""
     debug: bool = False
@@ -73,7 +77,12 @@ def launch(argv: list[str]) -> int:
     stop = threading.Event()
     interrupted = threading.Event()
     title = f"{config.env}, seed {config.seed}: {run_dir}"
-    with _signals(stop, interrupted), LiveView(title) as view:
+    runs_dir = run_dir.parent if options.dashboard else None
+    with (
+        _signals(stop, interrupted),
+        LiveView(title) as view,
+        page_beside(runs_dir, view.say),
+    ):
         try:
             if options.in_process:
                 if options.profile:

@@ -27,6 +27,7 @@ from common.messages import (
     Weights,
 )
 from common.metrics import Telemetry, Values
+from learner.announcement import Announcement
 from learner.head import Head, Reply
 from learner.recorder import Record, Recorder
 from learner.status import LearnerCounters, RunStatus
@@ -61,6 +62,7 @@ class ControlPlane:
         telemetry: the training loop's own metrics.
         recorder: takes the run's metrics once a second.
         targets: tells Prometheus where to scrape.
+        announcement: tells others where to ask, and what they would have heard.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -79,6 +81,7 @@ class ControlPlane:
         telemetry: Telemetry | None = None,
         recorder: Recorder | None = None,
         targets: Targets | None = None,
+        announcement: Announcement | None = None,
     ) -> None:
         self._manifest = manifest
         self._telemetry = telemetry or Telemetry(dict)
@@ -86,6 +89,7 @@ class ControlPlane:
         self.head_telemetry = Telemetry(self._values)
         """The head's own metrics, those of the run as a whole."""
         self._targets = targets
+        self._announcement = announcement or Announcement(None)
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
@@ -115,6 +119,7 @@ class ControlPlane:
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
         self._wakeup = Wakeup(context)
+        self._announcement.announce(self.endpoint)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -187,6 +192,7 @@ class ControlPlane:
             failed = self.failure is not None or self._counters.phase == "failed"
             if self._targets is not None and not failed:
                 self._targets.withdraw()
+            self._announcement.withdraw()
             for socket in (self._control, self._weights):
                 socket.close()
 
@@ -198,6 +204,8 @@ class ControlPlane:
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
+            # The members are about to leave: this is the last status with all of them.
+            self._announcement.tell(now_s, self.status, due=True)
             self._send(self._head.set_run_state(run_state))
         messages = 0
         while messages < MESSAGES_PER_TURN:
@@ -212,6 +220,7 @@ class ControlPlane:
             self._write_records()
             if self._targets is not None:
                 self._targets.tell(self._head.members.values())
+            self._announcement.tell(now_s, self.status)
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
@@ -306,11 +315,13 @@ class ControlPlane:
                     "pid": m.pid,
                     "num_envs": m.num_envs,
                     "values": m.values,
+                    # Keys are text: the wire has no others.
                     "returns": {str(env): sum(r) / len(r) for env, r in m.returns.items()},
                     "first_env_index": m.first_env_index,
                 }
                 for m in head.members.values()
             ],
+            histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
             lost=head.lost,
             rejected=self._rejected,
         )

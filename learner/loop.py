@@ -26,6 +26,7 @@ from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.networks import build_network
 from common.trace import trace_to
+from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
     checkpoints,
@@ -166,6 +167,7 @@ class _Learner:
             telemetry=telemetry,
             targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
             recorder=recorder,
+            announcement=Announcement(options.run_dir),
         )
         exporter.show(self._state.run_id, "learner", 0, telemetry, self._control.head_telemetry)
         try:

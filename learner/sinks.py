@@ -44,7 +44,7 @@ class JsonLines:
             "wall_s": round(record.wall_s, 3),
             "env_steps": record.env_steps,
             "updates": record.updates,
-            **{name: float(f"{value:.6g}") for name, value in record.values.items()},
+            **{name: _short(name, value) for name, value in record.values.items()},
         }
         if record.episode_returns:
             line["episode_returns"] = list(record.episode_returns)
@@ -55,6 +55,11 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _short(name: str, value: float) -> float:
+    """The digits that tell something; of counters, whose differences matter, to thousandths."""
+    return round(value, 3) if name.endswith("_total") else float(f"{value:.6g}")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -72,7 +72,10 @@ class RunStatus:
     """Mean raw return of the newest training episodes, exploration included."""
     episodes: int
     members: list[dict[str, Any]] = field(default_factory=list)
-    """role, number, host, pid and counters of each."""
+    """role, number, host, pid and counters of each; of actors also their place on the ε ladder and,
+    by environment (a number of theirs, as text), the mean return of its newest episodes."""
+    histograms: dict[str, list[float]] = field(default_factory=dict)
+    """Of the whole run, by metric: how many values fell into each range, and the sum of all."""
     lost: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     """Messages to the head that could not be read."""

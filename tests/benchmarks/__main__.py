@@ -7,6 +7,7 @@ import tyro
 NAMES = (
     "actor_pipeline",
     "all",
+    "dashboard",
     "end_to_end",
     "env_stepping",
     "inference",

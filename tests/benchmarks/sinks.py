@@ -32,7 +32,7 @@ from common.config import Config
 from common.exporter import MetricsOptions
 from common.process import configure_logging
 from deploy import presets
-from deploy.live_view import Plain, StatusClient
+from deploy.status_client import Plain, StatusClient
 from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
 from learner.recorder import Record, Sink
 from learner.targets import TARGETS_FILE

@@ -42,9 +42,9 @@ from learner.host_memory import keep_freed_memory
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
-from learner.resume import check_resumable
+from learner.resume import check_resumable, counters_of
 from learner.sinks import open_sinks
-from learner.status import LearnerCounters, learner_values
+from learner.status import learner_values
 from learner.targets import Targets
 from learner.update import QLearner, TrainBatch, batch_statistics
 from learner.weights import Snapshot
@@ -100,17 +100,6 @@ def run_learner(
     return _Learner(options, config, context, stop).run(ready)
 
 
-def _counters_of(state: RunState) -> LearnerCounters:
-    last = state.evaluations[-1]["return_mean"] if state.evaluations else None
-    return LearnerCounters(
-        updates=state.updates,
-        env_steps=state.env_steps,
-        score=last,
-        best_score=state.best_score,
-        evaluations=len(state.evaluations),
-    )
-
-
 class _Learner:
     def __init__(
         self,
@@ -131,7 +120,7 @@ class _Learner:
             self._resume_from = None
             self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
-        self._counters = _counters_of(self._state)
+        self._counters = counters_of(self._state)
         self._began_s = (options.started_s or time.time()) - self._state.wall_s
         self._first_wall_s = self._state.wall_s
         self._first_updates = self._state.updates

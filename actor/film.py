@@ -17,7 +17,7 @@ from actor.picture import as_picture
 from actor.policy import Policy
 from actor.rollout import QFunction
 from actor.video_file import VideoFile
-from common import atari
+from common import atari, minatar
 from common.config import Config
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
@@ -67,11 +67,13 @@ class Filming:
 
     @property
     def action_names(self) -> list[str]:
-        """The environment's own names where it has them (Atari's get_action_meanings), else the
-        actions' numbers."""
+        """Their names where somebody gave them any (Atari's get_action_meanings, MinAtar), else
+        their numbers."""
         single = self._vector.envs[0].unwrapped  # type: ignore[attr-defined]
         if hasattr(single, "get_action_meanings"):
             return list(map(str, single.get_action_meanings()))
+        if self._env.startswith("MinAtar/"):
+            return [minatar.ACTION_NAMES[action] for action in single.action_set]
         return [str(action) for action in range(self._num_actions)]
 
     def play(

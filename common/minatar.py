@@ -19,6 +19,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+ACTION_NAMES = ("NOTHING", "LEFT", "UP", "RIGHT", "DOWN", "FIRE")
+"""Of all six actions; the package has their first letters."""
 
 Bools = npt.NDArray[np.bool_]
 

@@ -24,6 +24,7 @@ from common.environments import probe_spec
 from common.errors import EnvironmentFault
 from common.manifest import Manifest
 from common.messages import Weights
+from common.minatar import ACTION_NAMES
 from common.networks import build_network
 from common.spec import EnvSpec
 from tests.environments import EPISODES, Painted
@@ -198,15 +199,21 @@ def test_a_film_goes_at_the_environments_own_pace(changes: dict[str, Any], fps: 
     ("changes", "names"),
     [
         (ATARI, ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]),
+        ({"env": "MinAtar/Freeway-v1"}, ["NOTHING", "UP", "DOWN"]),
+        (
+            {"env": "MinAtar/Freeway-v1", "env_kwargs": {"use_minimal_action_set": False}},
+            list(ACTION_NAMES),
+        ),
         ({"env": PAINTED}, ["0", "1", "2"]),
     ],
-    ids=["Atari", "Painted"],
+    ids=lambda value: value["env"] if isinstance(value, dict) else "",
 )
 def test_actions_have_the_environments_names_or_numbers(
     changes: dict[str, Any], names: list[str]
 ) -> None:
-    if changes is ATARI:
-        pytest.importorskip("ale_py")
+    for prefix, package in (("ALE", "ale_py"), ("MinAtar", "minatar")):
+        if changes["env"].startswith(prefix):
+            pytest.importorskip(package)
     config = Config(**changes)
     filming = Filming(config, probe_spec(config))
     assert filming.action_names == names

@@ -179,16 +179,16 @@ TALL = Layout(
     360,
     608,
     {
-        "actors": Box(16, 12, 212, 112),
-        "replay": Box(16, 192, 212, 96),
-        "learner": Box(16, 400, 212, 104),
-        "evaluator": Box(16, 544, 212, 56),
+        "actors": Box(16, 12, 196, 112),
+        "replay": Box(16, 192, 196, 96),
+        "learner": Box(16, 400, 196, 104),
+        "evaluator": Box(16, 544, 196, 56),
     },
     {
         "insert": Line("M100 124 V186", 112, 160, "start"),
-        "sample": Line("M60 288 V394", 72, 318, "start"),
-        "priorities": Line("M202 400 V294", 190, 376, "end"),
-        "weights": Line("M228 452 H332 Q344 452 344 440 V80 Q344 68 332 68 H234", 334, 236, "end"),
+        "sample": Line("M44 288 V394", 56, 318, "start"),
+        "priorities": Line("M194 400 V294", 182, 376, "end"),
+        "weights": Line("M212 452 H332 Q344 452 344 440 V80 Q344 68 332 68 H218", 334, 236, "end"),
         "evaluate": Line("M100 504 V538", 112, 526, "start"),
     },
 )

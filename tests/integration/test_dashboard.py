@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from deploy.dashboard.beside import page_beside
 from tests import browser
 from tests.browser import PHONE, chromium
 from tests.integration.conftest import Start
@@ -344,6 +345,20 @@ def test_without_a_token_given_one_is_made_and_insecure_wants_none(
     _, address = serve(start, runs_dir, "--host", "0.0.0.0", "--insecure")
     port = int(re.search(r":(\d+)/$", address)[1])  # type: ignore[index]
     assert fetch(f"http://127.0.0.1:{port}/")[0] == 200
+
+
+def test_beside_a_launch_a_taken_port_gives_way_to_a_free_one(runs_dir: Path) -> None:
+    said: list[str] = []
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):
+            taken.enter_context(socket.create_server(("127.0.0.1", 8080)))
+        with page_beside(runs_dir, said.append):
+            until(lambda: said, "the address")
+            address = said[0].split(" at ")[-1]
+            assert ":8080/" not in address
+            assert fetch(address)[0] == 200
+    with pytest.raises(urllib.error.URLError):
+        fetch(address)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

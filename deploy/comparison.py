@@ -1,6 +1,6 @@
 """Several runs as a few curves: who belongs together, and what the runs of a curve say together.
 
-Numbers only; `deploy/plot.py` draws them.
+Numbers only; `deploy/comparison_figure.py` draws them.
 """
 
 import itertools

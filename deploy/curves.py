@@ -22,7 +22,7 @@ THROUGHPUT_FILE = "throughput.png"
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "0.35"
 DPI = 150
 STRETCHES = 200
-"""Rates are means over this share of the run, so that a long run's are more than noise."""
+"""Rates are means over the run's time divided by this, so that a long run's are more than noise."""
 SMOOTHED_EPISODES = 100
 """Training returns are means over so many episodes, or over a hundredth of all if that is more."""
 MAX_MARKERS = 100
@@ -54,8 +54,9 @@ def save(figure: Figure, path: Path) -> None:
     try:
         figure.savefig(path, dpi=DPI)
     except OSError as error:
+        why = error.strerror or error
         raise RunDirectoryError(
-            f"cannot write {path} ({error.strerror}): make its directory, or choose another --out"
+            f"cannot write {path} ({why}): make its directory, or choose another --out"
         ) from error
 
 

@@ -321,7 +321,7 @@ def whole_blocks(s: Stage, version: int) -> list[Insert]:
 
 
 def test_an_actor_that_waits_is_alive_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner.head, "SILENCE_S", 1.0)
+    monkeypatch.setattr(learner.head, "SILENCE_S", 2.5)
     with stage(inference="host") as s:
         waiting = s.run(run_actor)
         until(lambda: s.members("actor"), "the actor to join")

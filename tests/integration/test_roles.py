@@ -210,14 +210,14 @@ def test_an_actor_is_a_member_no_more_once_it_has_left() -> None:
 def test_an_evaluation_longer_than_the_heads_patience_still_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # 2 environments, one episode of 30 steps of 2 · 0.05 s each: 3 s.
-    monkeypatch.setattr(learner.head, "SILENCE_S", 1.0)
-    slow = {"env": "tests.integration.environments:Paced-v0", "env_kwargs": {"length": 30}}
+    # 2 environments, one episode of 50 steps of 2 · 0.05 s each: 5 s. Heartbeats come every second.
+    monkeypatch.setattr(learner.head, "SILENCE_S", 2.5)
+    slow = {"env": "tests.integration.environments:Paced-v0", "env_kwargs": {"length": 50}}
     with stage(**slow) as s:
         s.control.publish(EVALUATION, 0, 7, constant_q(s.manifest, 1.0))
         s.run(run_evaluator)
         (result,) = until(s.control.take_evaluations, "the evaluation")
-        assert (result.version, result.episode_return.tolist()) == (7, [30.0, 30.0])
+        assert (result.version, result.episode_return.tolist()) == (7, [50.0, 50.0])
         assert s.control.status().lost == {}
 
 

@@ -128,6 +128,8 @@ class WeightsAndBiases:
             resume="allow",
             dir=str(run_dir),
             config=config.model_dump(mode="json"),
+            # What this process prints is for its log.
+            settings=wandb.Settings(console="off", silent=True),
         )
         self._last: Record | None = None
 

@@ -8,10 +8,10 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/environment.sh
-extras=test,atari,box2d,minatar,minigrid,dashboard
+extras=test,atari,box2d,minatar,minigrid,watch,dashboard
 marker="not slow"
 if [ "${1:-}" = --slow ]; then
-  marker="slow" extras="$extras,watch,browser"
+  marker="slow" extras="$extras,browser,wandb"
   shift
 fi
 prepare_environment "$root" "$extras"

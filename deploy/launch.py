@@ -242,6 +242,7 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     )
     print(f"  everything lies in {run_dir}")
     print(f"  python -m deploy evaluate {run_dir} --episodes 100")
+    print(f"  python -m deploy play {run_dir} --q-values")
     sys.stdout.flush()
     _draw_pictures(run_dir)
     return 0 if result["solved"] or config.target_return is None else 1

@@ -49,7 +49,11 @@ def _make(
     socket.maxmsgsize = MAX_MESSAGE_BYTES
     socket.ipv6 = "[" in address
     # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.
-    socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
+    # The side that connects sends them; the other learns from them how long silence may last (TTL)
+    # and need not ping its thousand peers as well.
+    if socket_type not in (zmq.ROUTER, zmq.XPUB):
+        socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
+        socket.heartbeat_ttl = 15_000
     socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000
     return socket
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -29,6 +30,8 @@ class Flags:
     inference: bool = False
     """Compute Q-values for the actors of this host instead of acting, in a run with
     --inference host or gpu."""
+    videos: Path | None = None
+    """Directory for an evaluator's videos, in a run with --video-period."""
     insecure: bool = False
     """Allow a --metrics-host that other hosts can reach, without keys."""
     metrics_port: int | None = None
@@ -49,6 +52,8 @@ def main() -> int:
 def _run(flags: Flags) -> None:
     if flags.evaluator and flags.inference:
         raise ConfigError("--evaluator and --inference are two processes: start each by itself")
+    if flags.videos is not None and not flags.evaluator:
+        raise ConfigError("--videos is where an --evaluator films: nobody else does")
     import torch
 
     from actor.evaluator import run_evaluator
@@ -60,7 +65,7 @@ def _run(flags: Flags) -> None:
     stop = threading.Event()
     stop_on_signals(stop)
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
-    options = ActorOptions(flags.connect, flags.envs, flags.number, metrics)
+    options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
     with zmq.Context() as context:
         if flags.inference:
             serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)

@@ -1,10 +1,11 @@
 """Greedy episodes: the only scores zapex quotes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
@@ -25,14 +26,24 @@ class GreedyEvaluation:
 
     Each of the E environments plays a fixed share of the episodes. Taking the first episodes that
     finish would favour short ones.
+
+    Args:
+        vector: plays them instead of one that is made for it, and is closed with this.
     """
 
-    def __init__(self, config: Config, spec: EnvSpec, episodes: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        episodes: int,
+        vector: VectorEnv[Any, Any, Any] | None = None,
+    ) -> None:
         # An environment in a process of its own is too dear to have one for each episode.
         most = config.envs_per_actor if config.vectorization == "async" else MAX_ENVS
-        num_envs = min(episodes, most)
+        if vector is None:
+            vector = make_vector(config, min(episodes, most))
+        self._vector, num_envs = vector, vector.num_envs
         self._env, self._spec = config.env, spec
-        self._vector = make_vector(config, num_envs)
         self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
         self._offset = action_offset(self._vector)
         self._stack = FrameStack(num_envs, spec, config.frame_stack)

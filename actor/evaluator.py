@@ -8,12 +8,14 @@ again on fresh episodes, and that second mean is the score.
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import zmq
 
 from actor.acting_policy import WAIT_MS, Interrupted
 from actor.evaluation import Episodes, GreedyEvaluation
+from actor.film_thread import FilmThread
 from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
@@ -39,7 +41,7 @@ def run_evaluator(
     ) as membership:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
-            _Evaluator(context, membership, manifest, stop).run(ready)
+            _Evaluator(context, membership, manifest, stop, options.videos).run(ready)
 
 
 class _Evaluator:
@@ -49,8 +51,10 @@ class _Evaluator:
         membership: Membership,
         manifest: Manifest,
         stop: threading.Event,
+        videos: Path | None,
     ) -> None:
         self._stop = stop
+        self._films = FilmThread(manifest, videos) if videos is not None else None
         self._membership = membership
         self._manifest = manifest
         self._policy = Policy(manifest)
@@ -71,10 +75,14 @@ class _Evaluator:
                 if weights is not None:
                     self._policy.load(weights)
                     self._membership.send(self._evaluate(weights))
+                    if self._films is not None:
+                        self._films.offer(weights)
                     self._weights.ask_again()
         except Interrupted:
             pass
         finally:
+            if self._films is not None:
+                self._films.close()
             self._weights.close()
             for evaluation in self._evaluations.values():
                 evaluation.close()

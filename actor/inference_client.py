@@ -5,9 +5,9 @@ from typing import Any
 import numpy.typing as npt
 import zmq
 
-from actor.finite import all_finite
 from common import transport
 from common.errors import WireError
+from common.finite import all_finite
 from common.messages import InferenceRequest, QValues, Rejected
 
 

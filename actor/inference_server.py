@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from common.messages import InferenceRequest, Message, QValues, Rejected, Servin
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
 from common.process import machine_id
+from common.trace import Trace, trace_to
 
 POLL_MS = 20
 """How long one wait for requests lasts before weights are taken and the head is heard again."""
@@ -53,6 +55,8 @@ class InferenceOptions:
     """Take over from the process of this host that had this number and died; −1: any."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    profile: Path | None = None
+    """Directory to record the loop's phases in."""
 
 
 def run_inference_server(
@@ -85,7 +89,9 @@ def run_inference_server(
         if manifest is not None:
             device = inference_device(manifest.config)
             with _own_stream(device):
-                _InferenceServer(context, membership, socket, device, stop).run(endpoint, ready)
+                trace = trace_to(options.profile, "inference")
+                server = _InferenceServer(context, membership, socket, device, stop, trace)
+                server.run(endpoint, ready)
 
 
 def inference_device(config: Config) -> torch.device:
@@ -122,7 +128,9 @@ class _InferenceServer:
         socket: zmq.Socket[bytes],
         device: torch.device,
         stop: threading.Event,
+        trace: Trace,
     ) -> None:
+        self._trace = trace
         self._membership = membership
         self._joins = 0
         self._socket = socket
@@ -141,14 +149,19 @@ class _InferenceServer:
             self._endpoint = endpoint
             ready(endpoint)
             while self._goes_on():
-                if transport.wait(self._socket, POLL_MS):
-                    self._policy.renew()
-                    self._answer(self._take_requests())
-                else:
-                    self._policy.renew()
+                self._trace.phase("waiting")
+                arrived = transport.wait(self._socket, POLL_MS)
+                self._trace.phase("new weights")
+                self._policy.renew()
+                if arrived:
+                    self._trace.phase("receiving")
+                    asked = self._take_requests()
+                    self._trace.phase("inference, sending")
+                    self._answer(asked)
         except Interrupted:
             pass
         finally:
+            self._trace.close()
             self._policy.close()
 
     def _goes_on(self) -> bool:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
+from common.trace import NO_TRACE, Trace, trace_to
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ class ActorOptions:
     """Rejoin under this number if it is free; −1: any."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    profile: Path | None = None
+    """Directory to record the loop's phases in."""
+    videos: Path | None = None
+    """Directory for videos of evaluations; None: an evaluator films nothing."""
 
 
 def run_actor(
@@ -64,7 +70,8 @@ def run_actor(
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
-            Actor(context, membership, manifest, num_envs, stop).run(ready)
+            trace = trace_to(options.profile, f"actor-{membership.welcome.number}")
+            Actor(context, membership, manifest, num_envs, stop, trace).run(ready)
 
 
 class Actor:
@@ -77,7 +84,9 @@ class Actor:
         manifest: Manifest,
         num_envs: int,
         stop: threading.Event,
+        trace: Trace = NO_TRACE,
     ) -> None:
+        self._trace = trace
         welcome, config = membership.welcome, manifest.config
         self._membership = membership
         self._config = config
@@ -100,6 +109,7 @@ class Actor:
             self._rng,
             # Sub-environments are seeded with consecutive numbers from here.
             seed=int(seeds.generate_state(1)[0] >> 1),
+            trace=trace,
         )
         self._policy: ActingPolicy = (
             LocalPolicy(context, membership, self._goes_on)
@@ -125,11 +135,14 @@ class Actor:
             self._act()
             ready("")
             while self._goes_on():
+                self._trace.phase("new weights")
                 self._policy.renew()
                 self._act()
+                self._trace.phase("heartbeat")
         except Interrupted:
             pass
         finally:
+            self._trace.close()
             self._policy.close()
             self._replay.close()
             self._vector.close()
@@ -143,6 +156,7 @@ class Actor:
         acted = self._policy.version
         for blocks in complete:
             if self._wait_for_credit():
+                self._trace.phase("inserting")
                 self._replay.insert(blocks, acted)
         if rollout.finished:
             self._episodes += len(rollout.finished)
@@ -163,6 +177,7 @@ class Actor:
 
     def _wait_for_credit(self) -> bool:
         """Whether an insert may be sent; false when this actor is to end instead."""
+        self._trace.phase("waiting for credit")
         self._replay.poll()
         if not self._replay.window_is_full:
             return True

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actor.finite import all_finite
 from actor.forward import forward_of
 from actor.weights import load_weights
 from common.errors import NonFiniteLoss
+from common.finite import all_finite
 from common.manifest import Manifest
 from common.messages import Weights
 from common.networks import build_network

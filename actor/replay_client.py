@@ -81,9 +81,10 @@ class ReplayClient:
             for insert, _ in self._unacknowledged.values():
                 transport.send(self._socket, insert)
             self.resent += len(self._unacknowledged)
-        if timeout_ms:
-            transport.wait(self._socket, timeout_ms)
-        while (message := transport.receive(self._socket)) is not None:
+        # Asking whether there is another message costs half of an attempt in vain.
+        while transport.wait(self._socket, timeout_ms):
+            timeout_ms = 0
+            message = transport.receive(self._socket)
             if isinstance(message, Ack) and message.session == self._session:
                 self._acknowledge(message.sequence)
             elif isinstance(message, Rejected):

@@ -17,13 +17,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.blocks import BlockBuilder, Blocks
 from actor.exploration import epsilon_greedy
-from actor.finite import all_finite
 from actor.frame_stack import FrameStack
 from common.blocks import RowKind
 from common.environments import action_offset, autoreset_mode
 from common.errors import EnvironmentFault
+from common.finite import all_finite
 from common.manifest import Manifest
 from common.membership import Episode
+from common.trace import NO_TRACE, Trace
 
 QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
@@ -42,6 +43,7 @@ class Rollout:
         q_function: Q-values [N, A] of observations [N, *obs_shape], or of stacks
             [N, S, *obs_shape].
         seed: of the environments' first reset.
+        trace: is told the phases of a step.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Rollout:
         q_function: QFunction,
         rng: np.random.Generator,
         seed: int,
+        trace: Trace = NO_TRACE,
     ) -> None:
+        self._trace = trace
         config, self._spec = manifest.config, manifest.spec
         self._vector = vector
         self._env = config.env
@@ -82,16 +86,20 @@ class Rollout:
 
         Raises EnvironmentFault when the environment raises or returns what it must not.
         """
+        self._trace.phase("inference")
         seen = self._obs
         if self._stacked:
             seen = self._stack.push(seen, self._row_kind == _FIRST)
         q_values = self._q_function(seen)
+        self._trace.phase("blocks")
         complete = [self._builder.see(self._streams, self._obs, self._row_kind, q_values)]
         action = epsilon_greedy(q_values, epsilon, self._rng)
         named = action + self._action_offset if self._action_offset else action
+        self._trace.phase("environment")
         next_obs, reward, terminated, truncated, info = self._call(
             "step", lambda: self._vector.step(named)
         )
+        self._trace.phase("blocks")
         # A stream whose newest row was an episode's last has only been reset by this step.
         acted, done, kind = self._record(action, reward, terminated, truncated)
         next_obs = self._checked(next_obs)

@@ -75,8 +75,13 @@ def is_atari(env_id: str) -> bool:
     return env_id.rpartition(":")[2].startswith("ALE/")
 
 
-def make_vector(config: Config, num_envs: int, autoreset: AutoresetMode) -> _Vector:
+def make_vector(
+    config: Config, num_envs: int, autoreset: AutoresetMode, *, rendered: bool = False
+) -> _Vector:
     """Observations are uint8 [num_envs, height, width], or [num_envs, height, width, 3] in colour.
+
+    `rendered`: `render`, of which `sync` alone is capable, gives the emulator's frames since it was
+    called last, a list for each game.
 
     Raises EnvironmentFault when env_kwargs are not a protocol that can be played this way.
     """
@@ -122,6 +127,8 @@ def make_vector(config: Config, num_envs: int, autoreset: AutoresetMode) -> _Vec
         repeat_action_probability=protocol.repeat_action_probability,
         full_action_space=protocol.full_action_space,
         max_num_frames_per_episode=protocol.max_num_frames_per_episode,
+        # Gymnasium's RenderCollection, around the game and below its preprocessing.
+        render_mode="rgb_array_list" if rendered else None,
     )
 
 

@@ -220,6 +220,10 @@ class Config(BaseModel):
 
     tensorboard: bool = False
     """Write the run's curves for TensorBoard, to RUN_DIR/tb. Needs the extra watch."""
+    video_period: Annotated[PositiveInt | None, BeforeValidator(_none)] = None
+    """Evaluations from one that is filmed to the next: of its weights, one more greedy episode goes
+    to RUN_DIR/videos; none: no videos. A step on film takes 3 ms of CPU time. Needs the extra
+    watch."""
     wandb_project: Annotated[str | None, BeforeValidator(_none)] = None
     """Project of Weights & Biases that gets the run's curves; none: nothing leaves this host.
     Needs the extra wandb."""

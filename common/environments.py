@@ -29,13 +29,14 @@ _EXTRAS = {"box2d": "box2d", "opencv": "atari"}
 """Words in Gymnasium's complaints about missing packages, and which extra brings them."""
 
 
-def make_vector(config: Config, num_envs: int) -> _Vector:
-    """`num_envs` environments stepped together.
+def make_vector(config: Config, num_envs: int, *, rendered: bool = False) -> _Vector:
+    """`num_envs` environments stepped together; `rendered`: their `render` gives pictures, which
+    takes `vectorization = "sync"`.
 
     Raises EnvironmentFault, with what to do, when they cannot be made or are not supported.
     """
     try:
-        vector = _make(config, num_envs)
+        vector = _make(config, num_envs, rendered)
         lives_missing = config.life_loss_ends_episode and not _tells_lives(config, vector)
     except Exception as error:
         raise _fault(config, error) from error
@@ -54,18 +55,20 @@ def _tells_lives(config: Config, vector: _Vector) -> bool:
     return atari.is_atari(config.env) or "lives" in vector.reset()[1]
 
 
-def _make(config: Config, num_envs: int) -> _Vector:
+def _make(config: Config, num_envs: int, rendered: bool) -> _Vector:
     if config.vectorization == "envpool":
         return envpool.make_vector(config, num_envs)
     environment_ids.register(config.env)
     if atari.is_atari(config.env):
-        return atari.make_vector(config, num_envs, AUTORESET[config.autoreset])
+        return atari.make_vector(config, num_envs, AUTORESET[config.autoreset], rendered=rendered)
     own_class = config.vectorization == "vector_entry_point"
     if own_class and (config.obs_key or config.greyscale or config.resize):
         raise EnvironmentFault(
             f"the vector class of {config.env} knows no obs_key, greyscale or resize: take "
             'vectorization = "sync" or "async"'
         )
+    if rendered:
+        _require_pictures(config.env)
     mode = {"autoreset_mode": AUTORESET[config.autoreset]}
     wrappers: list[Any] = [] if own_class else [functools.partial(as_array, config=config)]
     return gym.make_vec(
@@ -75,18 +78,36 @@ def _make(config: Config, num_envs: int) -> _Vector:
         vector_kwargs={} if own_class else mode,
         wrappers=wrappers,
         **(mode if own_class and _vector_class_takes(config.env, "autoreset_mode") else {}),
-        **config.env_kwargs,
+        **config.env_kwargs | ({"render_mode": "rgb_array"} if rendered else {}),
     )
+
+
+def _require_pictures(name: str) -> None:
+    """Raises EnvironmentFault when the environment's class says that it draws none."""
+    entry_point = _spec(name).entry_point
+    if entry_point is None:
+        raise EnvironmentFault(f"{name} has nothing but a vector class, which renders no pictures")
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    metadata = getattr(creator, "metadata", None)
+    modes = metadata.get("render_modes", ()) if isinstance(metadata, dict) else ("rgb_array",)
+    if "rgb_array" not in modes:
+        has = f"of its render modes ({', '.join(modes)}) none is" if modes else "it has no"
+        raise EnvironmentFault(f"{has} rgb_array")
 
 
 def _vector_class_takes(name: str, argument: str) -> bool:
     """Whether the environment's own vector class has an argument of that name."""
+    entry_point = _spec(name).vector_entry_point
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return creator is not None and argument in inspect.signature(creator).parameters
+
+
+def _spec(name: str) -> Any:
+    """What Gymnasium knows of an id, whose module is imported first if it names one."""
     module, _, env_id = name.rpartition(":")
     if module:
         importlib.import_module(module)
-    entry_point = gym.spec(env_id).vector_entry_point
-    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return creator is not None and argument in inspect.signature(creator).parameters
+    return gym.spec(env_id)
 
 
 def autoreset_mode(vector: _Vector) -> AutoresetMode:

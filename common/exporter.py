@@ -5,6 +5,7 @@ nothing and cannot hold them up.
 """
 
 import errno
+import socket as host_names
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,10 +48,10 @@ class Exporter:
     """
 
     def __init__(self, options: MetricsOptions) -> None:
-        self._shown: tuple[Telemetry, tuple[str, ...]] | None = None
+        self._shown: tuple[tuple[Telemetry, ...], tuple[str, ...]] = (), ()
         self._server: WSGIServer | None = None
         self.endpoint = ""
-        """host:port; empty: this process shows nothing."""
+        """host:port, as others reach it; empty: this process shows nothing."""
         if options.metrics_port is not None:
             self._serve(options.metrics_host, options.metrics_port, options.insecure)
 
@@ -78,19 +79,20 @@ class Exporter:
                 ) from error
             raise ConfigError(f"cannot show metrics at {host}:{port}: {error.strerror}") from error
         self._server = server
-        self.endpoint = f"{host}:{server.server_port}"
+        # An address that stands for all interfaces is nobody's.
+        shown = host_names.gethostname() if host in ("0.0.0.0", "::") else host
+        self.endpoint = f"{shown}:{server.server_port}"
 
-    def show(self, telemetry: Telemetry, run: str, role: str, number: int) -> None:
+    def show(self, run: str, role: str, number: int, *telemetry: Telemetry) -> None:
         """From now on a scrape gets this."""
         self._shown = telemetry, (run, role, str(number))
 
     def collect(self) -> Iterator[Any]:
         """Called for each scrape, in a thread of the server."""
-        if self._shown is None:
-            return
-        telemetry, labels = self._shown
-        values, histograms = telemetry.newest
-        yield from families(values, histograms, labels)
+        shown, labels = self._shown
+        for telemetry in shown:
+            values, histograms = telemetry.newest
+            yield from families(values, histograms, labels)
 
     def close(self) -> None:
         if self._server is not None:

@@ -153,7 +153,7 @@ class Membership:
         if not self._joining:
             values, histograms = telemetry.snapshot()
             run, number = self.manifest.run_id, self.welcome.number
-            self._exporter.show(telemetry, run, self._role, number)
+            self._exporter.show(run, self._role, number, telemetry)
             returns, lengths, envs = zip(*self._episodes, strict=True) if self._episodes else NONE
             sent = self.send(
                 Heartbeat(

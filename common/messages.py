@@ -162,7 +162,8 @@ class Heartbeat(Message):
 
 @dataclass(frozen=True, slots=True)
 class Directive(Message):
-    """What the head wants of a member: the answer to each heartbeat, and sent on every change."""
+    """What the head wants of a member: sent on every change, and in answer to a heartbeat after a
+    change or a few seconds."""
 
     kind: ClassVar[str] = "directive"
     session: int

@@ -113,6 +113,12 @@ _METRICS = (
         "Grows to replay_capacity and stays.",
         "Standing still below it: no actor inserts; see replay_insert_blocked_seconds_total.",
     ),
+    _gauge(
+        "replay_fill", "share of the replay", "Blocks stored, of those there is room for.",
+        "Grows to 1 and stays.",
+        "Standing still below 1: as replay_transitions. Far below 1 for hours: replay_capacity is "
+        "more than this run fills; lower it, or start more actors.",
+    ),
     _counter(
         "replay_inserted_transitions_total", "transitions",
         "Transitions stored since the run began.",
@@ -157,7 +163,7 @@ _METRICS = (
     _counter(
         "replay_insert_blocked_seconds_total", "s", "Time in which inserts waited for the limiter.",
         "A share of the time: the learner is the slower side, which is what a GPU is paid for.",
-        "Above 90%: actors idle. Fewer actors do, or a larger samples_per_insert.",
+        "Above 90%: actors idle. Fewer actors do, or a smaller samples_per_insert.",
     ),
     _counter(
         "replay_sample_blocked_seconds_total", "s",
@@ -233,6 +239,11 @@ _METRICS = (
         "Below 1e-5: it was there.", "As learner_waited_seconds_total.", _SECONDS,
     ),
     _gauge(
+        "learner_failed", "0 or 1", "Whether an error ended the training.", "0.",
+        "1: the last lines of learner.log say what, such as a loss that is no number, and from "
+        "which checkpoint to resume.",
+    ),
+    _gauge(
         "learner_score", "return", "Mean greedy return of the newest evaluation.",
         "Grows, with noise.", "docs/tuning.md",
     ),
@@ -264,8 +275,9 @@ _METRICS = (
     ),
     _counter(
         "head_dropped_records_total", "records",
-        "Records that a sink (TensorBoard, a file) was too slow to take.", "0.",
-        "A slow disk: the run goes on, its curves have gaps.",
+        "Records that a sink (TensorBoard, a file) was too slow to take, or failed to.", "0.",
+        "A slow or full disk: the run goes on, its curves have gaps. The learner's log names a "
+        "sink that failed.",
     ),
 )  # fmt: skip
 

@@ -6,9 +6,13 @@ checkpoints/    see learner/checkpoint.py
 replay/         the experience
 logs/           one file per process
 metrics.jsonl   the run's metrics, a line each second
+head            where the run can be asked how it goes, while it does
+status.json     what it answered last
 tb/             the same for TensorBoard, if wanted
+trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
 curve.png       score and training return
 throughput.png  rates, the replay's fill, and who waited
+videos/         greedy episodes on film, if wanted
 """
 
 from pathlib import Path
@@ -76,10 +80,18 @@ def _clear(run_dir: Path) -> None:
         "replay/storage",
         "logs/*.log",
         "metrics.jsonl",
+        "trace.json",
+        "profile/*",
         "prometheus.json",
+        "head",
+        "status.json",
         "tb/events.out.tfevents.*",
         "curve.png",
         "throughput.png",
+        "videos/[0-9]*.mp4",
+        "videos/*_episode_*.mp4",
+        "videos/*_episode_*.gif",
+        "videos/*.partial",
     ):
         for path in run_dir.glob(pattern):
             path.unlink()

@@ -43,9 +43,9 @@ def _make(
 ) -> zmq.Socket[bytes]:
     socket = context.socket(socket_type)
     socket.linger = LINGER_MS
-    # What a SUB sends are its subscriptions: those that its queue has no room for are lost.
-    socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
     socket.rcvhwm = queue_messages
+    # What a SUB sends are its subscriptions: one that found no room would be lost for good.
+    socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
     socket.maxmsgsize = MAX_MESSAGE_BYTES
     socket.ipv6 = "[" in address
     # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.

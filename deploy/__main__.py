@@ -1,5 +1,6 @@
-"""`python -m deploy launch | evaluate | plot`: run zapex on this host."""
+"""`python -m deploy COMMAND`: run zapex on this host, and look at its runs."""
 
+import importlib
 import sys
 
 from common.process import run_main
@@ -7,8 +8,13 @@ from common.process import run_main
 COMMANDS = {
     "launch": "train an agent: starts all processes, shows progress, ends with a score",
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
+    "play": "watch them: in a window or as videos",
+    "status": "how a run goes, on this machine or another",
+    "dashboard": "a page with all runs of a directory, live and afterwards",
     "plot": "draw a run's curves, or several runs and seeds side by side",
 }
+"""Each is a function of its name in a module of its name."""
+_ELSEWHERE = {"dashboard": "deploy.dashboard.command"}
 
 
 def main() -> int:
@@ -18,20 +24,12 @@ def main() -> int:
 
 
 def _dispatch(command: str, argv: list[str]) -> int:
-    # Each command imports what it needs when it is chosen: launch begins by starting the imports of
-    # its roles elsewhere.
-    if command == "launch":
-        from deploy.launch import launch
-
-        return launch(argv)
-    if command == "evaluate":
-        from deploy.evaluate import evaluate
-
-        return evaluate(argv)
-    if command == "plot":
-        from deploy.plot import plot
-
-        return plot(argv)
+    if command in COMMANDS:
+        # Each command imports what it needs when it is chosen: launch begins by starting the
+        # imports of its roles elsewhere.
+        module = importlib.import_module(_ELSEWHERE.get(command, f"deploy.{command}"))
+        code: int = getattr(module, command)(argv)
+        return code
     lines = [f"  {name:10} {what}" for name, what in COMMANDS.items()]
     text = "\n".join(["usage: python -m deploy COMMAND [OPTIONS]", "", *lines, "",
                       "python -m deploy COMMAND --help shows a command's options."])  # fmt: skip

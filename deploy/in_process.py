@@ -11,7 +11,8 @@ import zmq
 
 from common.config import Config
 from common.process import configure_logging
-from deploy.live_view import LiveView, StatusClient
+from deploy.live_view import LiveView
+from deploy.status_client import StatusClient
 from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
 
 POLL_S = 0.1

@@ -20,7 +20,10 @@ from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import process_start_s
 from deploy import launcher, presets
-from deploy.live_view import LiveView, StatusClient, show_return
+from deploy.dashboard.beside import page_beside
+from deploy.live_view import LiveView, show_return
+from deploy.profile import Profile
+from deploy.status_client import StatusClient
 from deploy.topology import discard_shared_memory, follower_roles, learner_role
 
 POLL_S = 0.1
@@ -53,6 +56,11 @@ class Launch:
     free ones, all of which RUN_DIR/prometheus.json names. None: nothing can be scraped."""
     metrics_host: str = "127.0.0.1"
     """Address of the interface they can be scraped at."""
+    profile: bool = False
+    """Record for 200 updates what every loop does and write RUN_DIR/trace.json, for Perfetto."""
+    dashboard: bool = False
+    """Serve a page with the runs beside this one, and print its address. Needs the extra
+    dashboard."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages in the log files."""
     debug: bool = False
@@ -68,9 +76,17 @@ def launch(argv: list[str]) -> int:
     run_dir = _run_directory(options, config)
     stop = threading.Event()
     interrupted = threading.Event()
-    with _signals(stop, interrupted), LiveView(config, run_dir) as view:
+    title = f"{config.env}, seed {config.seed}: {run_dir}"
+    runs_dir = run_dir.parent if options.dashboard else None
+    with (
+        _signals(stop, interrupted),
+        LiveView(title) as view,
+        page_beside(runs_dir, view.say),
+    ):
         try:
             if options.in_process:
+                if options.profile:
+                    raise ConfigError("--profile looks at processes: drop --in-process")
                 from deploy.in_process import run_in_process
 
                 run_in_process(
@@ -100,6 +116,10 @@ def _run_processes(
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
     metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
+    # Learner and replay server; the evaluator does nothing that others wait for.
+    tracks = 2 + config.actors + (config.inference != "actor")
+    profile = Profile(run_dir, tracks) if options.profile else None
+    recorded_in = None if profile is None else profile.directory
     try:
         supervisor.start(
             learner_role(
@@ -110,6 +130,7 @@ def _run_processes(
                 insecure=options.insecure,
                 started_s=started_s,
                 metrics=metrics,
+                profile=recorded_in,
             )
         )
         head = supervisor.wait_ready("learner", stop.is_set)
@@ -122,7 +143,13 @@ def _run_processes(
         view.show_head(head)
         head = transport.reachable(head, "tcp://127.0.0.1")
         for spec in follower_roles(
-            config, run_dir, head, replay_bind, insecure=options.insecure, metrics=metrics
+            config,
+            run_dir,
+            head,
+            replay_bind,
+            insecure=options.insecure,
+            metrics=metrics,
+            profile=recorded_in,
         ):
             supervisor.start(spec)
         announced = False
@@ -134,11 +161,17 @@ def _run_processes(
                     names = ", ".join(supervisor.children)
                     view.say(f"ready after {time.time() - started_s:.1f} s: {names}")
                 view.update(status.latest())
+                if profile is not None:
+                    for line in profile.collect():
+                        view.say(line)
                 if stop.is_set():
                     view.say("stopping: writing a checkpoint")
                     return
     finally:
         supervisor.stop()
+        if profile is not None:
+            for line in profile.collect(at_the_end=True):
+                view.say(line)
 
 
 def _run_directory(options: Launch, config: Config) -> Path:

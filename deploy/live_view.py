@@ -3,11 +3,8 @@
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import zmq
 from rich import filesize
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,49 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from common import transport
-from common.config import Config
-from common.errors import WireError
-from common.messages import Status, StatusRequest
+from deploy.status_client import Plain
 
-REQUEST_PERIOD_S = 0.25
 LINE_PERIOD_S = 5.0
 RATE_WINDOW_S = 3.0
 """Rates are means over this much of the recent past."""
 
 BLOCKED = ("replay_insert_blocked_seconds_total", "replay_sample_blocked_seconds_total")
-
-Plain = dict[str, Any]
-
-
-class StatusClient:
-    """Asks a head for its status, again and again, without ever waiting for it."""
-
-    def __init__(self, head: str, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
-        self._context = context or zmq.Context()
-        self._owns_context = context is None
-        self._socket = transport.connect(self._context, zmq.DEALER, head)
-        self._socket.linger = 0
-        self._next_s = 0.0
-
-    def latest(self) -> Plain | None:
-        """The newest status that came since the last call, if any."""
-        latest = None
-        try:
-            while (message := transport.receive(self._socket)) is not None:
-                if isinstance(message, Status):
-                    latest = message.status
-        except WireError:
-            pass
-        now_s = time.monotonic()
-        if now_s >= self._next_s:
-            self._next_s = now_s + REQUEST_PERIOD_S
-            transport.send(self._socket, StatusRequest())
-        return latest
-
-    def close(self) -> None:
-        self._socket.close()
-        if self._owns_context:
-            self._context.term()
 
 
 class Rates:
@@ -81,10 +42,14 @@ class Rates:
 
 
 class LiveView:
-    """Context manager; `update` with each status, `say` for a line that stays."""
+    """Context manager; `update` with each status, `say` for a line that stays.
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
-        self._config, self._run_dir = config, run_dir
+    Args:
+        title: the first line.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
         self._console = Console(emoji=False)
         self._rates = Rates()
         self._next_line_s = 0.0
@@ -96,11 +61,11 @@ class LiveView:
             _StepsColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task("budget", total=config.total_env_steps)
+        self._task = self._progress.add_task("budget", total=None)
         self._live: Live | None = None
 
     def __enter__(self) -> "LiveView":
-        self.say(f"{self._config.env}, seed {self._config.seed}: {self._run_dir}")
+        self.say(self._title)
         if self._console.is_terminal:
             self._live = Live(
                 console=self._console, refresh_per_second=4, transient=True, auto_refresh=False
@@ -151,7 +116,9 @@ class LiveView:
 
     def _panel(self, status: Plain) -> Group:
         learner = status["learner"]
-        self._progress.update(self._task, completed=learner["env_steps"])
+        self._progress.update(
+            self._task, total=status["total_env_steps"], completed=learner["env_steps"]
+        )
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
         table.add_column()

@@ -41,6 +41,8 @@ class RoleSpec:
     """When the run began, as time.time()."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    profile: Path | None = None
+    """Directory in which the loops of all processes record their phases."""
 
     @property
     def log_file(self) -> Path:
@@ -63,6 +65,7 @@ def learner_role(
     insecure: bool = False,
     started_s: float | None = None,
     metrics: MetricsOptions = NO_METRICS,
+    profile: Path | None = None,
 ) -> RoleSpec:
     """The head: the first process of a run."""
     return RoleSpec(
@@ -75,6 +78,7 @@ def learner_role(
         insecure=insecure,
         started_s=started_s,
         metrics=metrics,
+        profile=profile,
     )
 
 
@@ -86,6 +90,7 @@ def follower_roles(
     *,
     insecure: bool = False,
     metrics: MetricsOptions = NO_METRICS,
+    profile: Path | None = None,
 ) -> list[RoleSpec]:
     """Everything that joins the head. `metrics`: of the learner; each of these takes a free port
     where that has one, which the head learns when it joins."""
@@ -112,9 +117,9 @@ def follower_roles(
         ),
         RoleSpec("evaluator", "evaluator", config, run_dir, head),
     ]
-    if metrics.metrics_port is None:
-        return roles
-    return [replace(role, metrics=replace(metrics, metrics_port=0)) for role in roles]
+    if metrics.metrics_port is not None:
+        metrics = replace(metrics, metrics_port=0)
+    return [replace(role, metrics=metrics, profile=profile) for role in roles]
 
 
 def replay_storage(config: Config, run_dir: Path) -> Path | None:
@@ -149,7 +154,13 @@ def run_role(
 
         run_learner(
             LearnerOptions(
-                spec.run_dir, spec.head, spec.resume, spec.insecure, spec.started_s, spec.metrics
+                spec.run_dir,
+                spec.head,
+                spec.resume,
+                spec.insecure,
+                spec.started_s,
+                spec.metrics,
+                spec.profile,
             ),
             spec.config,
             context,
@@ -161,7 +172,15 @@ def run_role(
 
         storage = replay_storage(spec.config, spec.run_dir)
         run_replay_server(
-            ReplayOptions(spec.head, spec.bind, storage, spec.insecure, spec.number, spec.metrics),
+            ReplayOptions(
+                spec.head,
+                spec.bind,
+                storage,
+                spec.insecure,
+                spec.number,
+                spec.metrics,
+                spec.profile,
+            ),
             context,
             stop,
             ready,
@@ -169,17 +188,24 @@ def run_role(
     elif spec.role == "actor":
         from actor.loop import ActorOptions, run_actor
 
-        options = ActorOptions(spec.head, number=spec.number, metrics=spec.metrics)
+        options = ActorOptions(
+            spec.head, number=spec.number, metrics=spec.metrics, profile=spec.profile
+        )
         run_actor(options, context, stop, ready)
     elif spec.role == "inference":
         from actor.inference_server import InferenceOptions, run_inference_server
 
         run_inference_server(
-            InferenceOptions(spec.head, spec.bind, spec.number, spec.metrics), context, stop, ready
+            InferenceOptions(spec.head, spec.bind, spec.number, spec.metrics, spec.profile),
+            context,
+            stop,
+            ready,
         )
     else:
         from actor.evaluator import run_evaluator
         from actor.loop import ActorOptions
 
-        greedy = ActorOptions(spec.head, number=spec.number, metrics=spec.metrics)
+        greedy = ActorOptions(
+            spec.head, number=spec.number, metrics=spec.metrics, videos=spec.run_dir / "videos"
+        )
         run_evaluator(greedy, context, stop, ready)

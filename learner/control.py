@@ -27,13 +27,19 @@ from common.messages import (
     Weights,
 )
 from common.metrics import Telemetry, Values
+from learner.announcement import Announcement
 from learner.head import Head, Reply
-from learner.recorder import Record
+from learner.recorder import Record, Recorder
 from learner.status import LearnerCounters, RunStatus
 from learner.targets import Targets
 from learner.wakeup import Wakeup
 
 POLL_MS = 100
+MAX_GATHER_MS = 50
+MEMBERS_PER_GATHER_MS = 20
+"""Between two turns of which the first found something to read lies a pause, the longer the more
+members there are: their heartbeats cost less together. What the training loop leaves to be sent
+does not wait, and neither does anything in a small run."""
 RECORD_PERIOD_S = 1.0
 LEARNER, HEAD = -1, -2
 """Sessions of this process's own metrics; those of members are not negative."""
@@ -54,8 +60,9 @@ class ControlPlane:
         wall_s: seconds since the run began.
         epoch: starts of the learner within the run before this one.
         telemetry: the training loop's own metrics.
-        record: takes the run's metrics once a second, and must not wait.
+        recorder: takes the run's metrics once a second.
         targets: tells Prometheus where to scrape.
+        announcement: tells others where to ask, and what they would have heard.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -72,13 +79,17 @@ class ControlPlane:
         epoch: int = 0,
         insecure: bool = False,
         telemetry: Telemetry | None = None,
-        record: Callable[[Record], None] = lambda _: None,
+        recorder: Recorder | None = None,
         targets: Targets | None = None,
+        announcement: Announcement | None = None,
     ) -> None:
         self._manifest = manifest
         self._telemetry = telemetry or Telemetry(dict)
-        self._record = record
+        self._recorder = recorder
+        self.head_telemetry = Telemetry(self._values)
+        """The head's own metrics, those of the run as a whole."""
         self._targets = targets
+        self._announcement = announcement or Announcement(None)
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
@@ -108,6 +119,7 @@ class ControlPlane:
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
         self._wakeup = Wakeup(context)
+        self._announcement.announce(self.endpoint)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -169,42 +181,55 @@ class ControlPlane:
         try:
             while not self._stopping.is_set():
                 poller.poll(POLL_MS)
-                self._turn(time.monotonic())
+                if self._turn(time.monotonic()):
+                    gather_ms = len(self._head.members) // MEMBERS_PER_GATHER_MS
+                    transport.wait(self._wakeup.woken, min(gather_ms, MAX_GATHER_MS))
         except BaseException as error:
             log.exception("the control thread failed")
             self.failure = error
         finally:
             self._write_records()
+            failed = self.failure is not None or self._counters.phase == "failed"
+            if self._targets is not None and not failed:
+                self._targets.withdraw()
+            self._announcement.withdraw()
             for socket in (self._control, self._weights):
                 socket.close()
 
-    def _turn(self, now_s: float) -> None:
+    def _turn(self, now_s: float) -> bool:
+        """Whether there was a message, and no more are waiting."""
         self._wakeup.clear()
         self._publish_outbox()
         self._serve_late_subscribers()
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
+            # The members are about to leave: this is the last status with all of them.
+            self._announcement.tell(now_s, self.status, due=True)
             self._send(self._head.set_run_state(run_state))
-        for _ in range(MESSAGES_PER_TURN):
+        messages = 0
+        while messages < MESSAGES_PER_TURN:
             frames = transport.receive_frames(self._control)
             if frames is None:
                 break
+            messages += 1
             self._send(self._answer(frames, now_s))
-        self._send(self._head.tick(now_s))
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
+            self._send(self._head.tick(now_s))
             self._write_records()
             if self._targets is not None:
                 self._targets.tell(self._head.members.values())
+            self._announcement.tell(now_s, self.status)
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
                 self._evaluations += evaluations
         self._replay_servers = self._head.replay_servers
-        self._evaluator_is_there = bool(self._head.of_role("evaluator"))
+        self._evaluator_is_there = self._head.has_evaluator
         (self._replay_known.set if self._replay_servers else self._replay_known.clear)()
         (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
+        return 0 < messages < MESSAGES_PER_TURN
 
     def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:
         peer = bytes(frames[0])
@@ -226,28 +251,28 @@ class ControlPlane:
         """One for now, and one more for each further score that came since the last."""
         head, counters = self._head, self._counters
         head.metrics.add(LEARNER, *self._telemetry.snapshot())
-        head.metrics.add(HEAD, self._own_values(), {})
+        head.metrics.add(HEAD, *self.head_telemetry.snapshot())
         with self._lock:
             scores, self._scores = self._scores, []
         returns, lengths = head.take_episodes()
         values = head.metrics.record()
         noted: list[dict[str, float] | None] = [*scores] or [None]
         for score in noted:
-            self._record(
-                Record(
-                    time.time(),
-                    self._wall_s(),
-                    counters.env_steps,
-                    counters.updates,
-                    values,
-                    returns,
-                    lengths,
-                    score,
-                )
+            record = Record(
+                time.time(),
+                self._wall_s(),
+                counters.env_steps,
+                counters.updates,
+                values,
+                returns,
+                lengths,
+                score,
             )
+            if self._recorder is not None:
+                self._recorder.offer(record)
             returns, lengths = [], []
 
-    def _own_values(self) -> Values:
+    def _values(self) -> Values:
         head, returns = self._head, self._head.recent_returns
         actors = head.of_role("actor")
         versions = [
@@ -257,6 +282,7 @@ class ControlPlane:
             "head_actors": len(actors),
             "head_lost_members_total": sum(head.lost.values()),
             "head_rejected_messages_total": self._rejected,
+            "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
         }
         if returns:
             values["head_training_return"] = sum(returns) / len(returns)
@@ -289,11 +315,13 @@ class ControlPlane:
                     "pid": m.pid,
                     "num_envs": m.num_envs,
                     "values": m.values,
-                    "returns": {env: sum(r) / len(r) for env, r in m.returns.items()},
+                    # Keys are text: the wire has no others.
+                    "returns": {str(env): sum(r) / len(r) for env, r in m.returns.items()},
                     "first_env_index": m.first_env_index,
                 }
                 for m in head.members.values()
             ],
+            histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
             lost=head.lost,
             rejected=self._rejected,
         )

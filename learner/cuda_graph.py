@@ -81,7 +81,7 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on with their own CUDA calls (the prefetcher copies batches): only this
+        # Other threads go on with their own CUDA calls (the feed copies batches): only this
         # thread's may break the capture.
         with (
             torch.cuda.device(self._device),

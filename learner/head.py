@@ -6,6 +6,7 @@ that is silent for `SILENCE_S` is gone.
 """
 
 import logging
+import math
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable
@@ -31,6 +32,9 @@ from learner.run_metrics import RunMetrics
 Reply = tuple[bytes, Message]
 
 SILENCE_S = 15.0
+ANSWER_PERIOD_S = 4.0
+"""A member that there is nothing new for is answered this often: enough to know that the head is
+there, and to make up for a word that was lost."""
 RECENT_EPISODES = 100
 RECENT_OF_ENV = 20
 MAX_NEW_EPISODES = 10_000
@@ -65,6 +69,9 @@ class Member:
     """Its newest counters and gauges."""
     returns: dict[int, deque[float]] = field(default_factory=dict)
     """Raw returns of the newest episodes, by environment of this actor."""
+    answered_s: float = -ANSWER_PERIOD_S
+    answered_revision: int = -1
+    """When its last heartbeat was answered, and in which state of the run."""
 
 
 class Head:
@@ -91,7 +98,20 @@ class Head:
         self._waiting: dict[bytes, Join] = {}
         self._incarnations: Counter[tuple[str, int]] = Counter()
         self.members: dict[int, Member] = {}
+        self._revision = 0
+        """Changes with whatever a directive may say."""
+        # What heartbeats are answered with is worked out when members come and go, not each time.
+        self.ladder_size = 0
+        """M: environments the configuration expects, or more when more have joined."""
+        self.replay_servers: list[Serving] = []
+        """Those that serve, by number."""
+        self.replay_endpoints: list[str] = []
+        self.has_evaluator = False
+        self._inference_endpoints: dict[str, str] = {}
+        """By machine; of several the last that joined: one that died without a word may still be a
+        member."""
         self.run_state = "run"
+        self._members_changed()
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         """Raw returns of the newest training episodes, whatever their ε."""
         self.episodes = 0
@@ -131,6 +151,7 @@ class Head:
     def set_run_state(self, run_state: str) -> list[Reply]:
         """Tell every member at once: run or stop."""
         self.run_state = run_state
+        self._revision += 1
         return self._directives()
 
     def take_episodes(self) -> tuple[list[float], list[int]]:
@@ -149,20 +170,20 @@ class Head:
         members = (m for m in self.members.values() if m.role == role)
         return sorted(members, key=lambda m: m.number)
 
-    @property
-    def replay_servers(self) -> list[Serving]:
-        """Those that serve, by number."""
-        return [m.serving for m in self.of_role("replay_server") if m.serving is not None]
-
-    @property
-    def replay_endpoints(self) -> list[str]:
-        return [serving.endpoint for serving in self.replay_servers]
-
-    @property
-    def ladder_size(self) -> int:
-        """M: environments the configuration expects, or more when more have joined."""
-        ends = [m.first_env_index + m.num_envs for m in self.of_role("actor")]
-        return max([self._manifest.config.expected_envs, *ends])
+    def _members_changed(self) -> None:
+        self._revision += 1
+        members = self.members.values()
+        ends = [m.first_env_index + m.num_envs for m in members if m.role == "actor"]
+        self.ladder_size = max([self._manifest.config.expected_envs, *ends])
+        replays = self.of_role("replay_server")
+        self.replay_servers = [m.serving for m in replays if m.serving is not None]
+        self.replay_endpoints = [serving.endpoint for serving in self.replay_servers]
+        self.has_evaluator = any(m.role == "evaluator" for m in members)
+        self._inference_endpoints = {
+            m.machine: m.serving.endpoint
+            for m in members
+            if m.role == "inference" and m.serving is not None
+        }
 
     # ------------------------------------------------------------------------------------ messages
 
@@ -213,6 +234,7 @@ class Head:
         self._incarnations[join.role, member.number] += 1
         before = self.ladder_size
         self.members[member.session] = member
+        self._members_changed()
         log.info("%s %d joined from %s (pid %d)", join.role, member.number, join.host, join.pid)
         welcome = Welcome(
             session=member.session,
@@ -224,7 +246,7 @@ class Head:
             manifest=self._plain_manifest,
             weights_endpoint=self._weights_endpoint,
             replay_endpoints=self.replay_endpoints,
-            inference_endpoint=self._inference_endpoint(member.machine),
+            inference_endpoint=self._inference_endpoints.get(member.machine, ""),
         )
         changed = self._directives() if self.ladder_size != before else []
         return [(peer, welcome), *changed]
@@ -234,6 +256,7 @@ class Head:
         if member is None or member.role not in ("inference", "replay_server"):
             return [(peer, self._rejoin(serving.session))]
         member.serving, member.last_heard_s = serving, now_s
+        self._members_changed()
         log.info("%s %d serves at %s", member.role, member.number, serving.endpoint)
         replies = self._directives()
         if member.role == "inference":
@@ -247,19 +270,29 @@ class Head:
         member = self.members.get(heartbeat.session)
         if member is None:
             return [(peer, self._rejoin(heartbeat.session))]
+        knows = (
+            member.peer == peer
+            and member.answered_revision == self._revision
+            and now_s - member.answered_s < ANSWER_PERIOD_S
+        )
         member.peer, member.last_heard_s = peer, now_s
         member.values = heartbeat.values
         self.metrics.add(member.session, heartbeat.values, heartbeat.histograms)
         self._take_episodes(member, heartbeat)
+        if knows:
+            return []
+        member.answered_s, member.answered_revision = now_s, self._revision
         return [(peer, self._directive(member))]
 
     def _take_episodes(self, member: Member, heartbeat: Heartbeat) -> None:
         columns = heartbeat.episode_return, heartbeat.episode_length, heartbeat.episode_env
+        if not any(map(len, columns)):
+            return
         if len({len(column) for column in columns}) != 1:
             log.warning("%s %d sent episodes that are no table", member.role, member.number)
             return
         for value, length, env in zip(*(column.tolist() for column in columns), strict=True):
-            if not np.isfinite(value) or not 0 <= env < member.num_envs:
+            if not math.isfinite(value) or not 0 <= env < member.num_envs:
                 continue
             self.recent_returns.append(value)
             self.episodes += 1
@@ -293,6 +326,8 @@ class Head:
         before = self.ladder_size
         for member in members:
             del self.members[member.session]
+        if members:
+            self._members_changed()
         self.metrics.forget(member.session for member in members)
         served = any(member.serving is not None for member in members)
         return self._directives() if served or self.ladder_size != before else []
@@ -306,20 +341,11 @@ class Head:
             self.run_state,
             self.ladder_size,
             self.replay_endpoints,
-            self._inference_endpoint(member.machine),
+            self._inference_endpoints.get(member.machine, ""),
         )
 
     def _rejoin(self, session: int) -> Directive:
         return Directive(session, "rejoin", self.ladder_size, self.replay_endpoints)
-
-    def _inference_endpoint(self, machine: str) -> str:
-        """Of the inference process on a machine; of several, the last that joined: one that died
-        without a word may still be a member."""
-        for member in reversed(self.members.values()):
-            here = member.role == "inference" and member.machine == machine
-            if here and member.serving is not None:
-                return member.serving.endpoint
-        return ""
 
     def _free_number(self, role: str, preferred: int) -> int:
         taken = {m.number for m in self.of_role(role)}

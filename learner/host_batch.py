@@ -1,4 +1,4 @@
-"""Host memory for one batch: filled by the prefetch thread, copied to the device from there."""
+"""Host memory for one batch: filled by the learner's feed, copied to the device from there."""
 
 from typing import Any
 

@@ -1,17 +1,15 @@
 """The learner: owns the run. Trains, publishes, evaluates, checkpoints, and decides when it ends.
 
-The loop itself never waits for a peer. Batches come from the prefetcher's thread, everything that
+The loop itself never waits for a peer. Batches come from a feed, everything that
 goes to other processes leaves through the control plane's thread.
 """
 
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,29 +21,30 @@ from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
-from common.messages import ACTING, EVALUATION, EvalResult, NamedTensors
+from common.messages import ACTING, EVALUATION, NamedTensors
 from common.metric_table import histogram
-from common.metrics import Telemetry, Values
+from common.metrics import Telemetry
 from common.networks import build_network
+from common.trace import trace_to
+from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
     checkpoints,
     load_run_state,
     restore_learner,
-    save_best,
     save_checkpoint,
 )
 from learner.control import ControlPlane
 from learner.device import choose_device
+from learner.evaluations import Evaluations
+from learner.feed import Feed, open_feed
 from learner.host_memory import keep_freed_memory
-from learner.judge import judge
-from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
-from learner.resume import check_resumable
+from learner.resume import check_resumable, counters_of
 from learner.sinks import open_sinks
-from learner.status import LearnerCounters
+from learner.status import learner_values
 from learner.targets import Targets
 from learner.update import QLearner, TrainBatch, batch_statistics
 from learner.weights import Snapshot
@@ -54,8 +53,6 @@ WAIT_S = 0.05
 """How long one wait for a batch lasts before the loop looks around."""
 FINAL_EVALUATION_S = 60.0
 STOP_MEMBERS_S = 2.0
-MAX_EVALUATING = 16
-"""Versions under evaluation whose weights are kept."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +69,8 @@ class LearnerOptions:
     """When the run's first process started, as time.time(); None: now."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    profile: Path | None = None
+    """Directory to record the loop's phases in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +100,6 @@ def run_learner(
     return _Learner(options, config, context, stop).run(ready)
 
 
-def _counters_of(state: RunState) -> LearnerCounters:
-    last = state.evaluations[-1]["return_mean"] if state.evaluations else None
-    return LearnerCounters(
-        updates=state.updates,
-        env_steps=state.env_steps,
-        score=last,
-        best_score=state.best_score,
-        evaluations=len(state.evaluations),
-    )
-
-
 class _Learner:
     def __init__(
         self,
@@ -132,16 +120,18 @@ class _Learner:
             self._resume_from = None
             self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
-        self._counters = _counters_of(self._state)
+        self._counters = counters_of(self._state)
         self._began_s = (options.started_s or time.time()) - self._state.wall_s
         self._first_wall_s = self._state.wall_s
         self._first_updates = self._state.updates
         self._first_env_steps = self._state.env_steps
         self._manifest = Manifest(self._state.run_id, config, self._spec)
-        self._evaluating: OrderedDict[int, NamedTensors] = OrderedDict()
-        self._reached = self._solved = False
+        self._evaluations = Evaluations(
+            config, self._spec, self._state, self._counters, self._directory
+        )
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
+        self._trace = trace_to(options.profile, "learner", leads=True)
         self._update_s = histogram("learner_update_seconds")
         self._batch_wait_s = histogram("learner_batch_wait_seconds")
 
@@ -151,8 +141,9 @@ class _Learner:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
         exporter = Exporter(options.metrics)
-        telemetry = Telemetry(self._values, [self._update_s, self._batch_wait_s])
-        exporter.show(telemetry, self._state.run_id, "learner", 0)
+        telemetry = Telemetry(
+            lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
+        )
         recorder = Recorder(open_sinks(options.run_dir, config))
         self._control = ControlPlane(
             self._context,
@@ -163,9 +154,11 @@ class _Learner:
             epoch=self._state.epoch,
             insecure=options.insecure,
             telemetry=telemetry,
-            targets=Targets(options.run_dir, exporter.endpoint),
-            record=recorder.offer,
+            targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
+            recorder=recorder,
+            announcement=Announcement(options.run_dir),
         )
+        exporter.show(self._state.run_id, "learner", 0, telemetry, self._control.head_telemetry)
         try:
             ready(self._control.endpoint)
             # Everybody else starts up while this process still builds its network.
@@ -211,67 +204,81 @@ class _Learner:
             if self._stop.is_set():
                 return Outcome(False, "stopped")
             server = self._control.replay_server(WAIT_S)
-        prefetcher = Prefetcher(self._context, server, self._manifest, self._learner.device)
+        feed = open_feed(
+            self._context,
+            server,
+            self._manifest,
+            self._learner.device,
+            self._trace,
+            trace_to(self._options.profile, "learner-prefetch"),
+        )
         try:
             while not self._stop.is_set():
-                batch = self._next_batch(prefetcher)
+                batch = self._next_batch(feed)
                 if batch is not None:
-                    self._update(batch, prefetcher)
+                    self._update(batch, feed)
                 self._take_evaluations()
-                if self._solved:
+                if self._evaluations.solved:
                     return Outcome(True, "target")
                 if self._state.env_steps >= self._config.total_env_steps:
-                    self._settle(prefetcher)
+                    self._settle(feed)
                     self._evaluate_finally()
-                    return Outcome(self._reached, "budget")
+                    return Outcome(self._evaluations.reached, "budget")
             return Outcome(False, "stopped")
         finally:
             try:
-                self._settle(prefetcher)
+                self._settle(feed)
             finally:
-                prefetcher.close()
+                self._trace.close()
+                feed.close()
 
-    def _next_batch(self, prefetcher: Prefetcher) -> TrainBatch | None:
+    def _next_batch(self, feed: Feed) -> TrainBatch | None:
+        self._trace.phase("waiting for a batch")
         since_s = time.monotonic()
-        batch = prefetcher.next(0.0)
+        batch = feed.next(0.0)
         if batch is not None:
             self._batch_wait_s.observe(0.0)
             return batch
         # Nothing to overlap with: the last batch's priorities need not wait for the next batch.
-        self._settle(prefetcher)
-        batch = prefetcher.next(WAIT_S)
+        self._settle(feed)
+        batch = feed.next(WAIT_S)
         waited_s = time.monotonic() - since_s
         self._counters.waited_s += waited_s
         self._batch_wait_s.observe(waited_s)
         return batch
 
-    def _update(self, batch: TrainBatch, prefetcher: Prefetcher) -> None:
+    def _update(self, batch: TrainBatch, feed: Feed) -> None:
         if self._counters.phase != "training":
             self._counters.phase = "training"
             log.info("training began %.2f s after the run did", self._wall_s())
-        self._counters.overwritten = prefetcher.overwritten
+        self._counters.overwritten = feed.overwritten
         since_s = time.perf_counter()
+        self._trace.phase("forward, backward, optimiser")
         result = self._learner.update(batch)
         # On a GPU this update is still under way; the one before it is read meanwhile.
-        self._settle(prefetcher)
+        self._settle(feed)
         self._pending = (self._learner.updates, batch, result)
         if self._learner.device.type != "cuda":
-            self._settle(prefetcher)
+            self._settle(feed)
         self._update_s.observe(time.perf_counter() - since_s)
         self._count(batch)
+        self._trace.iteration()
         updates, config = self._learner.updates, self._config
         if updates % config.publish_period == 0:
+            self._trace.phase("publishing")
             self._publish()
             if self._learner.device.type != "cuda":
                 self._send_weights()
         if updates % config.eval_period == 0:
             self._evaluate()
         if updates % config.checkpoint_period == 0:
-            self._settle(prefetcher)
+            self._settle(feed)
+            self._trace.phase("checkpoint")
             self._checkpoint()
 
-    def _settle(self, prefetcher: Prefetcher) -> None:
+    def _settle(self, feed: Feed) -> None:
         """Read the result of the update before, and send its priorities home."""
+        self._trace.phase("priorities")
         self._send_weights()
         if self._pending is None:
             return
@@ -284,7 +291,7 @@ class _Learner:
                 f"Resume from the last checkpoint with --resume {self._options.run_dir}"
             )
         self._counters.loss, self._counters.mean_q = loss, mean_q
-        prefetcher.done(batch, priority)
+        feed.done(batch, priority)
 
     def _count(self, batch: TrainBatch) -> None:
         state, counters = self._state, self._counters
@@ -315,49 +322,17 @@ class _Learner:
 
     def _evaluate(self) -> None:
         version = self._learner.updates
-        self._evaluating[version] = self._learner.snapshot().tensors()
-        while len(self._evaluating) > MAX_EVALUATING:
-            self._evaluating.popitem(last=False)
-        self._publish_tensors(EVALUATION, version, self._evaluating[version])
+        tensors = self._learner.snapshot().tensors()
+        self._evaluations.expect(version, tensors)
+        self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
         for result in self._control.take_evaluations():
-            tensors = self._evaluating.get(result.version)
-            if result.epoch != self._state.epoch or tensors is None:
-                continue
-            while self._evaluating and next(iter(self._evaluating)) <= result.version:
-                self._evaluating.popitem(last=False)
-            self._record(result, tensors)
-            if self._solved:
+            facts = self._evaluations.take(result, self._wall_s())
+            if facts is not None:
+                self._control.note_score(facts)
+            if self._evaluations.solved:
                 return
-
-    def _record(self, result: EvalResult, tensors: NamedTensors) -> None:
-        state, config = self._state, self._config
-        facts: dict[str, Any] = {
-            "env_steps": state.env_steps,
-            "updates": result.version,
-            "wall_s": self._wall_s(),
-            "return_mean": float(result.episode_return.mean()),
-            "return_std": float(result.episode_return.std()),
-            "episodes": len(result.episode_return),
-        }
-        state.evaluations.append(facts)
-        score = facts["return_mean"]
-        self._counters.score = score
-        self._counters.evaluations = len(state.evaluations)
-        log.info(
-            "greedy return %.1f ± %.1f over %d episodes, version %d",
-            score, facts["return_std"], facts["episodes"], result.version,
-        )  # fmt: skip
-        self._reached, self._solved = judge(
-            result.episode_return, config.target_return, config.confirm_episodes
-        )
-        if state.best_score is None or score >= state.best_score or self._solved:
-            state.best_score = score
-            weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
-            save_best(self._directory, weights, self._spec, facts)
-        self._counters.best_score = state.best_score
-        self._control.note_score(facts)
 
     def _evaluate_finally(self) -> None:
         """The budget is spent: the last weights get their score too, if anybody can give it."""
@@ -368,32 +343,15 @@ class _Learner:
         evaluations = self._state.evaluations
         if evaluations and evaluations[-1]["updates"] == version:
             return
-        if version not in self._evaluating:
+        if not self._evaluations.expects(version):
             self._evaluate()
         deadline_s = time.monotonic() + FINAL_EVALUATION_S
-        while version in self._evaluating and time.monotonic() < deadline_s:
+        while self._evaluations.expects(version) and time.monotonic() < deadline_s:
             if self._stop.wait(WAIT_S):
                 return
             self._take_evaluations()
 
     # ------------------------------------------------------------------------------------- the end
-
-    def _values(self) -> Values:
-        counters = self._counters
-        values: Values = {
-            "learner_updates_total": counters.updates,
-            "learner_env_steps_total": counters.env_steps,
-            "learner_loss": counters.loss,
-            "learner_mean_q": counters.mean_q,
-            "learner_experience_age_updates": counters.experience_age,
-            "learner_overwritten_transitions_total": counters.overwritten,
-            "learner_waited_seconds_total": counters.waited_s,
-        }
-        if counters.score is not None:
-            values["learner_score"] = counters.score
-        if counters.best_score is not None:
-            values["learner_best_score"] = counters.best_score
-        return values
 
     def _wall_s(self) -> float:
         return time.time() - self._began_s

@@ -53,17 +53,22 @@ class Recorder:
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = list(sinks)
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_RECORDS)
-        self.dropped = 0
-        """Records there was no room for."""
+        # Each counted by one thread alone.
+        self._refused = self._failed = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Records there was no room for, and those at which a sink failed."""
+        return self._refused + self._failed
 
     def offer(self, record: Record) -> None:
         """Hand over a record, or drop it."""
         try:
             self._queue.put_nowait(record)
         except queue.Full:
-            self.dropped += 1
+            self._refused += 1
 
     def close(self) -> None:
         """Write what is queued, for `CLOSE_TIMEOUT_S` at most."""
@@ -85,4 +90,5 @@ class Recorder:
                 getattr(sink, what)(*args)
             except Exception as error:
                 log.warning("%s gets no more metrics: %s", type(sink).__name__, error)
+                self._failed += 1
                 self._sinks.remove(sink)

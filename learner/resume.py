@@ -1,7 +1,9 @@
-"""What a run that goes on may not change."""
+"""What a run that goes on may not change, and what it begins with."""
 
 from common.config import Config
 from common.errors import RunDirectoryError
+from learner.checkpoint import RunState
+from learner.status import LearnerCounters
 
 FIXED_ON_RESUME = (
     "env",
@@ -26,3 +28,15 @@ def check_resumable(stored: Config, wanted: Config) -> None:
                 f"--resume cannot change {key} from {old!r} to {new!r}: the run's experience was "
                 "stored with it. Leave it out, or start a new run"
             )
+
+
+def counters_of(state: RunState) -> LearnerCounters:
+    """What a run's live view begins with."""
+    last = state.evaluations[-1]["return_mean"] if state.evaluations else None
+    return LearnerCounters(
+        updates=state.updates,
+        env_steps=state.env_steps,
+        score=last,
+        best_score=state.best_score,
+        evaluations=len(state.evaluations),
+    )

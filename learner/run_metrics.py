@@ -4,14 +4,20 @@ Members come and go, and a restarted one counts from zero again. So counters and
 summed by their growth, session by session; gauges are means over the members that are there.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from common.metric_table import METRICS
-from common.metrics import Histograms, Kind, Metric, Values, quantile
+from common.metrics import Histograms, Kind, Values, quantile
+
+_COUNTERS = {name for name, metric in METRICS.items() if metric.kind is Kind.COUNTER}
+_GAUGES = {name for name, metric in METRICS.items() if metric.kind is Kind.GAUGE}
+_SHAPES = {n: (len(m.bounds) + 2,) for n, m in METRICS.items() if m.kind is Kind.HISTOGRAM}
 
 QUANTILES = (0.5, 0.9, 0.99)
 MAX_HISTOGRAM = 1e15
@@ -24,10 +30,17 @@ class _Seen:
 
     values: Values = field(default_factory=dict)
     histograms: Histograms = field(default_factory=dict)
+    """The newest that are not yet in the run's."""
+    counted: Histograms = field(default_factory=dict)
+    """Those that are."""
 
 
 class RunMetrics:
-    """Add what members send, then take a `record` now and then."""
+    """Add what members send, then take a `record` now and then.
+
+    Members are many and send often, so `add` does next to nothing with histograms: those of all
+    sessions are checked and summed together when somebody wants to know.
+    """
 
     def __init__(self) -> None:
         self._sessions: dict[int, _Seen] = {}
@@ -37,36 +50,35 @@ class RunMetrics:
 
     def add(self, session: int, values: Mapping[str, float], histograms: Histograms) -> None:
         """A member's newest values. What is not declared is left out."""
-        seen = self._sessions.setdefault(session, _Seen())
+        seen = self._sessions.get(session)
+        if seen is None:
+            seen = self._sessions[session] = _Seen()
+        last, totals = seen.values, self._totals
         for name, value in values.items():
-            metric = METRICS.get(name)
-            if metric is None or not np.isfinite(value):
+            if name in _COUNTERS:
+                if not math.isfinite(value):
+                    continue
+                growth = value - last.get(name, 0.0)
+                if growth > 0.0:
+                    totals[name] = totals.get(name, 0.0) + growth
+                elif name not in totals:
+                    totals[name] = 0.0
+            elif name not in _GAUGES or not math.isfinite(value):
                 continue
-            if metric.kind is Kind.COUNTER:
-                growth = max(value - seen.values.get(name, 0.0), 0.0)
-                self._totals[name] = self._totals.get(name, 0.0) + growth
-            seen.values[name] = value
-        for name, counts in histograms.items():
-            metric = METRICS.get(name)
-            if metric is None or not _is_one(metric, counts):
-                continue
-            old = seen.histograms.get(name, np.zeros_like(counts))
-            self._histograms[name] = self._histograms.get(name, np.zeros_like(counts)) + np.maximum(
-                counts - old, 0.0
-            )
-            seen.histograms[name] = counts
+            last[name] = value
+        seen.histograms = {n: counts for n, counts in histograms.items() if _is_one(n, counts)}
 
     def forget(self, sessions: Iterable[int]) -> None:
         """Members that are gone: what they counted stays."""
-        for session in sessions:
-            self._sessions.pop(session, None)
+        gone = [seen for s in sessions if (seen := self._sessions.pop(s, None)) is not None]
+        self._sum_histograms(gone)
 
     def values(self) -> Values:
         """Totals of counters and means of gauges over the members, by name."""
         gauges: dict[str, list[float]] = {}
         for seen in self._sessions.values():
             for name, value in seen.values.items():
-                if METRICS[name].kind is Kind.GAUGE:
+                if name in _GAUGES:
                     gauges.setdefault(name, []).append(value)
         return self._totals | {name: sum(v) / len(v) for name, v in gauges.items()}
 
@@ -74,7 +86,7 @@ class RunMetrics:
         """`values`, and of each histogram its quantiles since the last record: NAME_p50, _p90,
         _p99. One into which nothing fell since then is left out."""
         found = self.values()
-        for name, total in self._histograms.items():
+        for name, total in self.histograms.items():
             counts = total - self._recorded.get(name, np.zeros_like(total))
             self._recorded[name] = total
             for q in QUANTILES:
@@ -86,15 +98,33 @@ class RunMetrics:
     @property
     def histograms(self) -> Histograms:
         """Of the whole run, as `common.metrics.Histogram.read`."""
+        self._sum_histograms(self._sessions.values())
         return self._histograms
 
+    def _sum_histograms(self, sessions: Collection[_Seen]) -> None:
+        """Add what came since they were summed last."""
+        by_name: dict[str, list[_Seen]] = {}
+        for seen in sessions:
+            for name in seen.histograms:
+                by_name.setdefault(name, []).append(seen)
+        for name, those in by_name.items():
+            newest = np.array([seen.histograms[name] for seen in those])
+            nothing = np.zeros(newest.shape[1])
+            growth = newest - np.array([seen.counted.get(name, nothing) for seen in those])
+            sound = (np.abs(newest) <= MAX_HISTOGRAM).all(axis=1)
+            sound &= (newest[:, :-1] >= 0.0).all(axis=1)
+            if not sound.any():
+                continue
+            total = np.maximum(growth[sound], 0.0).sum(axis=0)
+            self._histograms[name] = self._histograms.get(name, nothing) + total
+            for seen, is_sound in zip(those, sound.tolist(), strict=True):
+                if is_sound:
+                    seen.counted[name] = seen.histograms[name]
+        for seen in sessions:
+            seen.histograms = {}
 
-def _is_one(metric: Metric, counts: npt.NDArray[np.float64]) -> bool:
-    """Whether these can be that histogram's counts."""
-    return (
-        metric.kind is Kind.HISTOGRAM
-        and counts.dtype == np.float64
-        and counts.shape == (len(metric.bounds) + 2,)
-        and bool((np.abs(counts) <= MAX_HISTOGRAM).all())
-        and bool((counts[:-1] >= 0.0).all())
-    )
+
+def _is_one(name: str, counts: npt.NDArray[Any]) -> bool:
+    """Whether these have the form of that histogram's counts."""
+    shape = _SHAPES.get(name)
+    return shape is not None and counts.shape == shape and counts.dtype == np.float64

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from common.config import Config
 from common.errors import ConfigError
 from learner.recorder import Record, Sink
+from learner.videos import NewVideos, gif_summary
 
 TAGS = {
     "learner_loss": "losses/td_loss",
@@ -43,7 +44,7 @@ class JsonLines:
             "wall_s": round(record.wall_s, 3),
             "env_steps": record.env_steps,
             "updates": record.updates,
-            **{name: float(f"{value:.6g}") for name, value in record.values.items()},
+            **{name: _short(name, value) for name, value in record.values.items()},
         }
         if record.episode_returns:
             line["episode_returns"] = list(record.episode_returns)
@@ -56,6 +57,11 @@ class JsonLines:
         self._file.close()
 
 
+def _short(name: str, value: float) -> float:
+    """The digits that tell something; of counters, whose differences matter, to thousandths."""
+    return round(value, 3) if name.endswith("_total") else float(f"{value:.6g}")
+
+
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
@@ -63,12 +69,12 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 class TensorBoard:
-    """`RUN_DIR/tb`, over environment steps.
+    """`RUN_DIR/tb`, over environment steps; with the evaluations' videos, as they come.
 
     Raises ConfigError when the package is not installed.
     """
 
-    def __init__(self, directory: Path, config: Config) -> None:
+    def __init__(self, directory: Path, config: Config, videos: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -80,14 +86,25 @@ class TensorBoard:
         rows = "\n".join(f"|{name}|{value}|" for name, value in config.model_dump().items())
         self._writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{rows}")
         self._last: Record | None = None
+        self._videos = NewVideos(videos)
 
     def write(self, record: Record) -> None:
         for tag, value in scalars(record, self._last).items():
             self._writer.add_scalar(tag, value, record.env_steps, walltime=record.time_s)
         self._last = record
+        self._add_videos(record)
 
     def close(self) -> None:
+        if self._last is not None:
+            self._add_videos(self._last)
         self._writer.close()
+
+    def _add_videos(self, record: Record) -> None:
+        for path in self._videos.take():
+            summary = gif_summary("eval/video", path)
+            if summary is not None:
+                events: Any = self._writer.file_writer
+                events.add_summary(summary, record.env_steps, record.time_s)
 
 
 class WeightsAndBiases:
@@ -138,7 +155,7 @@ def open_sinks(run_dir: Path, config: Config) -> list[Sink]:
 
         opened(JsonLines(run_dir / "metrics.jsonl"))
         if config.tensorboard:
-            opened(TensorBoard(run_dir / "tb", config))
+            opened(TensorBoard(run_dir / "tb", config, run_dir / "videos"))
         if config.wandb_project is not None:
             opened(WeightsAndBiases(config.wandb_project, run_dir, config))
         undone.pop_all()

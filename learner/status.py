@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from common.metrics import Values
+
 
 @dataclass(slots=True)
 class LearnerCounters:
@@ -31,6 +33,25 @@ class LearnerCounters:
     checkpoint: str = ""
 
 
+def learner_values(counters: LearnerCounters) -> Values:
+    """The learner's counters and gauges, by the names of `common/metric_table.py`."""
+    values: Values = {
+        "learner_updates_total": counters.updates,
+        "learner_env_steps_total": counters.env_steps,
+        "learner_loss": counters.loss,
+        "learner_mean_q": counters.mean_q,
+        "learner_experience_age_updates": counters.experience_age,
+        "learner_overwritten_transitions_total": counters.overwritten,
+        "learner_waited_seconds_total": counters.waited_s,
+        "learner_failed": float(counters.phase == "failed"),
+    }
+    if counters.score is not None:
+        values["learner_score"] = counters.score
+    if counters.best_score is not None:
+        values["learner_best_score"] = counters.best_score
+    return values
+
+
 @dataclass(slots=True)
 class RunStatus:
     """One moment of a run; rates are for the reader to take from two of them."""
@@ -51,7 +72,10 @@ class RunStatus:
     """Mean raw return of the newest training episodes, exploration included."""
     episodes: int
     members: list[dict[str, Any]] = field(default_factory=list)
-    """role, number, host, pid and counters of each."""
+    """role, number, host, pid and counters of each; of actors also their place on the ε ladder and,
+    by environment (a number of theirs, as text), the mean return of its newest episodes."""
+    histograms: dict[str, list[float]] = field(default_factory=dict)
+    """Of the whole run, by metric: how many values fell into each range, and the sum of all."""
     lost: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     """Messages to the head that could not be read."""

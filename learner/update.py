@@ -44,7 +44,7 @@ class TrainBatch:
     sampled: int
     mean_version: float
     slot: int
-    """Which of the prefetcher's buffers these tensors live in."""
+    """Which of the feed's buffers these tensors live in."""
     copied: "torch.cuda.Event | None" = None
     """When the tensors are there; None: they are."""
 

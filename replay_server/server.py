@@ -21,10 +21,11 @@ from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import Ack, Message, Serving
+from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.process import machine_id
+from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
@@ -54,6 +55,8 @@ class ReplayOptions:
     """Take over from the process of this host that had this number and died; −1: any."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    profile: Path | None = None
+    """Directory to record the loop's phases in."""
 
 
 def build_table(
@@ -133,7 +136,9 @@ def run_replay_server(
                 log.info("restored transitions: %d", table.sampler.size)
                 membership.send(_serving(endpoint, table, membership))
                 ready(endpoint)
-                serve(socket, endpoint, table, membership, stop)
+                trace = trace_to(options.profile, "replay_server")
+                serve(socket, endpoint, table, membership, stop, trace)
+                trace.close()
                 table.storage.flush()
 
 
@@ -143,6 +148,7 @@ def serve(
     table: Table,
     membership: Membership,
     stop: threading.Event,
+    trace: Trace = NO_TRACE,
 ) -> None:
     """Answer what arrives at `socket` until the head says stop or `stop` is set."""
     joins = membership.joins
@@ -156,22 +162,28 @@ def serve(
         idle = True
         # Acknowledgements wait for the turn's end: of several to one actor the last says all.
         acks: dict[tuple[bytes, int], Ack] = {}
+        trace.phase("receiving")
         for frames in _arrived(socket):
             idle = False
             since_s = time.perf_counter()
-            for peer, reply in _answer(table, frames):
+            for peer, reply in _answer(table, frames, trace):
                 if not isinstance(reply, Ack):
+                    trace.phase("sending")
                     batch_s.observe(time.perf_counter() - since_s)
                     _send(socket, table, peer, reply)
                     since_s = time.perf_counter()
+                    trace.phase("priorities, sampling")
                     continue
                 last = acks.get((peer, reply.session))
                 # One for an insert that was sent again may come behind one for a later insert.
                 if last is None or last.sequence < reply.sequence:
                     acks[peer, reply.session] = reply
+            trace.phase("receiving")
+        trace.phase("sending")
         for (peer, _), ack in acks.items():
             _send(socket, table, peer, ack)
         if idle:
+            trace.phase("waiting")
             transport.wait(socket, POLL_MS)
             table.account(time.monotonic())
 
@@ -200,21 +212,23 @@ def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:
     )
 
 
-def _answer(table: Table, frames: list[codec.Frame]) -> Iterator[Reply]:
+def _answer(table: Table, frames: list[codec.Frame], trace: Trace) -> Iterator[Reply]:
     peer = bytes(frames[0])
     try:
         message = codec.decode(frames[1:])
     except WireError as error:
         yield peer, table.reject(None, str(error))
         return
+    trace.phase("inserting" if isinstance(message, Insert) else "priorities, sampling")
     yield from table.replies(peer, message, time.monotonic())
 
 
 def table_values(table: Table) -> Values:
     """The table's counters and gauges."""
-    counters, limiter = table.counters, table.limiter
+    counters, limiter, storage = table.counters, table.limiter, table.storage
     return {
         "replay_transitions": table.sampler.size,
+        "replay_fill": min((storage.next_number - 1) / storage.slots, 1.0),
         "replay_inserted_transitions_total": limiter.inserts,
         "replay_sampled_transitions_total": limiter.samples,
         "replay_inserted_blocks_total": counters.inserted_blocks,

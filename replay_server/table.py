@@ -17,6 +17,7 @@ import numpy.typing as npt
 from common.block_columns import INSERTED, SAMPLED
 from common.compression import CompressedArray
 from common.errors import MalformedMessage
+from common.finite import all_finite
 from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
 from common.metric_table import histogram
 from common.transitions import find_transitions
@@ -166,9 +167,11 @@ class Table:
 
     def _on_insert(self, peer: bytes, insert: Insert) -> list[Reply]:
         self._check_insert(insert)
-        session = self._sessions.setdefault(insert.session, _Session())
+        session = self._sessions.get(insert.session)
+        if session is None:
+            session = self._sessions[insert.session] = _Session()
+            self._forget_old_sessions()
         self._sessions.move_to_end(insert.session)
-        self._forget_old_sessions()
         session.peer = peer
         if insert.sequence <= session.received:
             self.counters.duplicates += 1
@@ -192,28 +195,30 @@ class Table:
         return []
 
     def _check_insert(self, insert: Insert) -> None:
-        layout, spec = self.storage.layout, self.storage.spec
+        storage, num_actions = self.storage, self.storage.spec.num_actions
         blocks = len(insert.action)
-        rows = (blocks, layout.rows)
-        if not 1 <= blocks <= self.storage.slots:
+        rows = (blocks, storage.obs.shape[1])
+        if not 1 <= blocks <= storage.slots:
             raise MalformedMessage(f"{blocks} blocks in an insert, between 1 and the capacity")
         columns = (insert.obs, insert.action, insert.reward, insert.row_kind, insert.priority)
         shapes = [column.shape for column in columns]
-        expected = [(*rows, *spec.obs_shape), rows, rows, rows, (blocks, layout.length)]
+        each = storage.priority.shape[1]
+        expected = [(blocks, *storage.obs.shape[1:]), rows, rows, rows, (blocks, each)]
         if shapes != expected:
             names = ("obs", "action", "reward", "row_kind", "priority")
             for name, shape, wanted in zip(names, shapes, expected, strict=True):
                 if shape != wanted:
                     raise MalformedMessage(f"insert.{name} has shape {shape}, expected {wanted}")
-        if insert.obs.dtype != spec.dtype:
-            raise MalformedMessage(f"insert.obs is {insert.obs.dtype}, expected {spec.dtype}")
+        dtype = storage.obs.dtype
+        if insert.obs.dtype != dtype:
+            raise MalformedMessage(f"insert.obs is {insert.obs.dtype}, expected {dtype}")
         if insert.session < 0 or insert.sequence < 0:
             raise MalformedMessage("insert: session and sequence count from 0")
         fault = first_fault(
-            insert.action, spec.num_actions, insert.row_kind, insert.reward, insert.priority
+            insert.action, num_actions, insert.row_kind, insert.reward, insert.priority
         )
         if fault:
-            what = FAULTS[fault].format(last_action=spec.num_actions - 1)
+            what = FAULTS[fault].format(last_action=num_actions - 1)
             raise MalformedMessage(f"insert.{what}")
         if isinstance(insert.obs, CompressedArray):
             # Unpacked here to see that it can be, and again where it belongs once it may be stored:
@@ -221,7 +226,7 @@ class Table:
             if len(self._scratch) < insert.obs.nbytes:
                 self._scratch = np.empty(insert.obs.nbytes, np.uint8)
             insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
-        elif spec.dtype.kind == "f" and np.count_nonzero(np.isfinite(insert.obs)) < insert.obs.size:
+        elif dtype.kind == "f" and not all_finite(insert.obs.reshape(-1)):
             raise MalformedMessage("insert.obs is not finite")
 
     def _store(self, insert: Insert) -> Reply:

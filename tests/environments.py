@@ -64,6 +64,30 @@ class Ledger(gym.Env[Observation, int]):
         return np.array([self._seed, self._episode, self._step, action], np.float32)
 
 
+class Painted(Ledger):
+    """A Ledger to look at: its picture is its observation, four grey bars of seed, episode, step
+    and action + 1. After the step `blank_after` its picture is None."""
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 8}  # noqa: RUF012
+
+    def __init__(
+        self, render_mode: str | None = None, blank_after: int = 1_000, **ledger: Any
+    ) -> None:
+        super().__init__(**ledger)
+        self.render_mode = render_mode
+        self._blank_after = blank_after
+
+    def render(self) -> Any:
+        if self._step > self._blank_after:
+            return None
+        told = np.array([[[self._seed], [self._episode], [self._step], [self._action + 1]]])
+        return np.broadcast_to(told % 256, (3, 4, 3)).astype(np.uint8)
+
+    def _observe(self, action: int) -> Observation:
+        self._action = action
+        return super()._observe(action)
+
+
 GAMES = (
     ("..-.", "terminated"),
     ("-.+--", "terminated"),
@@ -235,7 +259,7 @@ class Tabular(gym.Env[np.int64, int]):
 
 
 def _register() -> None:
-    for cls in (Ledger, Film, Faulty, Spaces, Tabular):
+    for cls in (Ledger, Painted, Film, Faulty, Spaces, Tabular):
         gym.register(
             f"{cls.__name__}-v0", entry_point=f"{__name__}:{cls.__name__}", disable_env_checker=True
         )

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # All checks: ruff (lint and format), mypy, pytest. Further arguments go to pytest.
 #   tests/run.sh                 what CI runs
-#   tests/run.sh --slow          the minutes-long suites instead
+#   tests/run.sh --slow          the minutes-long suites instead; those in a browser want Debian's
+#                                chromium and chromium-driver, and are skipped without
 #   tests/run.sh tests/unit -k tree
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/environment.sh
-prepare_environment "$root" test,atari,box2d,minatar,minigrid
+extras=test,atari,box2d,minatar,minigrid,dashboard
 marker="not slow"
 if [ "${1:-}" = --slow ]; then
-  marker="slow"
+  marker="slow" extras="$extras,watch,browser"
   shift
 fi
+prepare_environment "$root" "$extras"
 bin="$root/.venv/bin"
 "$bin/ruff" check .
 "$bin/ruff" format --check .

@@ -11,4 +11,6 @@ something. NAME is one of
     env_stepping    environment steps per second of one core
     inference       Q-values per second of one host's actors, by each of them or by one process
     replay_served   experience in and batches out of a replay server, to other processes
+    sinks           speed of a run that is written down and scraped, beside one that is not
+    telemetry_head  share of a core that a head pays for the telemetry of 1,000 actors
 """

@@ -7,6 +7,7 @@ import tyro
 NAMES = (
     "actor_pipeline",
     "all",
+    "dashboard",
     "end_to_end",
     "env_stepping",
     "inference",
@@ -15,8 +16,10 @@ NAMES = (
     "machine",
     "memory",
     "replay_served",
+    "sinks",
     "solve",
     "sum_tree",
+    "telemetry_head",
     "transition_memory",
     "weights_broadcast",
 )

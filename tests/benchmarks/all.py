@@ -17,7 +17,9 @@ from tests.benchmarks import (
     learner_update,
     machine,
     replay_served,
+    sinks,
     sum_tree,
+    telemetry_head,
     transition_memory,
     weights_broadcast,
 )
@@ -80,6 +82,12 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
         (1, 2), 32, "nature", "auto", *((2, 1.0) if quick else (5, 2.0))
     ),
     "end_to_end": _end_to_end,
+    "telemetry_head": lambda quick, peers: telemetry_head.figures(
+        (1000,), *((5.0, 1) if quick else (10.0, 3))
+    ),
+    "sinks": lambda quick, peers: sinks.figures(
+        "cartpole", *((3.0, 2, 5.0) if quick else (5.0, 8, 20.0))
+    ),
 }
 """By module, in the order of the page; called with whether it is to be quick."""
 

@@ -23,7 +23,8 @@ from common.config import Config
 from common.environments import probe_spec
 from common.errors import ConfigError, EnvironmentFault
 from deploy import presets
-from deploy.live_view import BLOCKED, Plain, StatusClient
+from deploy.live_view import BLOCKED
+from deploy.status_client import Plain, StatusClient
 from tests.benchmarks import actor_pipeline, learner_fed
 from tests.benchmarks.report import Figure, report
 

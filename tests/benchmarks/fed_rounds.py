@@ -3,7 +3,7 @@
     python -m tests.benchmarks.fed_rounds --network nature --batch-size 32
 
 measures a window of each way for each line on stdin: `static`, the same batch again and again,
-which costs nothing but the update; `shared_memory` and `wire`, through the real prefetcher from a
+which costs nothing but the update; `shared_memory` and `wire`, through the real feed from a
 real replay server in another process, priorities going home.
 """
 
@@ -29,8 +29,8 @@ from common.networks import build_network
 from common.spec import EnvSpec
 from deploy import presets
 from learner.device import choose_device
+from learner.feed import Feed, open_feed
 from learner.host_memory import keep_freed_memory
-from learner.prefetch import Prefetcher
 from learner.readback import UpdateResult
 from learner.update import QLearner, TrainBatch
 from tests.benchmarks.contestants import Round, serve_rounds
@@ -108,35 +108,35 @@ class Training:
         self._learner = QLearner(build_network(config, manifest.spec), config, self.device)
         self._pending: tuple[TrainBatch, UpdateResult] | None = None
 
-    def update(self, batch: TrainBatch, prefetcher: Prefetcher | None) -> None:
+    def update(self, batch: TrainBatch, feed: Feed | None) -> None:
         """An update; on a GPU its result is read when the next one is under way."""
         result = self._learner.update(batch)
-        self.settle(prefetcher)
+        self.settle(feed)
         self._pending = (batch, result)
         if self.device.type != "cuda":
-            self.settle(prefetcher)
+            self.settle(feed)
 
-    def settle(self, prefetcher: Prefetcher | None) -> None:
+    def settle(self, feed: Feed | None) -> None:
         if self._pending is not None:
             (batch, result), self._pending = self._pending, None
             priority, _, _ = result.read()
-            if prefetcher is not None:
-                prefetcher.done(batch, priority)
+            if feed is not None:
+                feed.done(batch, priority)
 
 
 def updates_per_s(
     training: Training,
     next_batch: Callable[[], TrainBatch],
-    prefetcher: Prefetcher | None,
+    feed: Feed | None,
     window_s: float,
 ) -> float:
     for _ in range(WARM_UP):
-        training.update(next_batch(), prefetcher)
+        training.update(next_batch(), feed)
     updates, start_s = 0, time.perf_counter()
     while (elapsed_s := time.perf_counter() - start_s) < window_s:
-        training.update(next_batch(), prefetcher)
+        training.update(next_batch(), feed)
         updates += 1
-    training.settle(prefetcher)
+    training.settle(feed)
     return updates / elapsed_s
 
 
@@ -148,28 +148,26 @@ def ways(manifest: Manifest, window_s: float) -> Iterator[Callable[[], Round]]:
         context = stack.enter_context(zmq.Context())
         server = stack.enter_context(serving(manifest, SHARED_MEMORY))
         fill(server, manifest, context)
-        prefetchers: dict[str, Prefetcher] = {}
+        feeds: dict[str, Feed] = {}
         for link in ("shared_memory", "wire"):
             config = manifest.config.model_copy(update={"replay_link": link})
             linked = Manifest("benchmark", config, manifest.spec)
-            prefetchers[link] = Prefetcher(context, server, linked, training.device)
-            stack.callback(prefetchers[link].close)
-        static = _next(prefetchers["shared_memory"])
+            feeds[link] = open_feed(context, server, linked, training.device)
+            stack.callback(feeds[link].close)
+        static = _next(feeds["shared_memory"])
 
         def measure() -> Round:
             rates = {"static": [updates_per_s(training, lambda: static, None, window_s)]}
-            for link, prefetcher in prefetchers.items():
-                rates[link] = [
-                    updates_per_s(training, lambda p=prefetcher: _next(p), prefetcher, window_s)
-                ]
+            for link, feed in feeds.items():
+                rates[link] = [updates_per_s(training, lambda p=feed: _next(p), feed, window_s)]
             return rates
 
         yield measure
 
 
-def _next(prefetcher: Prefetcher) -> TrainBatch:
+def _next(feed: Feed) -> TrainBatch:
     while True:
-        batch = prefetcher.next(timeout_s=1.0)
+        batch = feed.next(timeout_s=1.0)
         if batch is not None:
             return batch
 

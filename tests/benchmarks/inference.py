@@ -7,7 +7,6 @@ machine is everybody's. The limit is the device's: forward passes of all actors'
 batch, from memory on the host and back, without any process in between.
 """
 
-import multiprocessing
 import statistics
 import threading
 import time
@@ -42,8 +41,8 @@ from learner.control import ControlPlane
 from learner.status import LearnerCounters
 from learner.weights import Snapshot
 from tests.benchmarks.report import Figure, report
+from tests.benchmarks.served import SPAWN, child
 
-SPAWN = multiprocessing.get_context("spawn")
 SPEC = EnvSpec((84, 84), "|u1", 6)
 """Of Pong."""
 START_TIMEOUT_S = 60.0
@@ -194,16 +193,9 @@ def _observations(manifest: Manifest, seed: int) -> npt.NDArray[np.uint8]:
 @contextmanager
 def _actor(manifest: Manifest, endpoint: str) -> Iterator[Connection]:
     """A process that asks for Q-values, for as many seconds as it is sent."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_ask, args=(manifest, endpoint, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    assert ours.recv() == "ready"
-    try:
-        yield ours
-    finally:
-        ours.close()
-        process.join()
+    with child(_ask, manifest, endpoint) as actor:
+        assert actor.recv() == "ready"
+        yield actor
 
 
 def _ask(manifest: Manifest, endpoint: str, commands: Connection) -> None:

@@ -1,10 +1,9 @@
 """Learner updates per second: alone, fed by shared memory, fed by wire.
 
 The real update on the learner's device. Alone, it takes the same batch again and again: that is the
-limit. Fed, batches come through the real prefetcher's thread from a replay server in another
-process, and priorities go home. One window of each in turn, in one process for each network and
-batch; medians. On two cores and a learner of one thread, prefetching and the server have the second
-core.
+limit. Fed, batches come through the real feed from a replay server in another process, and
+priorities go home. One window of each in turn, in one process for each network and batch; medians.
+On two cores and a learner of one thread, the server (and a feed's thread) has the second core.
 """
 
 import statistics

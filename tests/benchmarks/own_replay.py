@@ -1,5 +1,5 @@
 """Our replay server as a `ServedReplay`: the real table, socket loop and codec, the actor's own
-client, the learner's own prefetcher. Only the head is missing: nobody to heartbeat to."""
+client, the learner's own feed. Only the head is missing: nobody to heartbeat to."""
 
 import secrets
 import tempfile
@@ -25,9 +25,9 @@ from common.membership import Membership
 from common.messages import Batch, SampleRequest, Serving
 from common.process import machine_id
 from common.spec import EnvSpec
-from learner.prefetch import Prefetcher
+from learner.feed import open_feed
 from replay_server.server import build_table, serve
-from tests.benchmarks.served import SPAWN, Progress, ServedReplay, Workload
+from tests.benchmarks.served import Progress, ServedReplay, Workload, child
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -91,15 +91,8 @@ def serving(manifest: Manifest, directory: Path | None = None) -> Iterator[Servi
     in memory of its own."""
     with tempfile.TemporaryDirectory(prefix="zapex-", dir=directory) as temporary:
         storage = None if directory is None else Path(temporary) / "storage"
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_server, args=(manifest, storage, theirs), daemon=True)
-        process.start()
-        theirs.close()  # So that a server that dies is an EOFError here.
-        try:
-            yield ours.recv()
-        finally:
-            ours.close()
-            process.join(10)
+        with child(_server, manifest, storage) as server:
+            yield server.recv()
 
 
 @contextmanager
@@ -173,13 +166,13 @@ def _read_mapped(server: Serving, workload: Workload, progress: Progress) -> Non
     priority = _new_priority(workload, progress.seed)
     with zmq.Context() as context:
         manifest = manifest_of(workload, replay_link="shared_memory")
-        prefetcher = Prefetcher(context, server, manifest, torch.device("cpu"))
+        feed = open_feed(context, server, manifest, torch.device("cpu"))
         while not progress.stopped:
-            batch = prefetcher.next(timeout_s=0.1)
+            batch = feed.next(timeout_s=0.1)
             if batch is not None:
                 progress.add(1)
-                prefetcher.done(batch, priority)
-        prefetcher.close()
+                feed.done(batch, priority)
+        feed.close()
 
 
 def _new_priority(workload: Workload, seed: int) -> Any:

@@ -31,6 +31,22 @@ WARM_UP, CONFIRMED = 50, 500
 """Inserts whose acknowledgement is awaited: first untimed, then timed."""
 
 
+@contextmanager
+def child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """This end of a pipe to a process that runs `target(*arguments, other_end)`, and that ends when
+    the pipe closes, at the latest."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=target, args=(*arguments, theirs), daemon=True)
+    process.start()
+    theirs.close()  # So that a process that dies is an EOFError here.
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join(10)
+        process.kill()
+
+
 class Experience(NamedTuple):
     """B blocks of R rows, of which L, behind the context, may start a transition."""
 
@@ -266,12 +282,8 @@ def _confirmation_us(
     system: ServedReplay, endpoint: Endpoint, workload: Workload
 ) -> tuple[float, float]:
     """Median and 99th percentile."""
-    ours, theirs = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_confirm, args=(system, endpoint, workload, theirs), daemon=True)
-    process.start()
-    theirs.close()  # So that a process that dies is an EOFError here.
-    times_s = ours.recv()
-    process.join()
+    with child(_confirm, system, endpoint, workload) as measuring:
+        times_s = measuring.recv()
     p50, p99 = np.percentile(np.array(times_s) * 1e6, [50, 99])
     return float(p50), float(p99)
 

@@ -24,7 +24,7 @@ from replay_server.table import Table
 from tests.benchmarks.own_replay import manifest_of
 from tests.benchmarks.peers import Peers
 from tests.benchmarks.report import Figure, report
-from tests.benchmarks.served import SPAWN, WORKLOADS, Experience, Workload
+from tests.benchmarks.served import WORKLOADS, Experience, Workload, child
 
 BLOCK_LENGTHS = (16, 64, 256)
 
@@ -76,12 +76,8 @@ def figures(peers: Peers) -> list[Figure]:
 
 def _bytes_per_transition(workload: Workload) -> tuple[float, float]:
     """(counted, measured), in a process of its own."""
-    ours, theirs = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_measure, args=(workload, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    counted, measured = ours.recv()
-    process.join()
+    with child(_measure, workload) as measuring:
+        counted, measured = measuring.recv()
     return counted, measured
 
 

@@ -27,7 +27,7 @@ from learner.weights import Snapshot
 from tests.benchmarks import machine
 from tests.benchmarks.fed_rounds import INPUTS
 from tests.benchmarks.report import Figure, report
-from tests.benchmarks.served import SPAWN
+from tests.benchmarks.served import child
 
 PATIENCE_S = 5.0
 """After which a version is published again."""
@@ -109,17 +109,9 @@ def _broadcast(
 @contextmanager
 def _subscribing(head: str, subscribers: int) -> Iterator[Connection]:
     """Tells of each version that all subscribers have, the one of now first."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_subscribe, args=(head, subscribers, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    ours.recv()
-    try:
-        yield ours
-    finally:
-        ours.close()
-        process.join(10)
-        process.kill()
+    with child(_subscribe, head, subscribers) as reached:
+        reached.recv()
+        yield reached
 
 
 def _subscribe(head: str, count: int, everybody: Connection) -> None:

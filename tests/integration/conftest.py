@@ -39,7 +39,7 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
         run_dir = resume or tmp_path_factory.mktemp("run")
         if resume is None:
             run_directory.create(run_dir, config)
-        with own_logging(), LiveView(config, run_dir) as view:
+        with own_logging(), LiveView(str(run_dir)) as view:
             run_in_process(
                 config,
                 run_dir,

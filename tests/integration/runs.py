@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 
 from common.config import Config, write_toml
-from deploy.live_view import StatusClient
+from deploy.status_client import StatusClient
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -1,11 +1,13 @@
 """The command lines that are no run: help, and evaluate."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from common.config import Config
+from deploy.__main__ import COMMANDS
 from tests.integration.conftest import Start
 from tests.integration.runs import checkpoints_of
 
@@ -13,14 +15,16 @@ from tests.integration.runs import checkpoints_of
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
-        ("deploy", ["launch", "evaluate", "plot"]),
-        ("deploy --help", ["launch", "evaluate", "plot"]),
+        ("deploy", list(COMMANDS)),
+        ("deploy --help", list(COMMANDS)),
         ("deploy launch --help", ["--preset", "--resume", "--in-process", "--run-dir"]),
+        ("deploy status --help", ["HEAD", "--json"]),
         ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
         ("deploy plot --help", ["--out", "--statistic", "--group", "RUN_DIR"]),
+        ("deploy play --help", ["--checkpoint", "--video", "--render", "--q-values", "--fps"]),
         ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),
         ("replay_server --help", ["--connect", "--bind", "--storage"]),
-        ("actor --help", ["--connect", "--envs", "--evaluator", "--inference"]),
+        ("actor --help", ["--connect", "--envs", "--evaluator", "--inference", "--videos"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -59,6 +63,22 @@ def test_evaluate_gives_the_returns_of_greedy_episodes_as_json(
     assert 8.0 <= result["return_min"] <= result["return_mean"] <= result["return_max"] <= 500.0
     # The same seed, the same episodes.
     assert json.loads(second.output()) == result
+
+
+def test_play_that_is_interrupted_leaves_no_half_video(
+    start: Start, finished_run: Path, tmp_path: Path
+) -> None:
+    films = tmp_path / "films"
+    words = ("--episodes", "100000", "--video", str(films))
+    command = start("deploy", "play", str(finished_run), *words)
+    command.line("episode 1: return ")
+    command.signal_group(signal.SIGINT)
+    assert command.wait() == 130
+    assert command.nothing_left()
+    told = [line.rpartition(", ")[2] for line in command.output().splitlines()]
+    # One may have been finished and not told yet.
+    assert {path.suffix for path in films.iterdir()} == {".mp4"}
+    assert 0 <= len(list(films.iterdir())) - len(told) <= 1
 
 
 def test_evaluate_takes_the_checkpoint_it_is_told(start: Start, finished_run: Path) -> None:

@@ -21,7 +21,7 @@ from common.errors import AddressInUse
 from common.manifest import Manifest
 from common.messages import InferenceRequest, Insert, Message, SampleRequest, Serving
 from common.spec import EnvSpec
-from learner.prefetch import Prefetcher
+from learner.feed import Prefetcher
 from tests.integration.runs import TINY, WAIT_S, until
 
 Context = zmq.Context[zmq.Socket[bytes]]

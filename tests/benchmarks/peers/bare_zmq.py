@@ -24,7 +24,7 @@ import numpy.typing as npt
 import zmq
 
 from common.blocks import RowKind
-from tests.benchmarks.served import SPAWN, Endpoint, Experience, Progress, ServedReplay, Workload
+from tests.benchmarks.served import Endpoint, Experience, Progress, ServedReplay, Workload, child
 
 Array = npt.NDArray[Any]
 _STOP = b"x"
@@ -276,18 +276,14 @@ def _sender(socket: "zmq.Socket[bytes]", w: Workload, seed: int) -> Callable[[],
 
 @contextmanager
 def _serving(workload: Workload) -> Iterator[Endpoint]:
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_serve, args=(workload, theirs), daemon=True)
-    process.start()
-    theirs.close()  # So that a server that dies is an EOFError here.
-    endpoint = ours.recv()
-    try:
-        yield endpoint
-    finally:
-        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-            socket.connect(endpoint)
-            socket.send(_STOP)
-        process.join(10)
+    with child(_serve, workload) as server:
+        endpoint = server.recv()
+        try:
+            yield endpoint
+        finally:
+            with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+                socket.connect(endpoint)
+                socket.send(_STOP)
 
 
 def _write(endpoint: Endpoint, workload: Workload, progress: Progress) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.benchmarks.peers import absent
 from tests.benchmarks.peers.mp_cpprb import columns
-from tests.benchmarks.served import SPAWN, WORKLOADS, Workload
+from tests.benchmarks.served import WORKLOADS, Workload, child
 
 _CHUNK = 1024
 """Transitions stored at once."""
@@ -71,14 +71,8 @@ def main() -> None:
     except ImportError as error:
         absent(str(error.name))
     for name, each_frame_once in (("cpprb", False), ("cpprb, each frame once", True)):
-        ours, theirs = SPAWN.Pipe(duplex=False)
-        process = SPAWN.Process(
-            target=_measure, args=(WORKLOADS[options.workload], each_frame_once, theirs)
-        )
-        process.start()
-        theirs.close()
-        print(json.dumps({"name": name, "bytes": ours.recv()}))
-        process.join()
+        with child(_measure, WORKLOADS[options.workload], each_frame_once) as measuring:
+            print(json.dumps({"name": name, "bytes": measuring.recv()}))
 
 
 if __name__ == "__main__":

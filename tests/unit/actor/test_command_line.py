@@ -14,3 +14,12 @@ def test_two_roles_at_once_are_refused_in_one_line(
     assert actor.__main__.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --evaluator and --inference are two processes")
+
+
+def test_videos_are_an_evaluators_business(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["actor", "--videos", "films"])
+    assert actor.__main__.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: --videos is where an --evaluator films: nobody else does"

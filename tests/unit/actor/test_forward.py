@@ -1,14 +1,16 @@
 """The forward pass of acting against the network's own, and the policy that uses it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from actor.finite import all_finite
 from actor.forward import forward_of
 from actor.policy import Policy
 from common.config import Config
+from common.finite import all_finite
 from common.manifest import Manifest
 from common.messages import Weights
 from common.networks import MLPQNetwork, build_network
@@ -98,3 +100,12 @@ def test_one_number_that_is_not_finite_is_found_anywhere(bad: float, at: int) ->
 
 def test_no_numbers_are_finite_ones() -> None:
     assert all_finite(np.empty(0, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_every_floating_type_of_the_wire_is_looked_through(dtype: type[np.floating[Any]]) -> None:
+    values = np.linspace(-1e4, 1e4, 7).astype(dtype)
+    assert all_finite(values)
+    for bad in (np.nan, np.inf, -np.inf):
+        values[3] = bad
+        assert not all_finite(values)

@@ -13,6 +13,7 @@ from common.config import Config
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Directive, Heartbeat, Join, Message, Welcome
+from common.metrics import Telemetry
 from common.spec import EnvSpec
 from tests.waiting import wait_until
 
@@ -74,7 +75,7 @@ class Polls:
     def __call__(self, times: int = 1) -> None:
         for _ in range(times):
             self._now_s += 0.1
-            self._member.poll(self._now_s, dict)
+            self._member.poll(self._now_s, Telemetry(dict))
 
 
 def test_whoever_is_not_known_joins_once_however_often_it_is_told(

@@ -21,9 +21,13 @@ OURS = (
     "metrics.jsonl",
     "curve.png",
     "throughput.png",
+    "videos/00000050.mp4",
+    "videos/00000100.mp4.partial",
+    "videos/best_episode_1_seed_5_return_-9.5_length_80.gif",
 )
 """What a run leaves behind."""
-THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt", "plots/a.png")
+THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt", "plots/a.png",
+          "videos/mine.mp4")  # fmt: skip
 """What somebody put beside it."""
 
 

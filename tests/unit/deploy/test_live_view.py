@@ -1,18 +1,14 @@
 """What a run shows of itself where there is no terminal, and the rates in it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from common.config import Config
 from deploy import live_view
 from deploy.live_view import LINE_PERIOD_S, LiveView, Rates, show_return
 from learner.status import LearnerCounters, RunStatus
-
-RUN_DIR = Path("runs/a")
 
 
 def member(role: str, **values: float) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def view(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Iterator[LiveView]:
-    with LiveView(Config(env="CartPole-v1", seed=3), RUN_DIR) as view:
+    with LiveView("CartPole-v1, seed 3: runs/a") as view:
         assert capsys.readouterr().out == "CartPole-v1, seed 3: runs/a\n"
         yield view
 

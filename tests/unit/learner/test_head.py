@@ -5,8 +5,9 @@ import math
 import pytest
 
 import learner.head
+from common.membership import HEAD_SILENCE_WARNING_S
 from common.messages import Ack, Directive, Join, Leave, Message, Refused, Serving, Welcome
-from learner.head import SILENCE_S
+from learner.head import ANSWER_PERIOD_S, SILENCE_S
 from tests.head_with_peers import MANIFEST, REPLAY, Run, directive, heartbeat, join, result
 
 # ------------------------------------------------------------------------------------------ joining
@@ -217,6 +218,39 @@ def test_a_heartbeat_is_answered_with_what_the_head_wants() -> None:
     run = Run()
     session = run.welcome(b"a", join()).session
     assert run.send(b"a", heartbeat(session)) == [(b"a", directive(session))]
+
+
+def test_a_member_that_knows_all_is_answered_now_and_then() -> None:
+    run = Run()
+    session = run.welcome(b"a", join()).session
+    answers = []
+    for second in range(9):
+        run.now_s = float(second)
+        answers.append(run.send(b"a", heartbeat(session)) == [(b"a", directive(session))])
+    assert answers == [second % ANSWER_PERIOD_S == 0 for second in range(9)]
+    # Long before it takes the head for silent.
+    assert 2 * ANSWER_PERIOD_S < HEAD_SILENCE_WARNING_S
+
+
+@pytest.mark.parametrize("what", ["another joins", "another leaves", "stop", "its own connection"])
+def test_after_any_change_the_next_heartbeat_is_answered(what: str) -> None:
+    """What was sent to all at once may have been lost."""
+    run = Run()
+    session, other = run.welcome(b"a", join()).session, run.welcome(b"b", join()).session
+    peer = b"a"
+    assert run.send(peer, heartbeat(session)) != []
+    assert run.send(peer, heartbeat(session)) == []
+    if what == "another joins":
+        run.welcome(b"c", join())
+    elif what == "another leaves":
+        run.send(b"b", Leave(other, "stopped"))
+    elif what == "stop":
+        run.head.set_run_state("stop")
+    else:
+        peer = b"a2"
+    ((answered, _),) = run.send(peer, heartbeat(session))
+    assert answered == peer
+    assert run.send(peer, heartbeat(session)) == []
 
 
 def test_a_member_that_reconnected_is_answered_where_it_is_now() -> None:

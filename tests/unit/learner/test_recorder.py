@@ -77,6 +77,7 @@ def test_a_sink_that_fails_is_said_once_and_the_others_go_on(
     assert [r.getMessage() for r in caplog.records] == [
         "Broken gets no more metrics: no space left"
     ]
+    assert recorder.dropped == 1
 
 
 # ----------------------------------------------------------------------------------- lines of JSON

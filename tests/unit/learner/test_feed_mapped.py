@@ -15,7 +15,7 @@ from common.errors import ConfigError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, SampleRequest, Serving
 from common.process import machine_id
-from learner.prefetch import Prefetcher
+from learner.feed import Prefetcher
 from learner.update import TrainBatch
 from replay_server.server import build_table
 from tests.contract.sockets import receive_with_prefix
@@ -38,7 +38,7 @@ class Stage:
         self._socket, endpoint = transport.bind(self._context, zmq.ROUTER, "inproc://replay")
         server = Serving(1, endpoint, machine_id(), "" if path is None else str(path))
         try:
-            self.prefetcher = Prefetcher(self._context, server, run, torch.device("cpu"))
+            self.feed = Prefetcher(self._context, server, run, torch.device("cpu"))
         except BaseException:
             self._socket.close()
             self._context.term()
@@ -72,15 +72,15 @@ class Stage:
         return [reply for _, reply in replies]
 
     def next(self) -> TrainBatch:
-        found = wait_until(lambda: self.prefetcher.next(0.01), "a batch is ready")
+        found = wait_until(lambda: self.feed.next(0.01), "a batch is ready")
         assert found is not None
         return found
 
     def done(self, batch: TrainBatch) -> None:
-        self.prefetcher.done(batch, np.ones(N, np.float32))
+        self.feed.done(batch, np.ones(N, np.float32))
 
     def close(self) -> None:
-        self.prefetcher.close()
+        self.feed.close()
         self._socket.close(linger=0)
         self._context.term()
 
@@ -134,7 +134,7 @@ def test_the_same_transitions_come_by_either_path(start: Start, tmp_path: Path, 
         stage.done(batch)
         assert [type(reply) for reply in stage.serve()] == [kind]
         assert stage.requests[-1].key.tolist() == batch.key.tolist()
-    assert stage.prefetcher.overwritten == 0
+    assert stage.feed.overwritten == 0
 
 
 def test_what_is_evicted_before_it_is_read_is_replaced_and_counted(start: Start) -> None:
@@ -152,7 +152,7 @@ def test_what_is_evicted_before_it_is_read_is_replaced_and_counted(start: Start)
         assert isinstance(reply, Drawn)
         lost += int(np.count_nonzero(reply.key < 2 * LENGTH))
     assert lost > 0
-    assert stage.prefetcher.overwritten == lost
+    assert stage.feed.overwritten == lost
 
 
 def test_a_batch_that_is_evicted_altogether_is_drawn_again_and_counted(start: Start) -> None:
@@ -170,8 +170,8 @@ def test_a_batch_that_is_evicted_altogether_is_drawn_again_and_counted(start: St
     ]
     for _ in range(CREDIT):
         assert_is_what_was_inserted(stage.next(), stage.run)
-    assert stage.prefetcher.next(0.0) is None
-    assert stage.prefetcher.overwritten == CREDIT * N
+    assert stage.feed.next(0.0) is None
+    assert stage.feed.overwritten == CREDIT * N
 
 
 def test_priorities_of_replaced_transitions_go_to_those_that_stood_in(start: Start) -> None:

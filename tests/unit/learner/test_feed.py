@@ -1,4 +1,4 @@
-"""The prefetcher against a replay server that the test has in its hands."""
+"""Both feeds against a replay server that the test has in its hands."""
 
 import logging
 import threading
@@ -18,14 +18,15 @@ from common.errors import MalformedMessage, WireError
 from common.manifest import Manifest
 from common.messages import Ack, Batch, Message, Rejected, SampleRequest, Serving
 from common.spec import EnvSpec
-from learner import prefetch
-from learner.prefetch import Prefetcher
+from learner import feed
+from learner.feed import INLINE_BYTES, Feed, InlineFeed, Prefetcher, open_feed
 from learner.update import TrainBatch
 from tests.contract.sockets import receive_with_prefix
 from tests.waiting import wait_until
 
 SPEC = EnvSpec((2, 3), "|u1", 5)
 N = 4
+Kind = type[Prefetcher] | type[InlineFeed]
 
 
 def batch(number: int = 0) -> Batch:
@@ -52,12 +53,12 @@ def priority(number: int) -> Any:
 
 
 class Stage:
-    """A prefetcher and the replay server that it talks to; counts the batches asked of it."""
+    """A feed and the replay server that it talks to; counts the batches asked of it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], **changes: Any) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: Kind, **changes: Any) -> None:
         config = Config(**{"batch_size": N, "prefetch_batches": 3, **changes})
         self._socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://replay")
-        self.prefetcher = Prefetcher(
+        self.feed: Feed = kind(
             context, Serving(1, endpoint), Manifest("run", config, SPEC), torch.device("cpu")
         )
         self._ended = False
@@ -73,7 +74,7 @@ class Stage:
         return message
 
     def nothing_more(self) -> bool:
-        """Whether everything that the prefetcher ever sent has been heard. Ends it."""
+        """Whether everything that the feed ever sent has been heard. Ends it."""
         self.end()
         return not transport.has_message(self._socket)
 
@@ -85,13 +86,13 @@ class Stage:
 
     def next(self) -> TrainBatch:
         """The next batch, which must come; or what ended the thread, raised."""
-        found = wait_until(lambda: self.prefetcher.next(0.01), "a batch is ready")
+        found = wait_until(lambda: self.feed.next(0.01), "a batch is ready")
         assert found is not None
         return found
 
     def end(self) -> None:
         if not self._ended:
-            self.prefetcher.close()
+            self.feed.close()
             self._ended = True
 
     def close(self) -> None:
@@ -102,6 +103,12 @@ class Stage:
 Start = Callable[..., Stage]
 
 
+@pytest.fixture(params=[Prefetcher, InlineFeed])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
 @pytest.fixture
 def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     # Its end waits for every socket to be closed.
@@ -110,10 +117,10 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 
 
 @pytest.fixture
-def stages(context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[Start]:
+def stages(context: zmq.Context[zmq.Socket[bytes]], kind: Kind) -> Iterator[Start]:
     """Starts the one stage of a test, with changes of the configuration."""
     with ExitStack() as ends:
-        yield lambda **changes: ends.enter_context(closing(Stage(context, **changes)))
+        yield lambda **changes: ends.enter_context(closing(Stage(context, kind, **changes)))
 
 
 def assert_is(got: TrainBatch, number: int) -> None:
@@ -139,7 +146,7 @@ def test_batches_come_whole_and_in_order(stages: Start) -> None:
         stage.send(batch(number))
     for number in (1, 2, 3):
         assert_is(stage.next(), number)
-    assert stage.prefetcher.next(0.0) is None
+    assert stage.feed.next(0.0) is None
     assert stage.nothing_more()
 
 
@@ -153,7 +160,7 @@ def test_a_batch_in_training_is_not_written_over(stages: Start) -> None:
         other = stage.next()
         assert_is(other, number)
         assert_is(in_training, 1)
-        stage.prefetcher.done(other, priority(number))
+        stage.feed.done(other, priority(number))
         stage.request()
 
 
@@ -164,7 +171,7 @@ def test_priorities_ride_home_with_their_keys_and_ask_for_another_batch(stages: 
     stage.send(batch(2))
     got = {1: stage.next(), 2: stage.next()}
     for number in (2, 1):  # The order in which they came does not matter.
-        stage.prefetcher.done(got[number], priority(number))
+        stage.feed.done(got[number], priority(number))
         request = stage.request()
         assert request.batches == 1
         assert request.key.tolist() == batch(number).key.tolist()
@@ -172,25 +179,26 @@ def test_priorities_ride_home_with_their_keys_and_ask_for_another_batch(stages: 
     assert stage.nothing_more()
 
 
+@pytest.mark.parametrize("kind", [Prefetcher])
 def test_half_of_the_credit_goes_home_at_once_and_sooner_when_the_learner_waits(
     stages: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "POLL_MS", 3_600_000)  # Nothing goes by itself.
+    monkeypatch.setattr(feed, "POLL_MS", 3_600_000)  # Nothing goes by itself.
     stage = stages(prefetch_batches=4)
     stage.request()
     for number in range(4):
         stage.send(batch(number))
     got = [stage.next() for _ in range(4)]
 
-    stage.prefetcher.done(got[0], priority(0))
-    stage.prefetcher.done(got[1], priority(1))
+    stage.feed.done(got[0], priority(0))
+    stage.feed.done(got[1], priority(1))
     request = stage.request()
     assert request.batches == 2
     assert request.key.tolist() == [*batch(0).key.tolist(), *batch(1).key.tolist()]
     assert request.priority.tolist() == [*priority(0).tolist(), *priority(1).tolist()]
 
-    stage.prefetcher.done(got[2], priority(2))
-    assert stage.prefetcher.next(timeout_s=0.0) is None
+    stage.feed.done(got[2], priority(2))
+    assert stage.feed.next(timeout_s=0.0) is None
     request = stage.request()
     assert request.batches == 1
     assert request.key.tolist() == batch(2).key.tolist()
@@ -222,7 +230,7 @@ def test_requested_ready_and_in_training_are_never_more_than_the_credit(
             assert_is(in_training[-1], taken % 20)
         else:
             finished = in_training.pop(int(rng.integers(len(in_training))))
-            stage.prefetcher.done(finished, priority(done))
+            stage.feed.done(finished, priority(done))
             done += 1
             assert stage.request().batches == 1
         requested, ready = stage.asked - sent, sent - taken
@@ -246,7 +254,7 @@ def test_uniform_replay_weighs_all_alike_and_sends_no_priorities(stages: Start) 
     stage.send(batch(1))
     got = stage.next()
     assert got.weight.tolist() == [1.0] * N
-    stage.prefetcher.done(got, priority(1))
+    stage.feed.done(got, priority(1))
     request = stage.request()
     assert (request.batches, len(request.key), len(request.priority)) == (1, 0, 0)
 
@@ -285,7 +293,7 @@ def test_a_batch_that_breaks_the_contract_ends_it(stages: Start, bad: Batch) -> 
     with pytest.raises(MalformedMessage):
         stage.next()
     with pytest.raises(MalformedMessage):
-        stage.prefetcher.next(0.0)
+        stage.feed.next(0.0)
 
 
 def test_bytes_that_are_no_message_end_it(stages: Start) -> None:
@@ -309,15 +317,15 @@ def test_what_was_not_asked_for_is_ignored_with_a_warning(
 ) -> None:
     stage = stages(prefetch_batches=1)
     stage.request()
-    with caplog.at_level(logging.WARNING, "learner.prefetch"):
+    with caplog.at_level(logging.WARNING, "learner.batches"):
         stage.send(batch(1))
         stage.send(batch(9))  # One more than there is credit for.
         stage.send(Ack(0, 0))
+        got = stage.next()
+        assert_is(got, 1)
         wait_until(lambda: len(caplog.messages) == 2, "two warnings")
     assert [message.split()[2] for message in caplog.messages] == ["batch", "ack"]
-    got = stage.next()
-    assert_is(got, 1)
-    stage.prefetcher.done(got, priority(1))
+    stage.feed.done(got, priority(1))
     assert stage.request().batches == 1
     stage.send(batch(2))
     assert_is(stage.next(), 2)
@@ -326,7 +334,7 @@ def test_what_was_not_asked_for_is_ignored_with_a_warning(
 
 
 @pytest.mark.parametrize("state", ["waiting", "ready", "failed"])
-def test_close_ends_its_thread(stages: Start, state: str) -> None:
+def test_close_ends_all_threads(stages: Start, state: str) -> None:
     before = set(threading.enumerate())
     stage = stages()
     stage.request()
@@ -342,9 +350,23 @@ def test_close_ends_its_thread(stages: Start, state: str) -> None:
 
 
 def test_close_does_not_wait_for_a_server_that_never_came(
-    context: zmq.Context[zmq.Socket[bytes]],
+    context: zmq.Context[zmq.Socket[bytes]], kind: Kind
 ) -> None:
     manifest = Manifest("run", Config(batch_size=N), SPEC)
-    prefetcher = Prefetcher(context, Serving(1, "inproc://nobody"), manifest, torch.device("cpu"))
-    assert prefetcher.next(0.0) is None
-    prefetcher.close()
+    feed = kind(context, Serving(1, "inproc://nobody"), manifest, torch.device("cpu"))
+    assert feed.next(0.0) is None
+    feed.close()
+
+
+@pytest.mark.parametrize(
+    ("frame_bytes", "kind"), [(INLINE_BYTES, InlineFeed), (INLINE_BYTES + 8, Prefetcher)]
+)
+def test_a_cpu_fetches_small_batches_in_between(
+    context: zmq.Context[zmq.Socket[bytes]], frame_bytes: int, kind: Kind
+) -> None:
+    # Of one transition, two frames.
+    spec = EnvSpec((frame_bytes // 8,), "<f4", 2)
+    manifest = Manifest("run", Config(batch_size=1, min_size_to_sample=1), spec)
+    server = Serving(1, "inproc://nobody")
+    with closing(open_feed(context, server, manifest, torch.device("cpu"))) as feed:
+        assert type(feed) is kind

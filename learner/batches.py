@@ -1,0 +1,163 @@
+"""The learner's connection to its replay server: batches in, priorities and requests out.
+
+It owes the server's credit: at any time `prefetch_batches` batches are requested, ready, or in
+training; a request for others carries the priorities of those that were used up.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import zmq
+
+from common import transport
+from common.errors import WireError
+from common.manifest import Manifest
+from common.messages import Batch, Drawn, Message, Rejected, SampleRequest, Serving
+from common.trace import Trace
+from learner.host_batch import HostBatch
+from learner.mapped_replay import map_storage
+from learner.transfer import Transfer
+from learner.update import TrainBatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A batch that was trained on: its buffer is free, its priorities go home."""
+
+    slot: int
+    key: npt.NDArray[np.int64]
+    priority: npt.NDArray[np.float32]
+
+
+class Batches:
+    """For one thread at a time, but for `overwritten`, which others may read.
+
+    Args:
+        trace: is told what is done for each batch.
+
+    Raises ConfigError when the configuration insists on shared memory and there is none.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        server: Serving,
+        manifest: Manifest,
+        device: torch.device,
+        trace: Trace,
+    ) -> None:
+        self._manifest, self._trace = manifest, trace
+        self._mapped = map_storage(server, manifest)
+        self.overwritten = 0
+        """Transitions that were evicted between being drawn and being read: another of their batch
+        stood in for each, or where none was left, the batch was drawn again."""
+        credit = manifest.config.prefetch_batches
+        self._slots = [HostBatch(manifest, device) for _ in range(credit)]
+        self._transfer = Transfer(self._slots, device)
+        self._free = list(range(credit))
+        self._requested = 0
+        self.socket, self._watch = transport.connect_watched(context, zmq.DEALER, server.endpoint)
+        """To wait for batches on."""
+        self._request(credit)
+
+    def close(self) -> None:
+        self._watch.close()
+        self.socket.close()
+        self._transfer.finish()
+
+    def give_back(self, used: Sequence[Used]) -> None:
+        """Send priorities home and ask for as many batches."""
+        if not used:
+            return
+        self._free += [u.slot for u in used]
+        key = priority = None
+        if self._manifest.config.prioritized:
+            key = np.concatenate([u.key for u in used])
+            priority = np.concatenate([u.priority for u in used])
+        self._request(len(used), key, priority)
+
+    def receive(self) -> Iterator[TrainBatch]:
+        """The batches that have come, each on its way to the device.
+
+        Raises WireError when the server rejects a request or sends what it must not.
+        """
+        if self._watch.reconnected():
+            # What was requested on the old connection will not come.
+            lost, self._requested = self._requested, 0
+            self._request(lost)
+        while True:
+            self._trace.phase("receiving")
+            message = transport.receive(self.socket)
+            if message is None:
+                return
+            self._trace.phase("gathering")
+            batch = self._take(message)
+            if batch is not None:
+                yield batch
+
+    def _request(
+        self,
+        batches: int,
+        key: npt.NDArray[np.int64] | None = None,
+        priority: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        self._requested += batches
+        keys_only = self._mapped is not None
+        if key is None or priority is None:
+            request = SampleRequest(batches, keys_only=keys_only)
+        else:
+            request = SampleRequest(batches, key, priority, keys_only)
+        transport.send(self.socket, request)
+
+    def _take(self, message: Message) -> TrainBatch | None:
+        if isinstance(message, Rejected):
+            raise WireError(f"the replay server rejected a request: {message.reason}")
+        if not isinstance(message, (Batch, Drawn)) or not self._free:
+            log.warning("ignored a %s that was not asked for", message.kind)
+            return None
+        self._requested -= 1
+        slot = self._free.pop()
+        host = self._slots[slot]
+        if isinstance(message, Batch):
+            key = host.fill_from_batch(message)
+            mean_version = message.mean_version
+        else:
+            read = self._read(host, message)
+            if read is None:
+                self._free.append(slot)
+                self._request(1)
+                return None
+            key, mean_version = read
+        self._trace.phase("copying to the device")
+        tensors, copied = self._transfer.start(slot)
+        return TrainBatch(
+            **tensors,
+            key=key,
+            table_size=message.table_size,
+            inserted=message.inserted,
+            sampled=message.sampled,
+            mean_version=mean_version,
+            slot=slot,
+            copied=copied,
+        )
+
+    def _read(self, host: HostBatch, drawn: Drawn) -> tuple[npt.NDArray[np.int64], float] | None:
+        """Gather what was drawn; None where that is not possible (any more)."""
+        if self._mapped is None:
+            return None
+        if not self._mapped.holds(drawn):
+            log.warning("the replay server has another storage now: batches come over the wire")
+            self._mapped = None
+            return None
+        read = self._mapped.read(host, drawn)
+        if read is None:
+            self.overwritten += len(drawn.key)
+            return None
+        self.overwritten += read.overwritten
+        return read.key, read.mean_version

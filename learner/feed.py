@@ -1,0 +1,188 @@
+"""Keeps batches ready while the learner trains: in a thread of its own, or in between.
+
+A thread overlaps gathering, decompressing and copying to a GPU with the update. But whenever it
+runs, it takes the interpreter from the thread that trains, and each handing over costs more than
+all that is to be done for a small batch: on a CPU the training thread fetches those itself.
+"""
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import zmq
+
+from common import transport
+from common.manifest import Manifest
+from common.messages import Serving
+from common.trace import NO_TRACE, Trace
+from learner.batches import Batches, Used
+from learner.update import TrainBatch
+from learner.wakeup import Wakeup
+
+POLL_MS = 100
+INLINE_BYTES = 1 << 20
+"""Frames of a batch that a CPU's training thread fetches itself."""
+
+
+class Feed(Protocol):
+    """`next` and `done` in turn; `close` at the end."""
+
+    @property
+    def overwritten(self) -> int:
+        """See `Batches.overwritten`."""
+
+    def next(self, timeout_s: float) -> TrainBatch | None:
+        """The next batch, or None when none came in time. Raises what ended it."""
+
+    def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
+        """A batch is used up; |δ| [N] are its new priorities."""
+
+    def close(self) -> None: ...
+
+
+def open_feed(
+    context: zmq.Context[zmq.Socket[bytes]],
+    server: Serving,
+    manifest: Manifest,
+    device: torch.device,
+    trace: Trace = NO_TRACE,
+    thread_trace: Trace = NO_TRACE,
+) -> Feed:
+    """The feed that suits the device and the size of a batch.
+
+    Args:
+        trace: of the loop that trains.
+        thread_trace: of the feed's own thread, if it gets one.
+    """
+    frames = manifest.config.batch_size * manifest.layout.frames_per_transition
+    nbytes = frames * manifest.spec.obs_size * manifest.spec.dtype.itemsize
+    if device.type == "cpu" and nbytes <= INLINE_BYTES:
+        return InlineFeed(context, server, manifest, device, trace)
+    return Prefetcher(context, server, manifest, device, thread_trace)
+
+
+class InlineFeed:
+    """In the training thread. What was requested is made by the replay server meanwhile."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        server: Serving,
+        manifest: Manifest,
+        device: torch.device,
+        trace: Trace = NO_TRACE,
+    ) -> None:
+        self._trace = trace
+        self._batches = Batches(context, server, manifest, device, trace)
+        self._ready: deque[TrainBatch] = deque()
+        self._failure: BaseException | None = None
+
+    @property
+    def overwritten(self) -> int:
+        return self._batches.overwritten
+
+    def next(self, timeout_s: float) -> TrainBatch | None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._ready:
+            try:
+                self._fetch(timeout_s)
+            except BaseException as error:
+                self._failure = error
+                raise
+        return self._ready.popleft() if self._ready else None
+
+    def _fetch(self, timeout_s: float) -> None:
+        self._ready += self._batches.receive()
+        if not self._ready and timeout_s > 0.0:
+            self._trace.phase("waiting for a batch")
+            transport.wait(self._batches.socket, max(round(timeout_s * 1e3), 1))
+            self._ready += self._batches.receive()
+
+    def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
+        self._batches.give_back([Used(batch.slot, batch.key, priority)])
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+class Prefetcher:
+    """One thread with one socket. It is woken for half of the credit at once, to disturb less."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        server: Serving,
+        manifest: Manifest,
+        device: torch.device,
+        trace: Trace = NO_TRACE,
+    ) -> None:
+        self._trace = trace
+        self._credit = manifest.config.prefetch_batches
+        self._batches = Batches(context, server, manifest, device, trace)
+        self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
+        self._used: queue.SimpleQueue[Used] = queue.SimpleQueue()
+        self._wakeup = Wakeup(context)
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+        self._thread.start()
+
+    @property
+    def overwritten(self) -> int:
+        return self._batches.overwritten
+
+    def next(self, timeout_s: float) -> TrainBatch | None:
+        if self._failure is not None:
+            raise self._failure
+        if self._ready.empty() and not self._used.empty():
+            self._wakeup.signal()
+        try:
+            return self._ready.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
+        self._used.put(Used(batch.slot, batch.key, priority))
+        if self._used.qsize() >= self._credit // 2:
+            self._wakeup.signal()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._wakeup.signal()
+        self._thread.join()
+        self._batches.close()
+        self._wakeup.close()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._trace.close()
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._batches.socket, zmq.POLLIN)
+        poller.register(self._wakeup.woken, zmq.POLLIN)
+        while not self._stopping.is_set():
+            self._trace.phase("waiting")
+            poller.poll(POLL_MS)
+            self._wakeup.clear()
+            self._trace.phase("priorities")
+            self._batches.give_back(self._take_used())
+            for batch in self._batches.receive():
+                self._ready.put(batch)
+
+    def _take_used(self) -> list[Used]:
+        used: list[Used] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                used.append(self._used.get_nowait())
+        return used

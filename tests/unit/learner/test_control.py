@@ -1,0 +1,68 @@
+"""What the head's process shows of the run, and leaves behind."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import zmq
+
+from learner.control import ControlPlane
+from learner.recorder import Record, Recorder
+from learner.status import LearnerCounters
+from learner.targets import TARGETS_FILE, Targets
+from tests.head_with_peers import MANIFEST
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    with zmq.Context() as made:
+        yield made
+
+
+class Full:
+    """A disk."""
+
+    def write(self, record: Record) -> None:
+        raise OSError("no space left")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def test_the_head_shows_the_runs_own_metrics(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    recorder = Recorder([Full()])
+    control = ControlPlane(
+        context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0, recorder=recorder
+    )
+    with closing(recorder), closing(control):
+
+        def shown() -> dict[str, float]:
+            return control.head_telemetry.newest[0]
+
+        wait_until(lambda: shown().get("head_dropped_records_total"), "the failed sink is counted")
+        assert shown() == {
+            "head_actors": 0,
+            "head_lost_members_total": 0,
+            "head_rejected_messages_total": 0,
+            "head_dropped_records_total": 1,
+        }
+
+
+@pytest.mark.parametrize(("phase", "stays"), [("done", False), ("failed", True)])
+def test_a_run_that_failed_is_still_looked_for(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path, phase: str, stays: bool
+) -> None:
+    """Prometheus then misses its learner, and says so."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    counters = LearnerCounters()
+    targets = Targets(run_dir, "r1", "127.0.0.1:9100")
+    control = ControlPlane(
+        context, "inproc://head", MANIFEST, counters, lambda: 1.0, targets=targets
+    )
+    with closing(control):
+        wait_until((run_dir / TARGETS_FILE).exists, "the targets are there")
+        counters.phase = phase
+    assert (run_dir / TARGETS_FILE).exists() == stays

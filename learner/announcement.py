@@ -33,6 +33,7 @@ class Announcement:
         self._run_dir = run_dir
         self._next_s = 0.0
         self._had_actors = False
+        self._stands = False
 
     def announce(self, endpoint: str) -> None:
         """The head listens there. An address within this process says nothing to others."""
@@ -44,11 +45,15 @@ class Announcement:
         """Write the status, every `STATUS_PERIOD_S` or, if `due`, at once. `now_s` is monotonic.
 
         One that knows of no actor does not take the place of one that did: at the end they leave.
+        Nothing is written before the learner stands: a resumed run may yet be refused.
         """
         if self._run_dir is None or not (due or now_s >= self._next_s):
             return
-        self._next_s = now_s + STATUS_PERIOD_S
         plain = status().to_plain()
+        self._stands |= plain["learner"]["phase"] not in ("starting", "failed")
+        if not self._stands:
+            return
+        self._next_s = now_s + STATUS_PERIOD_S
         has_actors = any(member["role"] == "actor" for member in plain["members"])
         if has_actors or not self._had_actors:
             self._had_actors = has_actors

@@ -9,7 +9,7 @@ from learner.announcement import STATUS_PERIOD_S, Announcement
 from learner.status import LearnerCounters, RunStatus
 
 
-def status(updates: int, *roles: str) -> RunStatus:
+def status(updates: int, *roles: str, phase: str = "training") -> RunStatus:
     return RunStatus(
         run_id="a",
         env="CartPole-v1",
@@ -19,7 +19,7 @@ def status(updates: int, *roles: str) -> RunStatus:
         samples_per_insert=None,
         replay_capacity=10,
         replay_bytes=10,
-        learner=LearnerCounters(updates=updates),
+        learner=LearnerCounters(phase=phase, updates=updates),
         train_return=None,
         episodes=0,
         members=[{"role": role} for role in roles],
@@ -59,6 +59,21 @@ def test_an_address_within_the_process_is_told_to_nobody(tmp_path: Path) -> None
     announcement.announce("inproc://head-1")
     announcement.withdraw()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_never_stood_leaves_the_status_of_its_last_part(tmp_path: Path) -> None:
+    announcement = Announcement(tmp_path)
+    for phase in ("starting", "failed"):
+        announcement.tell(100.0, lambda phase=phase: status(0, "actor", phase=phase), due=True)  # type: ignore[misc]
+    assert list(tmp_path.iterdir()) == []
+    # One that fails later has something to say.
+    for updates, phase in ((1, "waiting"), (2, "failed")):
+        announcement.tell(
+            100.0,
+            lambda now=(updates, phase): status(now[0], "actor", phase=now[1]),  # type: ignore[misc]
+            due=True,
+        )
+        assert told_updates(tmp_path) == updates
 
 
 def test_the_status_is_left_now_and_then_and_when_it_is_due(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A process that another one started ends with it: when the parent is gone, howeve
 child is asked to stop and, if it does not, ended.
 """
 
+import contextlib
 import logging
 import os
 import platform
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def stop_on_signals(stop: threading.Event) -> None:
     """SIGINT and SIGTERM ask for a clean stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+
+
+@contextlib.contextmanager
+def handling_signals(handle: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `handle`, as long as this lasts."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: handle()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop_with_parent(sentinel: int, stop: threading.Event) -> None:

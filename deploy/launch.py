@@ -4,21 +4,19 @@ import contextlib
 import json
 import logging
 import re
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common import run_directory, transport
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import process_start_s
+from common.process import handling_signals, process_start_s
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
@@ -76,10 +74,15 @@ def launch(argv: list[str]) -> int:
     run_dir = _run_directory(options, config)
     stop = threading.Event()
     interrupted = threading.Event()
+
+    def interrupt() -> None:
+        interrupted.set()
+        stop.set()
+
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
     with (
-        _signals(stop, interrupted),
+        handling_signals(interrupt),
         LiveView(title) as view,
         page_beside(runs_dir, view.say),
     ):
@@ -195,20 +198,6 @@ def _base(argv: list[str]) -> Config:
     if preset is None and env is not None:
         return Config()
     return presets.load(preset or "cartpole", env)
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event, interrupted: threading.Event) -> Iterator[None]:
-    def on_signal(*_: Any) -> None:
-        interrupted.set()
-        stop.set()
-
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:

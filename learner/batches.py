@@ -57,7 +57,8 @@ class Batches:
         self.overwritten = 0
         """Transitions that were evicted between being drawn and being read: another of their batch
         stood in for each, or where none was left, the batch was drawn again."""
-        credit = manifest.config.prefetch_batches
+        self.credit = credit = manifest.config.prefetch_batches
+        """Batches requested, ready, or in training."""
         self._slots = [HostBatch(manifest, device) for _ in range(credit)]
         self._transfer = Transfer(self._slots, device)
         self._free = list(range(credit))

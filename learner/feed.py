@@ -62,23 +62,17 @@ def open_feed(
     frames = manifest.config.batch_size * manifest.layout.frames_per_transition
     nbytes = frames * manifest.spec.obs_size * manifest.spec.dtype.itemsize
     if device.type == "cpu" and nbytes <= INLINE_BYTES:
-        return InlineFeed(context, server, manifest, device, trace)
-    return Prefetcher(context, server, manifest, device, thread_trace)
+        return InlineFeed(Batches(context, server, manifest, device, trace), trace)
+    return Prefetcher(
+        Batches(context, server, manifest, device, thread_trace), context, thread_trace
+    )
 
 
 class InlineFeed:
     """In the training thread. What was requested is made by the replay server meanwhile."""
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        server: Serving,
-        manifest: Manifest,
-        device: torch.device,
-        trace: Trace = NO_TRACE,
-    ) -> None:
-        self._trace = trace
-        self._batches = Batches(context, server, manifest, device, trace)
+    def __init__(self, batches: Batches, trace: Trace = NO_TRACE) -> None:
+        self._batches, self._trace = batches, trace
         self._ready: deque[TrainBatch] = deque()
         self._failure: BaseException | None = None
 
@@ -116,15 +110,11 @@ class Prefetcher:
 
     def __init__(
         self,
+        batches: Batches,
         context: zmq.Context[zmq.Socket[bytes]],
-        server: Serving,
-        manifest: Manifest,
-        device: torch.device,
         trace: Trace = NO_TRACE,
     ) -> None:
-        self._trace = trace
-        self._credit = manifest.config.prefetch_batches
-        self._batches = Batches(context, server, manifest, device, trace)
+        self._batches, self._trace = batches, trace
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[Used] = queue.SimpleQueue()
         self._wakeup = Wakeup(context)
@@ -149,7 +139,7 @@ class Prefetcher:
 
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
         self._used.put(Used(batch.slot, batch.key, priority))
-        if self._used.qsize() >= self._credit // 2:
+        if self._used.qsize() >= self._batches.credit // 2:
             self._wakeup.signal()
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """A page that shows runs, live and afterwards (docs/adr/0018).
 
     command.py      the command line
+    options.py      what it is told, and whether it can be served so
     server.py       serves it until Ctrl-C
     beside.py       the same in a process beside a launch
     guard.py        who may see the page

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.errors import AddressInUse, ZapexError
 from common.process import stop_with_parent
-from deploy.dashboard.command import Dashboard, check
+from deploy.dashboard.options import Dashboard, check
 
 
 @contextlib.contextmanager

@@ -2,20 +2,19 @@
 
 import contextlib
 import errno
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 
 from common.errors import AddressInUse, ConfigError
-from deploy.dashboard.command import Dashboard, is_loopback, token_for
+from common.process import handling_signals
 from deploy.dashboard.guard import Guard
 from deploy.dashboard.observatory import Observatory
+from deploy.dashboard.options import Dashboard, is_loopback, token_for
 
 CLOSE_TIMEOUT_S = 1
 """How long open connections may take to end."""
@@ -54,7 +53,11 @@ def serve(
         observatory.runs()
         server = _Server(_config(observatory, options.host, port, token))
         server.config.load()
-        with _signals(server) if stop is None else _stopped_by(stop, server):
+
+        def end() -> None:
+            server.should_exit = True
+
+        with handling_signals(end) if stop is None else _stopped_by(stop, end):
             say(f"dashboard of {options.runs_dir} at {address(options.host, port, token)}")
             for note in observatory.notes:
                 say(note)
@@ -115,23 +118,10 @@ def _config(observatory: Observatory, host: str, port: int, token: str | None) -
 
 
 @contextlib.contextmanager
-def _signals(server: uvicorn.Server) -> Iterator[None]:
-    def on_signal(*_: Any) -> None:
-        server.should_exit = True
-
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _stopped_by(stop: threading.Event, server: uvicorn.Server) -> Iterator[None]:
+def _stopped_by(stop: threading.Event, end: Callable[[], None]) -> Iterator[None]:
     def wait() -> None:
         stop.wait()
-        server.should_exit = True
+        end()
 
     threading.Thread(target=wait, name="dashboard-stop", daemon=True).start()
     yield

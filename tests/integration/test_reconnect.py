@@ -21,6 +21,8 @@ from common.errors import AddressInUse
 from common.manifest import Manifest
 from common.messages import InferenceRequest, Insert, Message, SampleRequest, Serving
 from common.spec import EnvSpec
+from common.trace import NO_TRACE
+from learner.batches import Batches
 from learner.feed import Prefetcher
 from tests.integration.runs import TINY, WAIT_S, until
 
@@ -115,7 +117,12 @@ def test_an_actor_asks_its_inference_process_again(server: Server) -> None:
 
 
 def test_a_learner_asks_for_its_batches_again(server: Server) -> None:
-    learner = Prefetcher(server.context, Serving(1, server.address), MANIFEST, torch.device("cpu"))
+    learner = Prefetcher(
+        Batches(
+            server.context, Serving(1, server.address), MANIFEST, torch.device("cpu"), NO_TRACE
+        ),
+        server.context,
+    )
     with contextlib.closing(learner):
         first = server.hear()
         server.is_replaced()

@@ -18,7 +18,9 @@ from common.errors import MalformedMessage, WireError
 from common.manifest import Manifest
 from common.messages import Ack, Batch, Message, Rejected, SampleRequest, Serving
 from common.spec import EnvSpec
+from common.trace import NO_TRACE
 from learner import feed
+from learner.batches import Batches
 from learner.feed import INLINE_BYTES, Feed, InlineFeed, Prefetcher, open_feed
 from learner.update import TrainBatch
 from tests.contract.sockets import receive_with_prefix
@@ -26,7 +28,27 @@ from tests.waiting import wait_until
 
 SPEC = EnvSpec((2, 3), "|u1", 5)
 N = 4
-Kind = type[Prefetcher] | type[InlineFeed]
+Kind = Callable[
+    [zmq.Context[zmq.Socket[bytes]], Serving, Manifest, torch.device], Prefetcher | InlineFeed
+]
+
+
+def prefetcher(
+    context: zmq.Context[zmq.Socket[bytes]],
+    server: Serving,
+    manifest: Manifest,
+    device: torch.device,
+) -> Prefetcher:
+    return Prefetcher(Batches(context, server, manifest, device, NO_TRACE), context)
+
+
+def inline_feed(
+    context: zmq.Context[zmq.Socket[bytes]],
+    server: Serving,
+    manifest: Manifest,
+    device: torch.device,
+) -> InlineFeed:
+    return InlineFeed(Batches(context, server, manifest, device, NO_TRACE))
 
 
 def batch(number: int = 0) -> Batch:
@@ -103,7 +125,7 @@ class Stage:
 Start = Callable[..., Stage]
 
 
-@pytest.fixture(params=[Prefetcher, InlineFeed])
+@pytest.fixture(params=[prefetcher, inline_feed])
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
     return found
@@ -179,7 +201,7 @@ def test_priorities_ride_home_with_their_keys_and_ask_for_another_batch(stages: 
     assert stage.nothing_more()
 
 
-@pytest.mark.parametrize("kind", [Prefetcher])
+@pytest.mark.parametrize("kind", [prefetcher])
 def test_half_of_the_credit_goes_home_at_once_and_sooner_when_the_learner_waits(
     stages: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,14 +381,14 @@ def test_close_does_not_wait_for_a_server_that_never_came(
 
 
 @pytest.mark.parametrize(
-    ("frame_bytes", "kind"), [(INLINE_BYTES, InlineFeed), (INLINE_BYTES + 8, Prefetcher)]
+    ("frame_bytes", "expected"), [(INLINE_BYTES, InlineFeed), (INLINE_BYTES + 8, Prefetcher)]
 )
 def test_a_cpu_fetches_small_batches_in_between(
-    context: zmq.Context[zmq.Socket[bytes]], frame_bytes: int, kind: Kind
+    context: zmq.Context[zmq.Socket[bytes]], frame_bytes: int, expected: type[Any]
 ) -> None:
     # Of one transition, two frames.
     spec = EnvSpec((frame_bytes // 8,), "<f4", 2)
     manifest = Manifest("run", Config(batch_size=1, min_size_to_sample=1), spec)
     server = Serving(1, "inproc://nobody")
     with closing(open_feed(context, server, manifest, torch.device("cpu"))) as feed:
-        assert type(feed) is kind
+        assert type(feed) is expected

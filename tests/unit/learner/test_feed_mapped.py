@@ -15,6 +15,8 @@ from common.errors import ConfigError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, SampleRequest, Serving
 from common.process import machine_id
+from common.trace import NO_TRACE
+from learner.batches import Batches
 from learner.feed import Prefetcher
 from learner.update import TrainBatch
 from replay_server.server import build_table
@@ -38,7 +40,9 @@ class Stage:
         self._socket, endpoint = transport.bind(self._context, zmq.ROUTER, "inproc://replay")
         server = Serving(1, endpoint, machine_id(), "" if path is None else str(path))
         try:
-            self.feed = Prefetcher(self._context, server, run, torch.device("cpu"))
+            self.feed = Prefetcher(
+                Batches(self._context, server, run, torch.device("cpu"), NO_TRACE), self._context
+            )
         except BaseException:
             self._socket.close()
             self._context.term()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import AddressInUse, ConfigError, RunDirectoryError, ZapexError
-from deploy.dashboard.command import Dashboard, check, is_loopback, token_for
+from deploy.dashboard.options import Dashboard, check, is_loopback, token_for
 
 HAS_NICEGUI = importlib.util.find_spec("nicegui") is not None
 

@@ -22,6 +22,8 @@ from common.errors import ZapexError
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 STOP_LIMIT_S = 5.0
 """How long a process may take to stop once its parent is gone."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 UNEXPECTED = 70
 """Exit code for a bug (EX_SOFTWARE of sysexits.h)."""
 
@@ -104,7 +106,7 @@ def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

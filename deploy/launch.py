@@ -16,7 +16,7 @@ from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import handling_signals, process_start_s
+from common.process import INTERRUPTED, handling_signals, process_start_s
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
@@ -205,7 +205,7 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     if interrupted:
         print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}", flush=True)
         _draw_pictures(run_dir)
-        return 130
+        return INTERRUPTED
     if not path.exists():
         raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
     result = json.loads(path.read_text())

@@ -1,6 +1,8 @@
 """`python -m deploy play RUN_DIR`: what does it do, what a run learnt?"""
 
 import contextlib
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +11,8 @@ import tyro
 
 from common import run_directory
 from common.config import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, RunDirectoryError
+from common.process import INTERRUPTED, handling_signals
 
 if TYPE_CHECKING:
     from actor.film import Filming, Frame, QValues
@@ -75,19 +78,32 @@ def _play(options: Play, config: Config, loaded: "CheckpointPolicy") -> int:
 
     if options.render is None:
         draw_in_memory()
+    # An exception that may come at any moment may come where a film is begun or removed.
+    interrupted = threading.Event()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(handling_signals(interrupted.set))
         filming = stack.enter_context(contextlib.closing(Filming(config, loaded.spec)))
         fps = options.fps or filming.fps
         window = None
         if options.render is not None:
             window = Window(f"{config.env}, {loaded.path.name}", fps)
             stack.callback(window.close)
+
+        def goes_on() -> bool:
+            return not (interrupted.is_set() or (window is not None and window.closed))
+
         for number in range(1, options.episodes + 1):
             try:
-                print(_episode(options, loaded, filming, fps, window, number), flush=True)
-            except Interrupted:  # The window was closed.
+                said = _episode(options, loaded, filming, fps, window, number, goes_on)
+                print(said, flush=True)
+            except Interrupted:
                 break
-    return 0
+            except RunDirectoryError:
+                # Ctrl-C also ends an encoder that was just about to leave our process group.
+                if interrupted.is_set():
+                    break
+                raise
+    return INTERRUPTED if interrupted.is_set() else 0
 
 
 def _episode(
@@ -97,6 +113,7 @@ def _episode(
     fps: float,
     window: "Window | None",
     number: int,
+    goes_on: Callable[[], bool],
 ) -> str:
     """Play and show one episode; what to say of it."""
     from actor.picture import QValuePanel, as_picture
@@ -119,9 +136,7 @@ def _episode(
             if window is not None:
                 window.show(picture)
 
-        episode_return, length = filming.play(
-            loaded.policy.q_values, seed, show, lambda: window is None or not window.closed
-        )
+        episode_return, length = filming.play(loaded.policy.q_values, seed, show, goes_on)
         said = f"episode {number}: return {episode_return:g}, length {length}"
         if video is None:
             return said

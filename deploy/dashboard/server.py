@@ -11,14 +11,13 @@ from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 
 from common.errors import AddressInUse, ConfigError
-from common.process import handling_signals
+from common.process import INTERRUPTED, handling_signals
 from deploy.dashboard.guard import Guard
 from deploy.dashboard.observatory import Observatory
 from deploy.dashboard.options import Dashboard, is_loopback, token_for
 
 CLOSE_TIMEOUT_S = 1
 """How long open connections may take to end."""
-INTERRUPTED = 130
 
 
 class _Server(uvicorn.Server):

@@ -190,7 +190,8 @@ def test_a_film_goes_at_the_environments_own_pace(changes: dict[str, Any], fps: 
         if changes["env"].startswith(prefix):
             pytest.importorskip(package)
     config = Config(**changes)
-    filming = Filming(config, probe_spec(config))
+    probed = config.model_copy(update={"vectorization": "sync"})
+    filming = Filming(config, probe_spec(probed))
     assert filming.fps == fps
     filming.close()
 

@@ -28,12 +28,13 @@ MAX_MESSAGE_BYTES = 1 << 30
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
 WATCH_PERIOD_S = 0.01
+"""Between two looks of a watch for new connections, in seconds."""
 COPIED_BYTES = 64 << 10
 """Smaller frames are copied, which is cheaper than telling when ZeroMQ has done with one."""
 
 # pyzmq's own are enumerations, whose every use in the hot loops costs as much as the call.
 _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_POLLIN = int(zmq.POLLIN)
 _ANY_PORT = (":*", ":0")
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
 
@@ -228,7 +229,7 @@ def send(
 
 def has_message(socket: zmq.Socket[bytes]) -> bool:
     """Whether a message can be received without waiting."""
-    return bool(socket.get(_EVENTS) & _POLLIN)  # type: ignore[operator]
+    return wait(socket, 0)
 
 
 def wait(socket: zmq.Socket[bytes], timeout_ms: int) -> bool:

@@ -273,6 +273,13 @@ _METRICS = (
         "Updates between the learner's weights and those that actors act with, mean.",
         "A few publish_period.", "As actor_weights_version.",
     ),
+    _histogram(
+        "head_actor_lag_updates", "updates",
+        "As head_policy_lag_updates, of each actor, taken once a second.",
+        "Narrow, within a few publish_period.",
+        "A tail: one actor or host hears of new weights late; compare actor_weights_version.",
+        _UPDATES,
+    ),
     _counter(
         "head_dropped_records_total", "records",
         "Records that a sink (TensorBoard, a file) was too slow to take, or failed to.", "0.",

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import zmq
 
 from common import codec, transport
@@ -26,6 +28,7 @@ from common.messages import (
     StatusRequest,
     Weights,
 )
+from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from learner.announcement import Announcement
 from learner.head import Head, Reply
@@ -86,7 +89,8 @@ class ControlPlane:
         self._manifest = manifest
         self._telemetry = telemetry or Telemetry(dict)
         self._recorder = recorder
-        self.head_telemetry = Telemetry(self._values)
+        self._actor_lag = histogram("head_actor_lag_updates")
+        self.head_telemetry = Telemetry(self._values, [self._actor_lag])
         """The head's own metrics, those of the run as a whole."""
         self._targets = targets
         self._announcement = announcement or Announcement(None)
@@ -251,6 +255,7 @@ class ControlPlane:
         """One for now, and one more for each further score that came since the last."""
         head, counters = self._head, self._counters
         head.metrics.add(LEARNER, *self._telemetry.snapshot())
+        self._actor_lag.observe_all(self._lags())
         head.metrics.add(HEAD, *self.head_telemetry.snapshot())
         with self._lock:
             scores, self._scores = self._scores, []
@@ -274,22 +279,24 @@ class ControlPlane:
 
     def _values(self) -> Values:
         head, returns = self._head, self._head.recent_returns
-        actors = head.of_role("actor")
-        versions = [
-            m.values["actor_weights_version"] for m in actors if "actor_weights_version" in m.values
-        ]
+        lags = self._lags()
         values: Values = {
-            "head_actors": len(actors),
+            "head_actors": len(head.of_role("actor")),
             "head_lost_members_total": sum(head.lost.values()),
             "head_rejected_messages_total": self._rejected,
             "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
         }
         if returns:
             values["head_training_return"] = sum(returns) / len(returns)
-        if versions:
-            lag = self._counters.updates - sum(versions) / len(versions)
-            values["head_policy_lag_updates"] = max(lag, 0.0)
+        if len(lags):
+            values["head_policy_lag_updates"] = float(lags.mean())
         return values
+
+    def _lags(self) -> npt.NDArray[np.float64]:
+        """Updates by which each actor that has told its weights' version is behind."""
+        values = [m.values for m in self._head.of_role("actor")]
+        versions = [v["actor_weights_version"] for v in values if "actor_weights_version" in v]
+        return np.maximum(self._counters.updates - np.array(versions, np.float64), 0.0)
 
     def status(self) -> RunStatus:
         """How the run goes now; for the control thread, or while nobody joins or leaves."""

@@ -209,7 +209,7 @@ class ControlPlane:
             run_state = self._run_state
         if run_state != self._head.run_state:
             # The members are about to leave: this is the last status with all of them.
-            self._announcement.tell(now_s, self.status, due=True)
+            self._announcement.tell(now_s, self._status, due=True)
             self._send(self._head.set_run_state(run_state))
         messages = 0
         while messages < MESSAGES_PER_TURN:
@@ -224,7 +224,7 @@ class ControlPlane:
             self._write_records()
             if self._targets is not None:
                 self._targets.tell(self._head.members.values())
-            self._announcement.tell(now_s, self.status)
+            self._announcement.tell(now_s, self._status)
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
@@ -248,7 +248,7 @@ class ControlPlane:
             log.debug("a message that cannot be read: %s", error)
             return [(peer, Refused(f"this message cannot be read: {error}"))]
         if isinstance(message, StatusRequest):
-            return [(peer, Status(self.status().to_plain()))]
+            return [(peer, Status(self._status().to_plain()))]
         return self._head.handle(peer, message, now_s)
 
     def _write_records(self) -> None:
@@ -298,8 +298,8 @@ class ControlPlane:
         versions = [v["actor_weights_version"] for v in values if "actor_weights_version" in v]
         return np.maximum(self._counters.updates - np.array(versions, np.float64), 0.0)
 
-    def status(self) -> RunStatus:
-        """How the run goes now; for the control thread, or while nobody joins or leaves."""
+    def _status(self) -> RunStatus:
+        """How the run goes now."""
         manifest, config, head = self._manifest, self._manifest.config, self._head
         returns = head.recent_returns
         return RunStatus(

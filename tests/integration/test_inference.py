@@ -163,7 +163,7 @@ def test_every_answer_says_which_version_gave_it_and_the_newest_wins() -> None:
         # The third is from before a restart of the learner: it must not come back.
         for epoch, version in ((1, 1), (1, 2), (0, 99), (1, 3)):
             weights[version] = s.publish(version, seed=version, epoch=epoch)
-            s.stage.until_published()
+            s.stage.status()
 
         def answered_by_the_newest() -> bool:
             client.ask(obs)
@@ -329,8 +329,8 @@ def test_an_actor_that_waits_is_alive_and_can_be_stopped(monkeypatch: pytest.Mon
         socket = transport.connect(s.context, zmq.DEALER, s.head)
         with contextlib.closing(socket):
             transport.send(socket, Join("evaluator", "h", 1, 0, -1, take_over=False, token=1))
-            until(lambda: s.control.status().lost, "the silent one to be missed")
-        assert s.control.status().lost == {"evaluator": 1}
+            until(lambda: s.status()["lost"], "the silent one to be missed")
+        assert s.status()["lost"] == {"evaluator": 1}
         assert s.members("actor")
         assert s.inserts == []
         s.control.stop_members(timeout_s=0.0)

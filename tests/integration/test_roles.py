@@ -22,10 +22,11 @@ from common.environments import probe_spec
 from common.errors import HeadUnreachable
 from common.manifest import Manifest
 from common.membership import Membership
-from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving, StatusRequest
+from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving
 from common.metrics import Telemetry
 from common.networks import build_network
 from common.spec import EnvSpec
+from deploy.status_client import StatusClient
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
 from tests.integration.runs import TINY, until
@@ -75,7 +76,7 @@ class Stage:
         return running
 
     def members(self, role: str) -> list[dict[str, Any]]:
-        return [m for m in self.control.status().members if m["role"] == role]
+        return [m for m in self.status()["members"] if m["role"] == role]
 
     def evaluator_plays(self, version: int) -> bool:
         """Whether the evaluator has said that it took that version."""
@@ -84,11 +85,11 @@ class Stage:
             for m in self.members("evaluator")
         )
 
-    def until_published(self) -> None:
-        """Wait until what was published has gone out: the head sends it before it answers."""
-        with contextlib.closing(transport.connect(self.context, zmq.DEALER, self.head)) as socket:
-            transport.send(socket, StatusRequest())
-            until(lambda: transport.receive(socket), "the head's answer")
+    def status(self) -> dict[str, Any]:
+        """`learner.status.RunStatus` as plain data. What was published has gone out by then: the
+        head sends it before it answers."""
+        with contextlib.closing(StatusClient(self.head, self.context)) as client:
+            return until(client.latest, "the head's status")
 
 
 @contextlib.contextmanager
@@ -204,7 +205,7 @@ def test_an_actor_is_a_member_no_more_once_it_has_left() -> None:
         until(lambda: s.inserts, "inserts")
         actor.end()
         until(lambda: not s.members("actor"), "the head to forget the actor")
-        assert s.control.status().lost == {}
+        assert s.status()["lost"] == {}
 
 
 def test_an_evaluation_longer_than_the_heads_patience_still_counts(
@@ -218,7 +219,7 @@ def test_an_evaluation_longer_than_the_heads_patience_still_counts(
         s.run(run_evaluator)
         (result,) = until(s.control.take_evaluations, "the evaluation")
         assert (result.version, result.episode_return.tolist()) == (7, [50.0, 50.0])
-        assert s.control.status().lost == {}
+        assert s.status()["lost"] == {}
 
 
 def test_an_evaluator_that_was_busy_catches_up_with_the_newest_weights() -> None:
@@ -233,7 +234,7 @@ def test_an_evaluator_that_was_busy_catches_up_with_the_newest_weights() -> None
         until(lambda: s.evaluator_plays(1), "the evaluator to play version 1")
         for version in range(2, 41):
             s.control.publish(EVALUATION, 0, version, constant_q(s.manifest, 1.0))
-            s.until_published()
+            s.status()
         versions: list[int] = []
 
         def newest_is_evaluated() -> bool:

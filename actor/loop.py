@@ -21,7 +21,6 @@ from actor.exploration import epsilon_ladder
 from actor.remote_policy import RemotePolicy
 from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
-from common import transport
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.exporter import NO_METRICS, MetricsOptions
@@ -118,7 +117,7 @@ class Actor:
         )
         self._replay = ReplayClient(
             context,
-            transport.reachable(welcome.replay_endpoints[0], membership.address),
+            membership.replay_endpoint,
             welcome.session,
             config.insert_window,
             config.compression,
@@ -173,6 +172,7 @@ class Actor:
         if membership.ladder_size != self._ladder_size:
             self._ladder_size = membership.ladder_size
             self._epsilon = self._epsilons()
+        self._replay.follow(membership.replay_endpoint)
         return not (self._stop.is_set() or membership.stop_requested)
 
     def _wait_for_credit(self) -> bool:
@@ -205,5 +205,6 @@ class Actor:
             "actor_blocked_seconds_total": self._blocked_s,
             "actor_unacknowledged_inserts": self._replay.unacknowledged,
             "actor_resent_inserts_total": self._replay.resent,
+            "actor_abandoned_inserts_total": self._replay.abandoned,
             "actor_weights_version": self._policy.version,
         }

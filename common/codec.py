@@ -54,7 +54,6 @@ _SCALAR_CHECKS: dict[Any, Callable[[Any], bool]] = {
     float: lambda v: type(v) in (float, int),
     bool: lambda v: type(v) is bool,
     str: lambda v: type(v) is str,
-    list[str]: lambda v: type(v) is list and all(type(x) is str for x in v),
     dict[str, float]: lambda v: (
         type(v) is dict and all(type(k) is str and type(x) in (float, int) for k, x in v.items())
     ),

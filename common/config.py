@@ -153,6 +153,9 @@ class Config(BaseModel):
 
     replay_capacity: PositiveInt = 1_000_000
     """Transitions kept, rounded up to whole blocks."""
+    replay_servers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes among which experience is divided: each holds a share of replay_capacity, and a
+    batch is drawn from all of them."""
     min_size_to_sample: PositiveInt = 1_000
     """Transitions inserted before the first update."""
     samples_per_insert: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 32.0
@@ -238,9 +241,10 @@ class Config(BaseModel):
             if low > high:
                 raise ValueError(f"{smaller} = {low} must not exceed {larger} = {high}")
         insert = self.envs_per_actor * self.block_length
-        if insert > self.replay_capacity:
+        if insert > self.replay_capacity // self.replay_servers:
+            each = "" if self.replay_servers == 1 else f" in each of {self.replay_servers} servers"
             raise ValueError(
-                f"replay_capacity = {self.replay_capacity} must hold one insert of an actor: "
+                f"replay_capacity = {self.replay_capacity} must hold one insert of an actor{each}: "
                 f"envs_per_actor × block_length = {insert}"
             )
         tolerance = self.samples_per_insert_tolerance
@@ -275,12 +279,22 @@ class Config(BaseModel):
 
     @property
     def replay_slots(self) -> int:
-        """Blocks that the replay holds."""
-        return -(-self.replay_capacity // self.block_length)
+        """Blocks that each replay server holds."""
+        return -(-self.replay_capacity // (self.block_length * self.replay_servers))
+
+    @property
+    def replay_size(self) -> int:
+        """Transitions that all replay servers hold together."""
+        return self.replay_slots * self.block_length * self.replay_servers
+
+    @property
+    def server_min_size_to_sample(self) -> int:
+        """Each replay server's share of min_size_to_sample."""
+        return -(-self.min_size_to_sample // self.replay_servers)
 
     @property
     def limiter_tolerance(self) -> float:
-        """Half the width of the rate limiter's band, in samples."""
+        """Half the width of each replay server's rate limiter's band, in samples."""
         if self.samples_per_insert_tolerance is not None:
             return self.samples_per_insert_tolerance
         insert = self.envs_per_actor * self.block_length * (self.samples_per_insert or 0.0)

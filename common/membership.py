@@ -97,7 +97,8 @@ class Membership:
         """The head's newest answer to a join."""
         self.manifest: Manifest
         self.ladder_size = 1
-        self.replay_endpoints: list[str] = []
+        self.replay_endpoint = ""
+        """Of the replay server that this actor's experience goes to."""
         self.inference_endpoint = ""
         """Of the inference process on this machine; empty: there is none."""
         self.joins = 0
@@ -272,8 +273,8 @@ class Membership:
             self._take_endpoints(directive)
 
     def _take_endpoints(self, message: Welcome | Directive) -> None:
-        endpoints = message.replay_endpoints
-        self.replay_endpoints = [transport.reachable(e, self.address) for e in endpoints]
+        if message.replay_endpoint:
+            self.replay_endpoint = transport.reachable(message.replay_endpoint, self.address)
         self.inference_endpoint = message.inference_endpoint
 
     @property

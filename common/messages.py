@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from common.compression import CompressedArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 ACTING = b"acting"
 """Topic of weights to act with."""
@@ -116,7 +116,8 @@ class Welcome(Message):
     manifest: dict[str, Any]
     """`common.manifest.Manifest` as plain data."""
     weights_endpoint: str
-    replay_endpoints: list[str]
+    replay_endpoint: str = ""
+    """Where an actor's experience goes; empty for others."""
     inference_endpoint: str = ""
     """Of the inference process on this member's machine; empty: there is none."""
 
@@ -170,9 +171,9 @@ class Directive(Message):
     run_state: str
     """run, stop, or rejoin (the head does not know this session)."""
     ladder_size: int
-    replay_endpoints: list[str]
+    replay_endpoint: str = ""
     inference_endpoint: str = ""
-    """As in Welcome."""
+    """Both as in Welcome; experience stays where it goes while there is no replay server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +321,25 @@ class SampleRequest(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class PartRequest(Message):
+    """The learner of a run with several replay servers asks one of them for its part of a batch.
+    Answered at once, by a Batch, or by Drawn: how much may be sampled is the learner's business."""
+
+    kind: ClassVar[str] = "part_request"
+    number: int
+    """Counts the learner's requests to this server from 1; the answer repeats it."""
+    rows: int
+    """Transitions to draw. The answer has none when the server holds none."""
+    counted: int
+    """Samples that this server's rate limiter is to count: over all servers, a batch's size."""
+    key: Int64Vector = field(default_factory=_empty_i8)
+    priority: Float32Vector = field(default_factory=_empty_f4)
+    """Both [K], as in SampleRequest."""
+    keys_only: bool = False
+    """As in SampleRequest."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch(Message):
     """N sampled n-step transitions."""
 
@@ -330,6 +350,10 @@ class Batch(Message):
     """Transitions inserted since the run began."""
     sampled: int
     """Transitions sampled since the run began, this batch included."""
+    mass: float
+    """Σ p^α over the table: what `probability` is relative to. Without prioritisation the size."""
+    request: int
+    """`number` of the PartRequest that this answers; 0: of none."""
     mean_version: float
     """Mean weights version that acted in these transitions (the policy lag's other end)."""
     frames: Observations
@@ -358,5 +382,7 @@ class Drawn(Message):
     table_size: int
     inserted: int
     sampled: int
+    mass: float
+    request: int
     probability: Float32Vector
     key: Int64Vector

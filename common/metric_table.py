@@ -57,6 +57,12 @@ _METRICS = (
         "0, or a few after a replay server was restarted.",
         "Growing: the connection to the replay server breaks again and again.",
     ),
+    _counter(
+        "actor_abandoned_inserts_total", "inserts",
+        "Inserts that a replay server did not acknowledge before the actor was sent to another.",
+        "0, or a window of inserts after a replay server was lost for good.",
+        "Growing: replay servers come and go; look at their logs.",
+    ),
     _gauge(
         "actor_weights_version", "updates", "Version of the weights that it acts with.",
         "Follows learner_updates_total at a distance of a few publish_period.",

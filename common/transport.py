@@ -238,6 +238,11 @@ def wait(socket: zmq.Socket[bytes], timeout_ms: int) -> bool:
     return bool(zmq.zmq_poll([(socket, _POLLIN)], timeout_ms))
 
 
+def wait_any(sockets: Sequence[zmq.Socket[bytes]], timeout_ms: int) -> bool:
+    """As `wait`, for a message at any of them."""
+    return bool(zmq.zmq_poll([(socket, _POLLIN) for socket in sockets], timeout_ms))
+
+
 def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
     """The next message's frames without waiting, or None."""
     try:
@@ -292,6 +297,11 @@ class ReconnectWatch:
             elif self._lost:
                 again, self._lost = True, False
         return again
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection was lost when `reconnected` looked last, with no new one yet."""
+        return self._lost
 
     def close(self) -> None:
         if self._monitor is not None:

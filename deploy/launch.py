@@ -119,8 +119,8 @@ def _run_processes(
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
     metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
-    # Learner and replay server; the evaluator does nothing that others wait for.
-    tracks = 2 + config.actors + (config.inference != "actor")
+    # Learner and replay servers; the evaluator does nothing that others wait for.
+    tracks = 1 + config.replay_servers + config.actors + (config.inference != "actor")
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:

@@ -24,7 +24,7 @@ from common.errors import CheckpointError, MalformedMessage
 from common.spec import EnvSpec
 from learner.update import QLearner
 
-FORMAT = 1
+FORMAT = 2
 BEST = "best"
 
 
@@ -37,8 +37,8 @@ class RunState:
     """Starts of the learner."""
     updates: int = 0
     env_steps: int = 0
-    replay_inserted: int = 0
-    """The replay's own count at that time, to see by how much it went on."""
+    replay_inserted: dict[int, int] = field(default_factory=dict)
+    """Each replay server's own count at that time, to see by how much it went on."""
     wall_s: float = 0.0
     """Time the run has taken in all its parts, in seconds."""
     best_score: float | None = None
@@ -88,8 +88,11 @@ def load_run_state(path: Path) -> tuple[RunState, EnvSpec]:
     """Raises CheckpointError when the file is not a complete checkpoint of this format."""
     _, facts = _read(path, tensors=False)
     try:
-        return RunState(**facts["state"]), EnvSpec.from_plain(facts["spec"])
-    except (KeyError, TypeError, MalformedMessage) as error:
+        state = RunState(**facts["state"])
+        # JSON has no other keys than text.
+        state.replay_inserted = {int(n): count for n, count in state.replay_inserted.items()}
+        return state, EnvSpec.from_plain(facts["spec"])
+    except (KeyError, TypeError, ValueError, AttributeError, MalformedMessage) as error:
         raise CheckpointError(f"{path} lacks the counters of a run: {error}") from error
 
 

@@ -116,7 +116,7 @@ class ControlPlane:
         self._lock = threading.Lock()
         self._evaluations: list[EvalResult] = []
         self._scores: list[dict[str, float]] = []
-        self._replay_servers: list[Serving] = []
+        self._replay_servers: dict[int, Serving] = {}
         self._replay_known = threading.Event()
         self._evaluator_is_there = False
         self._nobody_left = threading.Event()
@@ -150,14 +150,16 @@ class ControlPlane:
         with self._lock:
             self._scores.append(facts)
 
-    def replay_server(self, timeout_s: float) -> Serving | None:
-        """A replay server, or None when none is known in time."""
+    @property
+    def replay_servers(self) -> dict[int, Serving]:
+        """The replay servers that serve now, by number; another dict after any change."""
+        return self._replay_servers
+
+    def wait_for_replay(self, timeout_s: float) -> None:
+        """Return once a replay server serves, or after `timeout_s`."""
         if self.failure is not None:
             raise self.failure
         self._replay_known.wait(timeout_s)
-        # Read once: the control thread replaces the list whenever members come and go.
-        servers = self._replay_servers
-        return servers[0] if servers else None
 
     @property
     def has_evaluator(self) -> bool:
@@ -309,8 +311,9 @@ class ControlPlane:
             total_env_steps=config.total_env_steps,
             target_return=config.target_return,
             samples_per_insert=config.samples_per_insert,
-            replay_capacity=config.replay_slots * config.block_length,
-            replay_bytes=block_bytes(manifest.spec, manifest.layout, config.replay_slots),
+            replay_capacity=config.replay_size,
+            replay_bytes=config.replay_servers
+            * block_bytes(manifest.spec, manifest.layout, config.replay_slots),
             learner=self._counters,
             train_return=sum(returns) / len(returns) if returns else None,
             episodes=head.episodes,

@@ -27,6 +27,7 @@ from common.messages import (
     Welcome,
 )
 from common.metrics import Values
+from learner.assignment import assign
 from learner.run_metrics import RunMetrics
 
 Reply = tuple[bytes, Message]
@@ -103,9 +104,12 @@ class Head:
         # What heartbeats are answered with is worked out when members come and go, not each time.
         self.ladder_size = 0
         """M: environments the configuration expects, or more when more have joined."""
-        self.replay_servers: list[Serving] = []
+        self.replay_servers: dict[int, Serving] = {}
         """Those that serve, by number."""
-        self.replay_endpoints: list[str] = []
+        self._replay_endpoints: dict[int, str] = {}
+        """Where each server was reached last, by number."""
+        self._assigned: dict[int, int] = {}
+        """Number of the server that each actor writes to, by session."""
         self.has_evaluator = False
         self._inference_endpoints: dict[str, str] = {}
         """By machine; of several the last that joined: one that died without a word may still be a
@@ -175,15 +179,26 @@ class Head:
         members = self.members.values()
         ends = [m.first_env_index + m.num_envs for m in members if m.role == "actor"]
         self.ladder_size = max([self._manifest.config.expected_envs, *ends])
-        replays = self.of_role("replay_server")
-        self.replay_servers = [m.serving for m in replays if m.serving is not None]
-        self.replay_endpoints = [serving.endpoint for serving in self.replay_servers]
+        self._assign_replay_servers()
         self.has_evaluator = any(m.role == "evaluator" for m in members)
         self._inference_endpoints = {
             m.machine: m.serving.endpoint
             for m in members
             if m.role == "inference" and m.serving is not None
         }
+
+    def _assign_replay_servers(self) -> None:
+        replays = self.of_role("replay_server")
+        self.replay_servers = {m.number: m.serving for m in replays if m.serving is not None}
+        self._replay_endpoints |= {n: s.endpoint for n, s in self.replay_servers.items()}
+        # One that was started in a dead one's place is about to serve where that one did.
+        there = [m.number for m in replays if m.number in self._replay_endpoints]
+        actors = {s: m.num_envs for s, m in self.members.items() if m.role == "actor"}
+        self._assigned = assign(actors, self._assigned, there)
+
+    def _replay_endpoint(self, session: int) -> str:
+        number = self._assigned.get(session)
+        return "" if number is None else self._replay_endpoints[number]
 
     # ------------------------------------------------------------------------------------ messages
 
@@ -196,15 +211,28 @@ class Head:
         self._waiting = {p: j for p, j in self._waiting.items() if j.token != join.token}
         replies = self._remove([m for m in self.members.values() if self._replaces(join, m)])
         if join.role == "replay_server":
-            if self.of_role("replay_server"):
-                reason = "this run has its replay server; start another run, or wait for it to go"
+            reason = self._reason_against(join)
+            if reason:
                 return [*replies, (peer, Refused(reason))]
-        elif not self.replay_endpoints:
+        elif not self.replay_servers:
             if peer not in self._waiting and len(self._waiting) >= MAX_WAITING:
                 return [*replies, (peer, Refused("too many processes wait for a replay server"))]
             self._waiting[peer] = join
             return replies
         return replies + self._admit(peer, join, now_s)
+
+    def _reason_against(self, join: Join) -> str:
+        """Why a replay server cannot be taken in; empty: it can."""
+        wanted = self._manifest.config.replay_servers
+        if join.preferred_number >= wanted:
+            return (
+                f"this run has replay_servers = {wanted}, numbered from 0: there is no number "
+                f"{join.preferred_number}"
+            )
+        if len(self.of_role("replay_server")) < wanted:
+            return ""
+        whole = "its replay server" if wanted == 1 else f"its {wanted} replay servers"
+        return f"this run has {whole}; start another run, or wait for one to go"
 
     @staticmethod
     def _replaces(join: Join, member: Member) -> bool:
@@ -245,7 +273,7 @@ class Head:
             ladder_size=self.ladder_size,
             manifest=self._plain_manifest,
             weights_endpoint=self._weights_endpoint,
-            replay_endpoints=self.replay_endpoints,
+            replay_endpoint=self._replay_endpoint(member.session),
             inference_endpoint=self._inference_endpoints.get(member.machine, ""),
         )
         changed = self._directives() if self.ladder_size != before else []
@@ -340,12 +368,12 @@ class Head:
             member.session,
             self.run_state,
             self.ladder_size,
-            self.replay_endpoints,
+            self._replay_endpoint(member.session),
             self._inference_endpoints.get(member.machine, ""),
         )
 
     def _rejoin(self, session: int) -> Directive:
-        return Directive(session, "rejoin", self.ladder_size, self.replay_endpoints)
+        return Directive(session, "rejoin", self.ladder_size)
 
     def _free_number(self, role: str, preferred: int) -> int:
         taken = {m.number for m in self.of_role(role)}

@@ -199,14 +199,13 @@ class _Learner:
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
-        server = None
-        while server is None:
+        while not (servers := self._control.replay_servers):
             if self._stop.is_set():
                 return Outcome(False, "stopped")
-            server = self._control.replay_server(WAIT_S)
+            self._control.wait_for_replay(WAIT_S)
         feed = open_feed(
             self._context,
-            server,
+            servers,
             self._manifest,
             self._learner.device,
             self._trace,
@@ -214,6 +213,9 @@ class _Learner:
         )
         try:
             while not self._stop.is_set():
+                if self._control.replay_servers is not servers:
+                    servers = self._control.replay_servers
+                    feed.follow(servers)
                 batch = self._next_batch(feed)
                 if batch is not None:
                     self._update(batch, feed)
@@ -295,14 +297,15 @@ class _Learner:
 
     def _count(self, batch: TrainBatch) -> None:
         state, counters = self._state, self._counters
-        # A replay that came back empty counts from 0 again; the run goes on from where it was.
-        began_anew = batch.inserted < state.replay_inserted
-        state.env_steps += batch.inserted - (0 if began_anew else state.replay_inserted)
-        state.replay_inserted = batch.inserted
+        for number, inserted in batch.inserted.items():
+            # A replay that came back empty counts from 0 again; the run goes on from where it was.
+            before = state.replay_inserted.get(number, 0)
+            state.env_steps += inserted - (before if inserted >= before else 0)
+            state.replay_inserted[number] = inserted
         state.updates = self._learner.updates
         counters.updates, counters.env_steps = state.updates, state.env_steps
         counters.table_size = batch.table_size
-        counters.inserted, counters.sampled = batch.inserted, batch.sampled
+        counters.inserted, counters.sampled = sum(batch.inserted.values()), batch.sampled
         counters.experience_age = max(state.updates - batch.mean_version, 0.0)
 
     # --------------------------------------------------------------------------- weights and scores

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ class TrainBatch:
     """[N], importance weights"""
     key: npt.NDArray[np.int64]
     table_size: int
-    inserted: int
+    inserted: Mapping[int, int]
+    """Transitions inserted since the run began, by replay server."""
     sampled: int
     mean_version: float
     slot: int

@@ -25,8 +25,8 @@ from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.process import machine_id
+from common.rate_limiter import RateLimiter
 from common.trace import NO_TRACE, Trace, trace_to
-from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
@@ -89,7 +89,7 @@ def build_table(
     )
     limiter = RateLimiter(
         config.samples_per_insert,
-        config.min_size_to_sample,
+        config.server_min_size_to_sample,
         config.limiter_tolerance,
         config.batch_size,
     )

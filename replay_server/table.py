@@ -18,12 +18,21 @@ from common.block_columns import INSERTED, SAMPLED
 from common.compression import CompressedArray
 from common.errors import MalformedMessage
 from common.finite import all_finite
-from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
+from common.messages import (
+    Ack,
+    Batch,
+    Drawn,
+    Insert,
+    Message,
+    PartRequest,
+    Rejected,
+    SampleRequest,
+)
 from common.metric_table import histogram
+from common.rate_limiter import RateLimiter
 from common.transitions import find_transitions
 from replay_server.frame_packer import FramePacker
 from replay_server.ranges import FAULTS, are_priorities, first_fault
-from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import Sampler
 from replay_server.storage import Storage
 
@@ -37,6 +46,7 @@ OBSERVED = 16
 """Of so many transitions one is counted in a histogram."""
 MAX_REMEMBERED_SESSIONS = 100_000
 """Sessions whose last sequence number is remembered, for dropping duplicates."""
+_NOTHING = np.empty(0, np.int64), np.empty(0)
 
 
 @dataclass(slots=True)
@@ -119,6 +129,7 @@ class Table:
         self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
             Insert: self._on_insert,  # type: ignore[dict-item]
             SampleRequest: self._on_sample_request,  # type: ignore[dict-item]
+            PartRequest: self._on_part_request,  # type: ignore[dict-item]
         }
         self._restore()
 
@@ -266,19 +277,31 @@ class Table:
     def _on_sample_request(self, peer: bytes, request: SampleRequest) -> list[Reply]:
         if not 0 <= request.batches <= MAX_REQUESTED_BATCHES:
             raise MalformedMessage(f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}")
-        if request.key.shape != request.priority.shape:
-            raise MalformedMessage("sample_request: as many priorities as keys are expected")
-        if len(request.key):
-            if not are_priorities(request.priority):
-                raise MalformedMessage("sample_request.priority is negative or not finite")
-            self._update(request)
+        self._take_priorities(request)
         if request.batches:
             owed = self._owed.setdefault(peer, _Owed())
             owed.batches = min(owed.batches + request.batches, MAX_REQUESTED_BATCHES)
             owed.keys_only = request.keys_only
         return []
 
-    def _update(self, request: SampleRequest) -> None:
+    def _on_part_request(self, peer: bytes, request: PartRequest) -> list[Reply]:
+        for name in ("rows", "counted"):
+            if not 0 <= getattr(request, name) <= self._batch_size:
+                raise MalformedMessage(f"part_request.{name} is not in 0 … {self._batch_size}")
+        self._take_priorities(request)
+        rows = request.rows if self.sampler.size else 0
+        keys_only = request.keys_only or not rows
+        return [(peer, self._draw(rows, request.counted, keys_only, request.number))]
+
+    def _take_priorities(self, request: SampleRequest | PartRequest) -> None:
+        if request.key.shape != request.priority.shape:
+            raise MalformedMessage(f"{request.kind}: as many priorities as keys are expected")
+        if len(request.key):
+            if not are_priorities(request.priority):
+                raise MalformedMessage(f"{request.kind}.priority is negative or not finite")
+            self._update(request)
+
+    def _update(self, request: SampleRequest | PartRequest) -> None:
         items, live = self.storage.live_items(request.key)
         priority = request.priority
         fresh = int(np.count_nonzero(live))
@@ -291,9 +314,10 @@ class Table:
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
-    def _draw(self, keys_only: bool) -> Batch | Drawn:
-        items, probability = self.sampler.sample(self._batch_size)
-        self.limiter.count_sample(self._batch_size)
+    def _draw(self, rows: int, counted: int, keys_only: bool, number: int = 0) -> Batch | Drawn:
+        """That many transitions; the limiter counts `counted`. `number`: of the PartRequest."""
+        items, probability = self.sampler.sample(rows) if rows else _NOTHING
+        self.limiter.count_sample(counted)
         self.storage.counters[SAMPLED] = self.limiter.samples
         self._observe_age(items[::OBSERVED])
         if keys_only:
@@ -302,6 +326,8 @@ class Table:
                 table_size=self.sampler.size,
                 inserted=self.limiter.inserts,
                 sampled=self.limiter.samples,
+                mass=self.sampler.mass,
+                request=number,
                 probability=probability.astype(np.float32),
                 key=self.storage.keys(items),
             )
@@ -310,6 +336,8 @@ class Table:
             table_size=self.sampler.size,
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
+            mass=self.sampler.mass,
+            request=number,
             mean_version=found.mean_version,
             frames=self._frames.pack(found.rows),
             shift=found.shift,
@@ -342,7 +370,7 @@ class Table:
                 owed.batches -= 1
                 if owed.batches:
                     self._owed[peer] = owed  # To the end: learners take turns.
-                yield peer, self._draw(owed.keys_only)
+                yield peer, self._draw(self._batch_size, self._batch_size, owed.keys_only)
                 progress = True
 
     def forget(self, peer: bytes) -> None:

@@ -75,10 +75,18 @@ class Run:
         assert len(answers) == 1
         return answers[0]
 
+    @property
+    def replay_endpoints(self) -> list[str]:
+        """Of those that serve."""
+        return [serving.endpoint for serving in self.head.replay_servers.values()]
+
     def places(self) -> dict[int, tuple[int, int]]:
         """Actor number → its stretch of the ε ladder."""
         return {m.number: (m.first_env_index, m.num_envs) for m in self.head.of_role("actor")}
 
 
-def directive(session: int, run_state: str = "run", ladder_size: int = 8) -> Directive:
-    return Directive(session, run_state, ladder_size, [REPLAY])
+def directive(
+    session: int, run_state: str = "run", ladder_size: int = 8, replay: str = REPLAY
+) -> Directive:
+    """What an actor is told; others have no `replay`."""
+    return Directive(session, run_state, ladder_size, replay)

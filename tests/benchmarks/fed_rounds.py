@@ -152,7 +152,7 @@ def ways(manifest: Manifest, window_s: float) -> Iterator[Callable[[], Round]]:
         for link in ("shared_memory", "wire"):
             config = manifest.config.model_copy(update={"replay_link": link})
             linked = Manifest("benchmark", config, manifest.spec)
-            feeds[link] = open_feed(context, server, linked, training.device)
+            feeds[link] = open_feed(context, {0: server}, linked, training.device)
             stack.callback(feeds[link].close)
         static = _next(feeds["shared_memory"])
 

@@ -166,7 +166,7 @@ def _read_mapped(server: Serving, workload: Workload, progress: Progress) -> Non
     priority = _new_priority(workload, progress.seed)
     with zmq.Context() as context:
         manifest = manifest_of(workload, replay_link="shared_memory")
-        feed = open_feed(context, server, manifest, torch.device("cpu"))
+        feed = open_feed(context, {0: server}, manifest, torch.device("cpu"))
         while not progress.stopped:
             batch = feed.next(timeout_s=0.1)
             if batch is not None:

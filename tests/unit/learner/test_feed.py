@@ -59,6 +59,8 @@ def batch(number: int = 0) -> Batch:
         table_size=16,
         inserted=100 + number,
         sampled=4 * number,
+        mass=1.0,
+        request=0,
         mean_version=number / 2,
         frames=frames,
         shift=np.ones(N, np.uint8),
@@ -156,7 +158,8 @@ def assert_is(got: TrainBatch, number: int) -> None:
         assert getattr(got, name).dtype == torch.int64
         assert getattr(got, name).tolist() == getattr(sent, name).tolist()
     assert got.key.tolist() == sent.key.tolist()
-    for name in ("table_size", "inserted", "sampled", "mean_version"):
+    assert got.inserted == {0: sent.inserted}
+    for name in ("table_size", "sampled", "mean_version"):
         assert getattr(got, name) == getattr(sent, name)
 
 
@@ -390,5 +393,5 @@ def test_a_cpu_fetches_small_batches_in_between(
     spec = EnvSpec((frame_bytes // 8,), "<f4", 2)
     manifest = Manifest("run", Config(batch_size=1, min_size_to_sample=1), spec)
     server = Serving(1, "inproc://nobody")
-    with closing(open_feed(context, server, manifest, torch.device("cpu"))) as feed:
+    with closing(open_feed(context, {0: server}, manifest, torch.device("cpu"))) as feed:
         assert type(feed) is expected

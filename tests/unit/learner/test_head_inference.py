@@ -44,7 +44,7 @@ def test_one_that_joined_but_does_not_serve_yet_is_nobodys() -> None:
 def test_its_endpoint_is_not_taken_for_a_replay_servers() -> None:
     run = Run()
     serve(run, b"i", "here", HERE)
-    assert run.head.replay_endpoints == [REPLAY]
+    assert run.replay_endpoints == [REPLAY]
     waiting = Run(serving=False)
     # It has to wait for a replay server as everybody else, and brings nobody else in.
     for peer, role in ((b"i", "inference"), (b"a", "actor")):

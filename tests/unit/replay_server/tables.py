@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from common.messages import Batch, SampleRequest
-from replay_server.rate_limiter import RateLimiter
+from common.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.table import Reply, Table

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from common import codec
-from common.messages import Ack, Insert, Message, Rejected, SampleRequest
+from common.messages import Ack, Insert, Message, PartRequest, Rejected, SampleRequest
 from replay_server.table import Table
 from tests.contract.examples import EXAMPLES
 from tests.experience import SPEC, insert, steps
@@ -166,7 +166,7 @@ def test_a_bad_request_is_rejected_and_neither_updates_nor_earns_batches(
 
 @pytest.mark.parametrize(
     "message",
-    [m for m in EXAMPLES if not isinstance(m, Insert | SampleRequest)],
+    [m for m in EXAMPLES if not isinstance(m, Insert | SampleRequest | PartRequest)],
     ids=lambda message: message.kind,
 )
 def test_a_message_for_somebody_else_is_rejected(message: Message) -> None:

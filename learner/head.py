@@ -110,6 +110,8 @@ class Head:
         """Where each server was reached last, by number."""
         self._assigned: dict[int, int] = {}
         """Number of the server that each actor writes to, by session."""
+        self._replaced: set[int] = set()
+        """Numbers of replay servers whose successor is being taken in."""
         self.has_evaluator = False
         self._inference_endpoints: dict[str, str] = {}
         """By machine; of several the last that joined: one that died without a word may still be a
@@ -192,7 +194,8 @@ class Head:
         self.replay_servers = {m.number: m.serving for m in replays if m.serving is not None}
         self._replay_endpoints |= {n: s.endpoint for n, s in self.replay_servers.items()}
         # One that was started in a dead one's place is about to serve where that one did.
-        there = [m.number for m in replays if m.number in self._replay_endpoints]
+        numbers = {m.number for m in replays} | self._replaced
+        there = sorted(numbers & self._replay_endpoints.keys())
         actors = {s: m.num_envs for s, m in self.members.items() if m.role == "actor"}
         self._assigned = assign(actors, self._assigned, there)
 
@@ -209,7 +212,10 @@ class Head:
             return [(peer, Refused(f"{join.num_envs} environments are not between 0 and 100000"))]
         # One that waits and lost its connection asks again under another address.
         self._waiting = {p: j for p, j in self._waiting.items() if j.token != join.token}
-        replies = self._remove([m for m in self.members.values() if self._replaces(join, m)])
+        replaced = [m for m in self.members.values() if self._replaces(join, m)]
+        self._replaced = {m.number for m in replaced if m.role == "replay_server"}
+        replies = self._remove(replaced)
+        self._replaced = set()
         if join.role == "replay_server":
             reason = self._reason_against(join)
             if reason:

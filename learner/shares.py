@@ -21,8 +21,8 @@ def divide(
         Rows of each server [R], which sum to `rows`, and its share M_r / Σ_r M_r [R].
     """
     share = mass / mass.sum()
-    ends = np.minimum(np.cumsum(share) * rows, rows)
+    ends = np.cumsum(share) * rows
     # Rounding must not take a row from the last server, nor give one to a server without mass.
     ends[np.flatnonzero(mass)[-1] :] = rows
-    before_end = np.floor(ends + uniform).astype(np.int64)
+    before_end = np.minimum(np.floor(ends + uniform), rows).astype(np.int64)
     return np.diff(before_end, prepend=0), share

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from common.messages import Batch, SampleRequest
+from common.messages import Batch, PartRequest, SampleRequest
 from common.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
@@ -53,6 +53,11 @@ def request(batches: int = 1, updates: Iterable[tuple[int, float]] = ()) -> Samp
         np.array([key for key, _ in pairs], np.int64),
         np.array([priority for _, priority in pairs], np.float32),
     )
+
+
+def part(rows: int, counted: int = 0, number: int = 1, *, keys_only: bool = False) -> PartRequest:
+    """Ask for a part of a batch."""
+    return PartRequest(number, rows, counted, keys_only=keys_only)
 
 
 def updates(max_size: int = 12) -> st.SearchStrategy[SampleRequest]:

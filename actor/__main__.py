@@ -30,6 +30,9 @@ class Flags:
     inference: bool = False
     """Compute Q-values for the actors of this host instead of acting, in a run with
     --inference host or gpu."""
+    relay: bool = False
+    """Take weights from the head for all actors of this host instead of acting: they cross the
+    network once."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
     insecure: bool = False
@@ -50,8 +53,10 @@ def main() -> int:
 
 
 def _run(flags: Flags) -> None:
-    if flags.evaluator and flags.inference:
-        raise ConfigError("--evaluator and --inference are two processes: start each by itself")
+    if flags.evaluator + flags.inference + flags.relay > 1:
+        raise ConfigError(
+            "--evaluator, --inference and --relay are different processes: start each by itself"
+        )
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
     import torch
@@ -59,6 +64,7 @@ def _run(flags: Flags) -> None:
     from actor.evaluator import run_evaluator
     from actor.inference_server import InferenceOptions, run_inference_server
     from actor.loop import ActorOptions, run_actor
+    from actor.weight_relay import RelayOptions, run_weight_relay
 
     configure_logging(flags.log_level)
     torch.set_num_threads(1)
@@ -67,7 +73,10 @@ def _run(flags: Flags) -> None:
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
     options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
     with zmq.Context() as context:
-        if flags.inference:
+        if flags.relay:
+            relaying = RelayOptions(flags.connect, number=flags.number, metrics=metrics)
+            run_weight_relay(relaying, context, stop, lambda _: None)
+        elif flags.inference:
             serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)
             run_inference_server(serving, context, stop, lambda _: None)
         else:

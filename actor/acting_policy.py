@@ -96,6 +96,7 @@ class LocalPolicy:
         if membership.joins != self._joins:
             self._joins = membership.joins
             self._weights.move(membership.weights_endpoint)
+        self._weights.follow(membership.weights_endpoint)
         weights = self._weights.latest(timeout_ms)
         if weights is not None:
             self._policy.load(weights)

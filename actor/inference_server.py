@@ -30,7 +30,7 @@ from common.membership import Membership
 from common.messages import InferenceRequest, Message, QValues, Rejected, Serving
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
-from common.process import machine_id
+from common.process import loopback_id
 from common.trace import Trace, trace_to
 
 POLL_MS = 20
@@ -171,7 +171,7 @@ class _InferenceServer:
         if self._endpoint and membership.joins != self._joins:
             self._joins = membership.joins
             session = membership.welcome.session
-            membership.send(Serving(session, self._endpoint, machine_id()))
+            membership.send(Serving(session, self._endpoint, loopback_id()))
         return not (self._stop.is_set() or membership.stop_requested)
 
     def _take_requests(self) -> list["_Asked"]:

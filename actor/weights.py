@@ -53,9 +53,12 @@ class WeightsSubscription:
         """The head was restarted: weights come from here now. Takes whatever version is next, for
         the head may have gone back to an earlier one."""
         self._newest = (-1, -1)
+        self.follow(endpoint)
+
+    def follow(self, endpoint: str) -> None:
+        """The same versions come from here now."""
         if endpoint != self._endpoint:
-            self._socket.disconnect(self._endpoint)
-            self._socket.connect(endpoint)
+            transport.reconnect(self._socket, self._endpoint, endpoint)
             self._endpoint = endpoint
 
     def close(self) -> None:

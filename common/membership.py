@@ -30,7 +30,7 @@ from common.messages import (
     Welcome,
 )
 from common.metrics import Telemetry
-from common.process import machine_id
+from common.process import loopback_id
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -99,6 +99,7 @@ class Membership:
         self.ladder_size = 1
         self.replay_endpoint = ""
         """Of the replay server that this actor's experience goes to."""
+        self.weights_endpoint = ""
         self.inference_endpoint = ""
         """Of the inference process on this machine; empty: there is none."""
         self.joins = 0
@@ -212,7 +213,7 @@ class Membership:
                 self._number,
                 take_over,
                 self._token,
-                machine_id(),
+                loopback_id(),
                 self._exporter.endpoint,
             )
         )
@@ -275,8 +276,6 @@ class Membership:
     def _take_endpoints(self, message: Welcome | Directive) -> None:
         if message.replay_endpoint:
             self.replay_endpoint = transport.reachable(message.replay_endpoint, self.address)
+        if message.weights_endpoint:
+            self.weights_endpoint = transport.reachable(message.weights_endpoint, self.address)
         self.inference_endpoint = message.inference_endpoint
-
-    @property
-    def weights_endpoint(self) -> str:
-        return transport.reachable(self.welcome.weights_endpoint, self.address)

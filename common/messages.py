@@ -77,7 +77,7 @@ class Join(Message):
 
     kind: ClassVar[str] = "join"
     role: str
-    """actor, evaluator, inference or replay_server."""
+    """actor, evaluator, inference, relay or replay_server."""
     host: str
     pid: int
     num_envs: int
@@ -90,7 +90,7 @@ class Join(Message):
     token: int
     """Random, one for each joining process or thread: by it the head knows one that joins again."""
     machine: str = ""
-    """`common.process.machine_id` of its host, by which actors find their inference process."""
+    """`common.process.loopback_id`, by which actors find the processes that serve their host."""
     metrics_endpoint: str = ""
     """host:port where Prometheus can scrape this process; empty: it cannot."""
 
@@ -116,6 +116,7 @@ class Welcome(Message):
     manifest: dict[str, Any]
     """`common.manifest.Manifest` as plain data."""
     weights_endpoint: str
+    """Of the head, or of the relay on this member's machine."""
     replay_endpoint: str = ""
     """Where an actor's experience goes; empty for others."""
     inference_endpoint: str = ""
@@ -138,7 +139,8 @@ class Serving(Message):
     session: int
     endpoint: str
     machine: str = ""
-    """`common.process.machine_id` of its host: who has the same may share its memory."""
+    """`common.process.machine_id` of a replay server, with whom others may share memory;
+    `loopback_id` of those that serve their host alone."""
     storage: str = ""
     """A replay server's file of the stored blocks; empty: none that others could map."""
 
@@ -174,6 +176,8 @@ class Directive(Message):
     replay_endpoint: str = ""
     inference_endpoint: str = ""
     """Both as in Welcome; experience stays where it goes while there is no replay server."""
+    weights_endpoint: str = ""
+    """As in Welcome; empty: as it was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,25 @@ _METRICS = (
         "inference_weights_version", "updates", "Version of the weights that it computes with.",
         "As actor_weights_version.", "As actor_weights_version.",
     ),
+    # -------------------------------------------------------------------------------------- relay
+    _counter(
+        "relay_versions_total", "versions", "Versions of the weights that were passed on.",
+        "Grows as the learner publishes.", "Standing still: the host does not reach the head's "
+        "port for weights.",
+    ),
+    _counter(
+        "relay_received_bytes_total", "bytes", "Weights that came from the head.",
+        "The size of the network for each version, however many actors this host has.",
+        "More than the link can carry: publish_period up, publish_dtype float16.",
+    ),
+    _counter(
+        "relay_rejected_messages_total", "messages", "What came as weights and was none.", "0.",
+        "The head is of another release: this process's log has the reason.",
+    ),
+    _gauge(
+        "relay_weights_version", "updates", "Newest version that was passed on.",
+        "As actor_weights_version.", "As actor_weights_version.",
+    ),
     # ------------------------------------------------------------------------------------- replay
     _gauge(
         "replay_transitions", "transitions", "Transitions that can be sampled.",
@@ -265,6 +284,12 @@ _METRICS = (
     _gauge(
         "head_actors", "processes", "Actors of the run.", "As many as were started.",
         "Fewer: look at their logs.",
+    ),
+    _gauge(
+        "head_wanted_actors", "processes",
+        "Actors with which neither they nor the learner would wait; for autoscalers.",
+        "As head_actors.", "More: the learner waits, start more actors. Fewer: actors wait, and "
+        "some could go without a loss.",
     ),
     _counter(
         "head_lost_members_total", "processes", "Members that fell silent.", "0.",

@@ -49,7 +49,7 @@ class Metric:
         return next(role for role in ROLES if self.name.startswith(f"{role}_"))
 
 
-ROLES = ("actor", "evaluator", "inference", "learner", "replay", "head")
+ROLES = ("actor", "evaluator", "inference", "learner", "relay", "replay", "head")
 """First words of names. The head is the learner's process in its other office."""
 
 

@@ -38,6 +38,15 @@ def machine_id() -> str:
         return platform.node()
 
 
+def loopback_id() -> str:
+    """The same for all processes that share a loopback interface: of containers on one machine
+    each has its own."""
+    try:
+        return f"{machine_id()}:{Path('/proc/self/ns/net').stat().st_ino}"
+    except OSError:
+        return machine_id()
+
+
 def process_start_s() -> float:
     """When this process began, as time.time(), to a hundredth of a second.
 

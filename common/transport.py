@@ -146,6 +146,17 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
         ) from error
 
 
+def reconnect(socket: zmq.Socket[bytes], before: str, address: str) -> None:
+    """Have a socket that is connected to `before` connect to `address` instead."""
+    try:
+        socket.disconnect(before)
+    except zmq.ZMQError as error:
+        # Within a process a connection ends with its other end.
+        if error.errno != errno.ENOENT:
+            raise
+    _connect(socket, address)
+
+
 def _check(address: str, *, any_port: bool) -> None:
     """Raises ConfigError when the address is none that zapex uses. `any_port`: whether the choice
     of a free port may be left open."""

@@ -31,6 +31,7 @@ from common.messages import (
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from learner.announcement import Announcement
+from learner.autoscaling import ActorsWanted
 from learner.head import Head, Reply
 from learner.recorder import Record, Recorder
 from learner.status import LearnerCounters, RunStatus
@@ -95,6 +96,7 @@ class ControlPlane:
         self._targets = targets
         self._announcement = announcement or Announcement(None)
         self._next_record_s = 0.0
+        self._actors_wanted = ActorsWanted()
         self._counters = counters
         self._wall_s = wall_s
         self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
@@ -223,6 +225,7 @@ class ControlPlane:
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
             self._send(self._head.tick(now_s))
+            self._observe_waiting(now_s)
             self._write_records()
             if self._targets is not None:
                 self._targets.tell(self._head.members.values())
@@ -288,11 +291,23 @@ class ControlPlane:
             "head_rejected_messages_total": self._rejected,
             "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
         }
+        if self._actors_wanted.wanted:
+            values["head_wanted_actors"] = self._actors_wanted.wanted
         if returns:
             values["head_training_return"] = sum(returns) / len(returns)
         if len(lags):
             values["head_policy_lag_updates"] = float(lags.mean())
         return values
+
+    def _observe_waiting(self, now_s: float) -> None:
+        # Before the first update the learner waits for a minimum of experience, whoever brings it.
+        if self._counters.phase == "training":
+            self._actors_wanted.observe(
+                now_s,
+                len(self._head.of_role("actor")),
+                self._head.metrics.values().get("actor_blocked_seconds_total", 0.0),
+                self._counters.waited_s,
+            )
 
     def _lags(self) -> npt.NDArray[np.float64]:
         """Updates by which each actor that has told its weights' version is behind."""

@@ -42,7 +42,7 @@ MAX_NEW_EPISODES = 10_000
 """Kept for the next record."""
 MAX_WAITING = 10_000
 """Joins kept until a replay server serves."""
-ROLES = ("actor", "evaluator", "inference", "replay_server")
+ROLES = ("actor", "evaluator", "inference", "relay", "replay_server")
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Member:
     metrics_endpoint: str = ""
     """host:port where Prometheus can scrape it; empty: it cannot."""
     serving: Serving | None = None
-    """Where a replay server or an inference process listens."""
+    """Where a replay server, an inference process or a relay listens."""
     values: Values = field(default_factory=dict)
     """Its newest counters and gauges."""
     returns: dict[int, deque[float]] = field(default_factory=dict)
@@ -114,8 +114,9 @@ class Head:
         """Numbers of replay servers whose successor is being taken in."""
         self.has_evaluator = False
         self._inference_endpoints: dict[str, str] = {}
-        """By machine; of several the last that joined: one that died without a word may still be a
-        member."""
+        self._relay_endpoints: dict[str, str] = {}
+        """Both by machine; of several the last that joined: one that died without a word may still
+        be a member."""
         self.run_state = "run"
         self._members_changed()
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -183,11 +184,18 @@ class Head:
         self.ladder_size = max([self._manifest.config.expected_envs, *ends])
         self._assign_replay_servers()
         self.has_evaluator = any(m.role == "evaluator" for m in members)
-        self._inference_endpoints = {
-            m.machine: m.serving.endpoint
-            for m in members
-            if m.role == "inference" and m.serving is not None
-        }
+        self._inference_endpoints = self._by_machine("inference")
+        self._relay_endpoints = self._by_machine("relay")
+
+    def _by_machine(self, role: str) -> dict[str, str]:
+        members = (m for m in self.members.values() if m.role == role)
+        return {m.machine: m.serving.endpoint for m in members if m.serving is not None}
+
+    def _weights_for(self, member: Member) -> str:
+        """Where it gets weights to act with; those to evaluate come from the head alone."""
+        if member.role not in ("actor", "inference"):
+            return self._weights_endpoint
+        return self._relay_endpoints.get(member.machine, self._weights_endpoint)
 
     def _assign_replay_servers(self) -> None:
         replays = self.of_role("replay_server")
@@ -278,7 +286,7 @@ class Head:
             first_env_index=member.first_env_index,
             ladder_size=self.ladder_size,
             manifest=self._plain_manifest,
-            weights_endpoint=self._weights_endpoint,
+            weights_endpoint=self._weights_for(member),
             replay_endpoint=self._replay_endpoint(member.session),
             inference_endpoint=self._inference_endpoints.get(member.machine, ""),
         )
@@ -287,13 +295,13 @@ class Head:
 
     def _on_serving(self, peer: bytes, serving: Serving, now_s: float) -> list[Reply]:
         member = self.members.get(serving.session)
-        if member is None or member.role not in ("inference", "replay_server"):
+        if member is None or member.role not in ("inference", "relay", "replay_server"):
             return [(peer, self._rejoin(serving.session))]
         member.serving, member.last_heard_s = serving, now_s
         self._members_changed()
         log.info("%s %d serves at %s", member.role, member.number, serving.endpoint)
         replies = self._directives()
-        if member.role == "inference":
+        if member.role != "replay_server":
             return replies
         waiting, self._waiting = self._waiting, {}
         for waiting_peer, join in waiting.items():
@@ -376,6 +384,7 @@ class Head:
             self.ladder_size,
             self._replay_endpoint(member.session),
             self._inference_endpoints.get(member.machine, ""),
+            self._weights_for(member),
         )
 
     def _rejoin(self, session: int) -> Directive:

@@ -36,7 +36,7 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.networks import build_network
-from common.process import machine_id
+from common.process import loopback_id
 from common.spec import EnvSpec
 from deploy import presets
 from tests.integration.conftest import InProcess
@@ -382,7 +382,7 @@ def _serve_when(answers: threading.Event, s: Stage, stop: threading.Event) -> No
     membership = Membership(s.context, s.head, "inference")
     try:
         membership.join(time.monotonic, stop)
-        membership.send(Serving(membership.welcome.session, endpoint, machine_id()))
+        membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
         while not stop.is_set():
             membership.poll(time.monotonic(), Telemetry(dict))
             socket.poll(10)

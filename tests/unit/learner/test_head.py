@@ -6,7 +6,7 @@ import pytest
 
 import learner.head
 from common.membership import HEAD_SILENCE_WARNING_S
-from common.messages import Ack, Directive, Join, Leave, Message, Refused, Serving, Welcome
+from common.messages import Ack, Join, Leave, Message, Refused, Serving, Welcome
 from learner.head import ANSWER_PERIOD_S, SILENCE_S
 from tests.head_with_peers import MANIFEST, REPLAY, Run, directive, heartbeat, join, result
 
@@ -87,13 +87,11 @@ def test_a_join_waits_again_once_the_replay_server_has_gone() -> None:
 def test_everyone_learns_where_a_new_replay_server_serves() -> None:
     run = Run()
     actor = run.welcome(b"a", join())
-    assert run.send(b"replay", Leave(100, "stopped")) == [
-        (b"a", Directive(actor.session, "run", 8, REPLAY))
-    ]
+    assert run.send(b"replay", Leave(100, "stopped")) == [(b"a", directive(actor.session))]
     replay = run.welcome(b"replay2", join("replay_server"))
     elsewhere = "tcp://replay:7001"
     replies = run.send(b"replay2", Serving(replay.session, elsewhere))
-    assert (b"a", Directive(actor.session, "run", 8, elsewhere)) in replies
+    assert (b"a", directive(actor.session, replay=elsewhere)) in replies
 
 
 def test_a_second_replay_server_is_refused_while_there_is_one() -> None:
@@ -111,7 +109,7 @@ def test_a_second_replay_server_is_refused_while_there_is_one() -> None:
     [
         (
             join("critic"),
-            "role 'critic' is unknown; a run has actor, evaluator, inference, replay_server",
+            "role 'critic' is unknown; a run has actor, evaluator, inference, relay, replay_server",
         ),
         (join(num_envs=-1), "-1 environments are not between 0 and 100000"),
         (join(num_envs=100_001), "100001 environments are not between 0 and 100000"),

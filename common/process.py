@@ -39,9 +39,10 @@ def machine_id() -> str:
 
 
 def process_start_s() -> float:
-    """When this process began, as time.time(), to a hundredth of a second.
+    """When this process began, as time.monotonic(), to a hundredth of a second.
 
-    Where the system does not tell (it does on Linux), the time of the call.
+    All processes of a host share that clock. Where the system does not tell when a process began
+    (it does on Linux), the time of the call.
     """
     try:
         # Field 22 of proc(5)'s stat: clock ticks after boot. The command's name, which may hold
@@ -50,7 +51,7 @@ def process_start_s() -> float:
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
         age_s = 0.0
-    return time.time() - age_s
+    return time.monotonic() - age_s
 
 
 def configure_logging(level: str, file: Path | None = None) -> None:

@@ -162,7 +162,7 @@ def _run_processes(
                 if not announced and supervisor.all_ready:
                     announced = True
                     names = ", ".join(supervisor.children)
-                    view.say(f"ready after {time.time() - started_s:.1f} s: {names}")
+                    view.say(f"ready after {time.monotonic() - started_s:.1f} s: {names}")
                 view.update(status.latest())
                 if profile is not None:
                     for line in profile.collect():

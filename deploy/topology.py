@@ -38,7 +38,7 @@ class RoleSpec:
     """The learner continues from its newest checkpoint."""
     insecure: bool = False
     started_s: float | None = None
-    """When the run began, as time.time()."""
+    """When the run began, as time.monotonic()."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
     profile: Path | None = None

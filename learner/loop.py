@@ -66,7 +66,7 @@ class LearnerOptions:
     resume: bool = False
     insecure: bool = False
     started_s: float | None = None
-    """When the run's first process started, as time.time(); None: now."""
+    """When the run's first process started, as time.monotonic(); None: now."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
@@ -121,7 +121,7 @@ class _Learner:
             self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
         self._counters = counters_of(self._state)
-        self._began_s = (options.started_s or time.time()) - self._state.wall_s
+        self._began_s = (options.started_s or time.monotonic()) - self._state.wall_s
         self._first_wall_s = self._state.wall_s
         self._first_updates = self._state.updates
         self._first_env_steps = self._state.env_steps
@@ -354,7 +354,7 @@ class _Learner:
     # ------------------------------------------------------------------------------------- the end
 
     def _wall_s(self) -> float:
-        return time.time() - self._began_s
+        return time.monotonic() - self._began_s
 
     def _checkpoint(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self._learner.online.parameters()):

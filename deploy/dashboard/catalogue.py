@@ -171,7 +171,8 @@ def _state(result: dict[str, Any] | None, ended_s: float, written_s: float, now_
     """
     if result is not None and written_s <= ended_s + SILENCE_S:
         return _OF_REASON.get(str(result.get("reason")), State.FINISHED)
-    return State.RUNNING if now_s - written_s <= SILENCE_S else State.KILLED
+    # A clock that was put back makes what was written before seem to be of the future.
+    return State.RUNNING if abs(now_s - written_s) <= SILENCE_S else State.KILLED
 
 
 def _stamp(path: Path) -> Stamp | None:

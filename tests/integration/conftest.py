@@ -44,7 +44,7 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
                 config,
                 run_dir,
                 resume=resume is not None,
-                started_s=time.time(),
+                started_s=time.monotonic(),
                 log_level="info",
                 stop=threading.Event(),
                 view=view,

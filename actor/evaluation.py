@@ -104,3 +104,47 @@ class GreedyEvaluation:
             first = ended if self._same_step else resetting
             resetting = ended & (not self._same_step)
         return np.array(returns, np.float32), np.array(lengths, np.int32)
+
+
+class Scoring:
+    """Scores of versions, one after the other.
+
+    A mean that reaches the target is the best of several tries, so it is not believed: the same
+    weights must reach the target again on fresh episodes, and that second mean is the score.
+
+    Args:
+        incarnation: epoch and incarnation of the process, so that a later one plays other episodes.
+        goes_on: asked at every step; false interrupts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        incarnation: tuple[int, int],
+        goes_on: Callable[[], bool],
+    ) -> None:
+        self._config, self._spec, self._goes_on = config, spec, goes_on
+        self._seeds = np.random.SeedSequence([config.seed, 2, *incarnation])
+        self._evaluations: dict[int, GreedyEvaluation] = {}
+
+    def score(self, q_function: QFunction) -> Episodes:
+        """Returns and lengths of the episodes that count. Raises as `GreedyEvaluation.run`."""
+        config = self._config
+        returns, lengths = self._play(config.eval_episodes, q_function)
+        target = config.target_return
+        if config.confirm_episodes and target is not None and returns.mean() >= target:
+            return self._play(config.confirm_episodes, q_function)
+        return returns, lengths
+
+    def close(self) -> None:
+        for evaluation in self._evaluations.values():
+            evaluation.close()
+
+    def _play(self, episodes: int, q_function: QFunction) -> Episodes:
+        # Seeded once: ale-py's environments load their game again with every seed.
+        seed = None
+        if episodes not in self._evaluations:
+            self._evaluations[episodes] = GreedyEvaluation(self._config, self._spec, episodes)
+            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+        return self._evaluations[episodes].run(q_function, seed, self._goes_on)

@@ -22,11 +22,13 @@ from actor.remote_policy import RemotePolicy
 from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
 from common import transport
+from common.config import Config
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import Membership
+from common.messages import Welcome
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.trace import NO_TRACE, Trace, trace_to
@@ -74,6 +76,15 @@ def run_actor(
             Actor(context, membership, manifest, num_envs, stop, trace).run(ready)
 
 
+def random_numbers(config: Config, welcome: Welcome) -> tuple[np.random.Generator, int]:
+    """An actor's own: for exploration, and the seed of its first environment; the others take
+    consecutive ones."""
+    seeds = np.random.SeedSequence(
+        [config.seed, 1, welcome.number, welcome.epoch, welcome.incarnation]
+    )
+    return np.random.default_rng(seeds), int(seeds.generate_state(1)[0] >> 1)
+
+
 class Actor:
     """One actor's environments, policy and connections, and the loop that uses them."""
 
@@ -98,17 +109,13 @@ class Actor:
                 f"{config.env} is {spec_of(self._vector)} here and {manifest.spec} at the head: "
                 "install the same versions on both"
             )
-        seeds = np.random.SeedSequence(
-            [config.seed, 1, welcome.number, welcome.epoch, welcome.incarnation]
-        )
-        self._rng = np.random.default_rng(seeds)
+        self._rng, env_seed = random_numbers(config, welcome)
         self._rollout = Rollout(
             self._vector,
             manifest,
             lambda obs: self._policy.q_values(obs),
             self._rng,
-            # Sub-environments are seeded with consecutive numbers from here.
-            seed=int(seeds.generate_state(1)[0] >> 1),
+            seed=env_seed,
             trace=trace,
         )
         self._policy: ActingPolicy = (

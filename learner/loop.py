@@ -1,9 +1,10 @@
 """The learner: owns the run. Trains, publishes, evaluates, checkpoints, and decides when it ends.
 
-The loop itself never waits for a peer. Batches come from a feed, everything that
-goes to other processes leaves through the control plane's thread.
+The loop itself never waits for a peer. Batches come from a feed; everything that goes to other
+processes leaves through the control plane's thread.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -37,8 +38,9 @@ from learner.checkpoint import (
 from learner.control import ControlPlane
 from learner.device import choose_device
 from learner.evaluations import Evaluations
-from learner.feed import Feed, open_feed
+from learner.feed import Feed
 from learner.host_memory import keep_freed_memory
+from learner.peers import Connect
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
@@ -97,7 +99,19 @@ def run_learner(
     Raises:
         NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
     """
-    return _Learner(options, config, context, stop).run(ready)
+    connect = functools.partial(ControlPlane, context, options.bind, insecure=options.insecure)
+    return train(options, config, connect, stop, ready)
+
+
+def train(
+    options: LearnerOptions,
+    config: Config,
+    connect: Connect,
+    stop: threading.Event,
+    ready: Callable[[str], None],
+) -> Outcome:
+    """As `run_learner`, with the peers that `connect` makes."""
+    return _Learner(options, config, connect, stop).run(ready)
 
 
 class _Learner:
@@ -105,10 +119,10 @@ class _Learner:
         self,
         options: LearnerOptions,
         config: Config,
-        context: zmq.Context[zmq.Socket[bytes]],
+        connect: Connect,
         stop: threading.Event,
     ) -> None:
-        self._options, self._config, self._context, self._stop = options, config, context, stop
+        self._options, self._config, self._connect, self._stop = options, config, connect, stop
         self._directory = options.run_dir / "checkpoints"
         resumable = checkpoints(self._directory) if options.resume else []
         if resumable:
@@ -145,22 +159,19 @@ class _Learner:
             lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
         )
         recorder = Recorder(open_sinks(options.run_dir, config))
-        self._control = ControlPlane(
-            self._context,
-            options.bind,
+        self._peers = self._connect(
             self._manifest,
             self._counters,
             self._wall_s,
             epoch=self._state.epoch,
-            insecure=options.insecure,
             telemetry=telemetry,
             targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
             recorder=recorder,
             announcement=Announcement(options.run_dir),
         )
-        exporter.show(self._state.run_id, "learner", 0, telemetry, self._control.head_telemetry)
+        exporter.show(self._state.run_id, "learner", 0, telemetry, self._peers.head_telemetry)
         try:
-            ready(self._control.endpoint)
+            ready(self._peers.endpoint)
             # Everybody else starts up while this process still builds its network.
             self._build()
             # Only now is it sure that a resumed run can have these values.
@@ -172,8 +183,8 @@ class _Learner:
             self._counters.phase = "failed"
             raise
         finally:
-            self._control.stop_members(STOP_MEMBERS_S)
-            self._control.close()
+            self._peers.stop_members(STOP_MEMBERS_S)
+            self._peers.close()
             recorder.close()
             exporter.close()
 
@@ -199,19 +210,12 @@ class _Learner:
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
-        server = None
-        while server is None:
+        thread_trace = trace_to(self._options.profile, "learner-prefetch")
+        feed = None
+        while feed is None:
             if self._stop.is_set():
                 return Outcome(False, "stopped")
-            server = self._control.replay_server(WAIT_S)
-        feed = open_feed(
-            self._context,
-            server,
-            self._manifest,
-            self._learner.device,
-            self._trace,
-            trace_to(self._options.profile, "learner-prefetch"),
-        )
+            feed = self._peers.open_feed(WAIT_S, self._learner.device, self._trace, thread_trace)
         try:
             while not self._stop.is_set():
                 batch = self._next_batch(feed)
@@ -318,7 +322,7 @@ class _Learner:
             self._publish_tensors(ACTING, version, snapshot.tensors())
 
     def _publish_tensors(self, topic: bytes, version: int, tensors: NamedTensors) -> None:
-        self._control.publish(topic, self._state.epoch, version, tensors)
+        self._peers.publish(topic, self._state.epoch, version, tensors)
 
     def _evaluate(self) -> None:
         version = self._learner.updates
@@ -327,17 +331,17 @@ class _Learner:
         self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
-        for result in self._control.take_evaluations():
+        for result in self._peers.take_evaluations():
             facts = self._evaluations.take(result, self._wall_s())
             if facts is not None:
-                self._control.note_score(facts)
+                self._peers.note_score(facts)
             if self._evaluations.solved:
                 return
 
     def _evaluate_finally(self) -> None:
         """The budget is spent: the last weights get their score too, if anybody can give it."""
         self._counters.phase = "finishing"
-        if not self._control.has_evaluator:
+        if not self._peers.has_evaluator:
             return
         version = self._learner.updates
         evaluations = self._state.evaluations

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,9 @@ class Launch:
     """Replace the run in run_dir if there is one."""
     in_process: bool = False
     """All roles as threads of this process, for debugging."""
+    deterministic: bool = False
+    """With --in-process: all roles in turn, in one thread, so that the same command gives the same
+    weights, bit by bit, and a debugger steps from one role into the next."""
     bind: str = "tcp://127.0.0.1:0"
     """Where the head listens, for more actors to join; port 0 takes a free one."""
     insecure: bool = False
@@ -71,6 +75,7 @@ def launch(argv: list[str]) -> int:
     if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    _refuse_contradictions(options)
     run_dir = _run_directory(options, config)
     stop = threading.Event()
     interrupted = threading.Event()
@@ -88,11 +93,7 @@ def launch(argv: list[str]) -> int:
     ):
         try:
             if options.in_process:
-                if options.profile:
-                    raise ConfigError("--profile looks at processes: drop --in-process")
-                from deploy.in_process import run_in_process
-
-                run_in_process(
+                _in_process_runner(options.deterministic)(
                     config,
                     run_dir,
                     resume=options.resume is not None,
@@ -106,6 +107,24 @@ def launch(argv: list[str]) -> int:
         finally:
             discard_shared_memory(config, run_dir)
     return _conclude(config, run_dir, interrupted.is_set())
+
+
+def _refuse_contradictions(options: Launch) -> None:
+    if options.in_process and options.profile:
+        raise ConfigError("--profile looks at processes: drop --in-process")
+    if options.deterministic and not options.in_process:
+        raise ConfigError("--deterministic runs all roles in one process: add --in-process")
+
+
+def _in_process_runner(deterministic: bool) -> Callable[..., None]:
+    # Imported here: with processes, their parent needs neither torch nor gymnasium.
+    if deterministic:
+        from deploy.deterministic import run_deterministic
+
+        return run_deterministic
+    from deploy.in_process import run_in_process
+
+    return run_in_process
 
 
 def _run_processes(

@@ -42,10 +42,7 @@ def run_deterministic(
 ) -> None:
     """As `deploy.in_process.run_in_process`. A run that is resumed goes on in the same way every
     time, too: with its own random numbers, as after every resume.
-
-    Raises ConfigError for what cannot be repeated.
     """
-    refuse_unrepeatable(config)
     configure_logging(log_level, run_dir / "logs" / "launcher.log")
     # Sums over several threads depend on how many there are.
     config = config.model_copy(update={"learner_threads": 1})

@@ -75,7 +75,7 @@ def launch(argv: list[str]) -> int:
     if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
-    _refuse_contradictions(options)
+    _refuse_contradictions(options, config)
     run_dir = _run_directory(options, config)
     stop = threading.Event()
     interrupted = threading.Event()
@@ -109,11 +109,15 @@ def launch(argv: list[str]) -> int:
     return _conclude(config, run_dir, interrupted.is_set())
 
 
-def _refuse_contradictions(options: Launch) -> None:
+def _refuse_contradictions(options: Launch, config: Config) -> None:
     if options.in_process and options.profile:
         raise ConfigError("--profile looks at processes: drop --in-process")
     if options.deterministic and not options.in_process:
         raise ConfigError("--deterministic runs all roles in one process: add --in-process")
+    if options.deterministic:
+        from deploy.deterministic import refuse_unrepeatable
+
+        refuse_unrepeatable(config)
 
 
 def _in_process_runner(deterministic: bool) -> Callable[..., None]:

@@ -23,6 +23,7 @@ from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
 from common import transport
 from common.config import Config
+from common.descriptors import allow_descriptors
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.exporter import NO_METRICS, MetricsOptions
@@ -72,6 +73,9 @@ def run_actor(
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
+            if manifest.config.vectorization == "async":
+                # A pipe, its lock and the process itself, for each.
+                allow_descriptors(4 * num_envs, f"an actor with {num_envs} environments")
             trace = trace_to(options.profile, f"actor-{membership.welcome.number}")
             Actor(context, membership, manifest, num_envs, stop, trace).run(ready)
 

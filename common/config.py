@@ -361,8 +361,13 @@ def lay_over(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def write_toml(config: Config, path: Path) -> None:
+def to_toml(config: Config) -> str:
     """Every value in force, readable by `config_from_mapping`."""
     values = {k: _NONE if v is None else v for k, v in config.model_dump(mode="json").items()}
     values["env_kwargs"] = json.dumps(config.env_kwargs)
-    path.write_text(tomli_w.dumps(values))
+    return tomli_w.dumps(values)
+
+
+def write_toml(config: Config, path: Path) -> None:
+    """`to_toml` in a file."""
+    path.write_text(to_toml(config))

@@ -244,6 +244,12 @@ _METRICS = (
         "which checkpoint to resume.",
     ),
     _gauge(
+        "learner_failed_checkpoints", "checkpoints",
+        "Checkpoints that could not be written, in a row.", "0.",
+        "The disk is full, or not writable any more: learner.log has the reason. The next one is "
+        "tried when it is due; after 10 the run ends.",
+    ),
+    _gauge(
         "learner_score", "return", "Mean greedy return of the newest evaluation.",
         "Grows, with noise.", "docs/tuning.md",
     ),

@@ -15,12 +15,15 @@ throughput.png  rates, the replay's fill, and who waited
 videos/         greedy episodes on film, if wanted
 """
 
+import contextlib
 from pathlib import Path
 
-from common.config import Config, config_from_mapping, read_toml, write_toml
+from common.config import Config, config_from_mapping, read_toml, to_toml
 from common.errors import RunDirectoryError
 
 CONFIG_FILE = "config.toml"
+PROBE_FILE, PROBE_BYTES = ".writable", 4096
+"""Written and removed again, to see whether that is possible."""
 
 
 def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
@@ -49,8 +52,40 @@ def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
 
 
 def store_config(run_dir: Path, config: Config) -> None:
-    """Write every value in force."""
-    write_toml(config, run_dir / CONFIG_FILE)
+    """Write every value in force. Raises RunDirectoryError when that is not possible."""
+    write_or_explain(run_dir / CONFIG_FILE, to_toml(config))
+
+
+def require_writable(run_dir: Path) -> None:
+    """Raises RunDirectoryError when a run cannot go on in the directory: it is read-only, or its
+    disk is full."""
+    write_or_explain(run_dir / PROBE_FILE, "\0" * PROBE_BYTES)
+    (run_dir / PROBE_FILE).unlink()
+
+
+def write_or_explain(path: Path, text: str) -> None:
+    """As `replace_text`. Raises RunDirectoryError in place of OSError."""
+    try:
+        replace_text(path, text)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {path} ({error.strerror}): free space or make it writable"
+        ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that is whole or as it was before, whenever somebody reads it.
+
+    Raises OSError when it stays as it was.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def stored_config(run_dir: Path) -> Config:
@@ -74,9 +109,9 @@ def _clear(run_dir: Path) -> None:
     for pattern in (
         "config.toml",
         "result.json",
-        "result.json.partial",
         "checkpoints/*.safetensors",
         "checkpoints/*.partial",
+        "*.partial",
         "replay/storage",
         "logs/*.log",
         "metrics.jsonl",

@@ -202,6 +202,7 @@ def _run_processes(
 
 def _run_directory(options: Launch, config: Config) -> Path:
     if options.resume is not None:
+        run_directory.require_writable(options.resume)
         return options.resume
     name = re.sub(r"[^A-Za-z0-9.]+", "-", config.env)
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -145,7 +145,11 @@ class Supervisor:
                 child.process.kill()
             child.process.join()
             child.process.close()
-            child.pipe.close()
+            if not child.pipe.closed:
+                self._hear(child)
+                child.pipe.close()
+            if child.failure:
+                self.say(f"{child.spec.name}: {child.failure}")
         self.children.clear()
 
     def _hear(self, child: _Child) -> None:

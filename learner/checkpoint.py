@@ -65,7 +65,9 @@ def save_checkpoint(
     path = directory / f"{learner.updates:08d}.safetensors"
     _write(path, tensors, {"state": asdict(state), "spec": spec.to_plain()})
     for old in checkpoints(directory)[:-keep]:
-        old.unlink(missing_ok=True)
+        # One that stays is no harm.
+        with contextlib.suppress(OSError):
+            old.unlink()
     return path
 
 
@@ -162,7 +164,8 @@ def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Non
     contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     metadata = {"zapex": json.dumps({"format": FORMAT, **facts})}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not its parents: a run directory that was removed is not to come back without its rest.
+        path.parent.mkdir(exist_ok=True)
         save_file(contiguous, temporary, metadata=metadata)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

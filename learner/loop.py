@@ -18,6 +18,7 @@ import zmq
 
 from common import run_directory
 from common.config import Config
+from common.descriptors import allow_descriptors
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
@@ -45,6 +46,7 @@ from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
 from learner.resume import check_resumable, counters_of
+from learner.saving import Saving
 from learner.sinks import open_sinks
 from learner.status import learner_values
 from learner.targets import Targets
@@ -54,6 +56,8 @@ from learner.weights import Snapshot
 WAIT_S = 0.05
 """How long one wait for a batch lasts before the loop looks around."""
 FINAL_EVALUATION_S = 60.0
+OTHER_MEMBERS = 3
+"""Replay server, evaluator, inference process."""
 STOP_MEMBERS_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -98,7 +102,11 @@ def run_learner(
 
     Raises:
         NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
+        ConfigError: this process may not have as many connections as the run has members.
     """
+    # Each member has one for its words and one for the weights.
+    others = 2 * (config.actors + OTHER_MEMBERS)
+    allow_descriptors(others, f"the head of a run with {config.actors} actors")
     connect = functools.partial(ControlPlane, context, options.bind, insecure=options.insecure)
     return train(options, config, connect, stop, ready)
 
@@ -143,6 +151,7 @@ class _Learner:
         self._evaluations = Evaluations(
             config, self._spec, self._state, self._counters, self._directory
         )
+        self._saving = Saving(options.run_dir, self._counters)
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
         self._trace = trace_to(options.profile, "learner", leads=True)
@@ -206,7 +215,7 @@ class _Learner:
             self._send_weights()
         else:
             # A learner that is killed early goes on with this network and this run's counters.
-            self._checkpoint()
+            self._checkpoint(required=True)
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
@@ -360,7 +369,7 @@ class _Learner:
     def _wall_s(self) -> float:
         return time.monotonic() - self._began_s
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, required: bool = False) -> None:
         if not all(bool(p.isfinite().all()) for p in self._learner.online.parameters()):
             # A finite loss can have gradients that are not.
             raise NonFiniteLoss(
@@ -370,17 +379,20 @@ class _Learner:
             )
         self._state.wall_s = self._wall_s()
         self._state.updates = self._learner.updates
-        path = save_checkpoint(
-            self._directory, self._learner, self._state, self._spec, self._config.keep_checkpoints
-        )
+        self._saving.attempt(self._write_checkpoint, required=required)
+
+    def _write_checkpoint(self) -> None:
+        keep = self._config.keep_checkpoints
+        path = save_checkpoint(self._directory, self._learner, self._state, self._spec, keep)
         self._counters.checkpoint = path.name
         log.info("checkpoint %s", path)
+        self._evaluations.save_best()
 
     def _finish(self, outcome: Outcome) -> None:
         self._counters.phase = "finishing"
         wall_s = self._wall_s()
         self._state.solved |= outcome.solved
-        self._checkpoint()
+        self._checkpoint(required=True)
         write_result(
             self._options.run_dir,
             config=self._config,

@@ -17,6 +17,7 @@ import zmq
 
 from common import codec, transport
 from common.block_columns import block_bytes
+from common.descriptors import allow_descriptors
 from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
@@ -127,6 +128,8 @@ def run_replay_server(
     ):
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
+            actors = manifest.config.actors
+            allow_descriptors(actors, f"the replay server of a run with {actors} actors")
             table = build_table(
                 manifest,
                 options.storage,

@@ -35,8 +35,17 @@ class Kept:
 
 
 class Broken(Kept):
+    """Raises for some records, and keeps the others."""
+
+    def __init__(self, error: Exception, *updates: int) -> None:
+        super().__init__()
+        self.may_write.set()
+        self.error, self._updates = error, updates
+
     def write(self, record: Record) -> None:
-        raise OSError("no space left")
+        if record.updates in self._updates:
+            raise self.error
+        super().write(record)
 
 
 def test_every_sink_gets_every_record_before_it_is_closed() -> None:
@@ -64,20 +73,39 @@ def test_what_a_slow_sink_has_no_room_for_is_dropped_and_counted() -> None:
     assert len(slow.records) == QUEUE_RECORDS + 10 - recorder.dropped
 
 
+FULL = OSError("no space left")
+
+
+@pytest.mark.parametrize(
+    ("broken", "kept", "lines"),
+    [
+        (
+            Broken(FULL, 1, 2, 4),
+            [0, 3],
+            [
+                "Broken gets no metrics for now: no space left",
+                "Broken gets metrics again",
+                "Broken gets no metrics for now: no space left",
+            ],
+        ),
+        (Broken(ValueError("closed"), 1), [0], ["Broken gets no more metrics: closed"]),
+    ],
+    ids=["a full disk is tried again", "other failures are final"],
+)
 def test_a_sink_that_fails_is_said_once_and_the_others_go_on(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, broken: Broken, kept: list[int], lines: list[str]
 ) -> None:
     good = Kept()
     good.may_write.set()
-    recorder = Recorder([Broken(), good])
+    recorder = Recorder([broken, good])
     for i in range(5):
         recorder.offer(record(i))
-    wait_until(lambda: len(good.records) == 5, "the records are there")
     recorder.close()
-    assert [r.getMessage() for r in caplog.records] == [
-        "Broken gets no more metrics: no space left"
-    ]
-    assert recorder.dropped == 1
+    assert len(good.records) == 5
+    assert [r.updates for r in broken.records] == kept
+    assert [r.getMessage() for r in caplog.records] == lines
+    # Whoever is left out gets no more records, so there are none to be dropped.
+    assert recorder.dropped == (3 if isinstance(broken.error, OSError) else 1)
 
 
 # ----------------------------------------------------------------------------------- lines of JSON

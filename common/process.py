@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TextIO
 
 from common.errors import ZapexError
 
@@ -54,9 +55,21 @@ def process_start_s() -> float:
     return time.monotonic() - age_s
 
 
+class _MayLackLines(logging.StreamHandler[TextIO]):
+    """A line that a full disk has no room for is lost, without a word that nobody could read."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class _LogFile(_MayLackLines, logging.FileHandler):
+    pass
+
+
 def configure_logging(level: str, file: Path | None = None) -> None:
     """Log to `file`, or to standard error."""
-    handler = logging.FileHandler(file) if file else logging.StreamHandler()
+    handler = _LogFile(file) if file else _MayLackLines()
     logging.basicConfig(level=level.upper(), format=LOG_FORMAT, handlers=[handler], force=True)
     logging.captureWarnings(True)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import re
 import sys
 import threading
@@ -17,7 +16,7 @@ from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import INTERRUPTED, handling_signals, process_start_s
+from common.process import INTERRUPTED, configure_logging, handling_signals, process_start_s
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
@@ -139,7 +138,7 @@ def _run_processes(
     stop: threading.Event,
     view: LiveView,
 ) -> None:
-    logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
+    configure_logging(options.log_level, run_dir / "logs" / "launcher.log")
     metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     # Learner and replay server; the evaluator does nothing that others wait for.

@@ -4,9 +4,7 @@ import hashlib
 import json
 import shutil
 import signal
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,17 @@ import torch
 from safetensors import safe_open
 
 from common import run_directory
-from common.block_columns import INSTANCE, BlockColumns
+from common.block_columns import INSERTED, NEXT_NUMBER, SAMPLED, BlockColumns
 from common.config import Config
 from common.environments import probe_spec
 from common.errors import ConfigError, EnvironmentFault
 from common.manifest import Manifest
 from common.process import INTERRUPTED
 from deploy import presets
-from deploy.deterministic import run_deterministic
 from deploy.launch import launch
-from deploy.live_view import LiveView
 from learner.checkpoint import checkpoints
-from tests.integration.conftest import Start
-from tests.integration.runs import ENDLESS, TINY, own_logging, result_of, until, write_preset
+from tests.integration.conftest import InProcess, Start
+from tests.integration.runs import ENDLESS, TINY, result_of, until, write_preset
 
 UPDATES = 1_000
 THOUSAND: dict[str, Any] = {"total_env_steps": 4 * UPDATES + 200, "eval_period": 400}
@@ -52,31 +48,7 @@ KINDS: Sequence[dict[str, Any]] = (
     {"env": FILM, "frame_stack": 4, "life_loss_ends_episode": True, "replay_storage": "memory"},
 )
 
-Deterministic = Callable[..., Path]
 Facts = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def deterministic(tmp_path_factory: pytest.TempPathFactory) -> Deterministic:
-    """Runs a configuration in this process's one thread; returns the run's directory."""
-
-    def run(config: Config, resume: Path | None = None) -> Path:
-        run_dir = resume or tmp_path_factory.mktemp("run")
-        if resume is None:
-            run_directory.create(run_dir, config)
-        with own_logging(), LiveView(str(run_dir)) as view:
-            run_deterministic(
-                config,
-                run_dir,
-                resume=resume is not None,
-                started_s=time.monotonic(),
-                log_level="info",
-                stop=threading.Event(),
-                view=view,
-            )
-        return run_dir
-
-    return run
 
 
 def outcome(run_dir: Path) -> Facts:
@@ -103,17 +75,19 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def replay_of(run_dir: Path, storage: Path) -> bytes:
-    """The file but for the number that tells one server's buffer from every other's."""
+    """The file, without the counters that tell one file and one server from every other."""
     config = run_directory.stored_config(run_dir)
     manifest = Manifest("", config, probe_spec(config))
     buffer = bytearray(storage.read_bytes())
     columns = BlockColumns(manifest.spec, manifest.layout, config.replay_slots, buffer)
-    columns.counters[INSTANCE] = 0
+    kept = columns.counters[[NEXT_NUMBER, INSERTED, SAMPLED]]
+    columns.counters[:] = 0
+    columns.counters[[NEXT_NUMBER, INSERTED, SAMPLED]] = kept
     return bytes(buffer)
 
 
 def test_a_thousand_updates_are_bit_identical_in_fresh_processes(
-    start: Start, tmp_path: Path, deterministic: Deterministic
+    start: Start, tmp_path: Path, deterministic: InProcess
 ) -> None:
     options = ["--in-process", "--deterministic", "--seed", "7"]
     commands = []
@@ -141,7 +115,7 @@ def test_a_thousand_updates_are_bit_identical_in_fresh_processes(
 
 
 def test_another_seed_gives_other_weights_and_other_experience(
-    deterministic: Deterministic,
+    deterministic: InProcess,
 ) -> None:
     one, other = (
         outcome(deterministic(Config(**{**TINY, "total_env_steps": 300, "seed": seed})))
@@ -153,7 +127,7 @@ def test_another_seed_gives_other_weights_and_other_experience(
 
 
 @pytest.mark.parametrize("changes", KINDS, ids=lambda changes: " ".join(changes))
-def test_every_kind_of_run_repeats(deterministic: Deterministic, changes: dict[str, Any]) -> None:
+def test_every_kind_of_run_repeats(deterministic: InProcess, changes: dict[str, Any]) -> None:
     config = Config(**{**TINY, "total_env_steps": 600, "eval_period": 100, **changes})
     first, second = outcome(deterministic(config)), outcome(deterministic(config))
     assert first == second
@@ -162,7 +136,7 @@ def test_every_kind_of_run_repeats(deterministic: Deterministic, changes: dict[s
 
 
 def test_without_a_limit_every_actor_steps_once_for_each_update(
-    deterministic: Deterministic,
+    deterministic: InProcess,
 ) -> None:
     changes: dict[str, Any] = {"samples_per_insert": None, "actors": 2, "envs_per_actor": 3}
     # With SAME_STEP there is no step that only resets: each is one of 2 · 3 environment steps.
@@ -174,7 +148,7 @@ def test_without_a_limit_every_actor_steps_once_for_each_update(
 
 
 def test_a_run_that_is_resumed_twice_goes_on_in_the_same_way(
-    deterministic: Deterministic, tmp_path: Path
+    deterministic: InProcess, tmp_path: Path
 ) -> None:
     config = Config(**{**TINY, "total_env_steps": 300})
     run_dir = deterministic(config)
@@ -203,7 +177,7 @@ def test_ctrl_c_ends_it_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
     assert int(checkpoints(saved)[-1].stem) == result["learner_updates"]
 
 
-def test_an_environment_that_raises_ends_it_in_one_line(deterministic: Deterministic) -> None:
+def test_an_environment_that_raises_ends_it_in_one_line(deterministic: InProcess) -> None:
     faulty = {"env": "tests.environments:Faulty-v0", "env_kwargs": {"fault": "step raises"}}
     with pytest.raises(EnvironmentFault, match="Faulty-v0 raised in step"):
         deterministic(Config(**{**TINY, **faulty}))
@@ -229,7 +203,7 @@ def test_what_cannot_be_repeated_is_refused_before_there_is_a_run(
 
 
 @pytest.mark.slow
-def test_cartpole_is_solved_so_too(deterministic: Deterministic) -> None:
+def test_cartpole_is_solved_so_too(deterministic: InProcess) -> None:
     config = presets.load("cartpole", None)
     result = result_of(deterministic(config))
     assert result["solved"]

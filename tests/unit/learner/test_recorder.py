@@ -10,7 +10,6 @@ from common.config import Config
 from common.errors import ConfigError
 from learner.recorder import QUEUE_RECORDS, Record, Recorder
 from learner.sinks import JsonLines, open_sinks, scalars
-from tests.waiting import wait_until
 
 
 def record(updates: int = 0, **changes: object) -> Record:

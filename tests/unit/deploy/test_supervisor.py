@@ -41,6 +41,11 @@ def scripted_child(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         elif what == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif what == "listen":
+            asked = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_, asked=asked: asked.set())
+        elif what == "asked":
+            asked.wait()
         elif what == "stay":
             threading.Event().wait()
 
@@ -170,6 +175,14 @@ def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.Monke
     stage.supervisor.stop()
     assert stage.said == ["actor did not stop within 0 s: killed"]
     assert not stage.supervisor.children
+
+
+def test_who_fails_while_it_is_stopped_is_heard(stage: Stage) -> None:
+    """A learner whose last checkpoint finds no room, say."""
+    stage.start("listen ready asked explain=room exit=7", role="learner")
+    assert stage.ready("learner") == ADDRESS
+    stage.supervisor.stop()
+    assert stage.said == ["learner: the room is missing"]
 
 
 def test_whoever_stops_is_not_killed(stage: Stage) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from common.config import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, RunDirectoryError
 from learner.recorder import QUEUE_RECORDS, Record, Recorder
 from learner.sinks import JsonLines, open_sinks, scalars
+from tests.scarcity import file_size_limit
 
 
 def record(updates: int = 0, **changes: object) -> Record:
@@ -142,6 +143,29 @@ def test_a_resumed_run_goes_on_behind_a_line_that_was_cut(tmp_path: Path) -> Non
     sink.close()
     first, cut, last = path.read_text().splitlines()
     assert (json.loads(first)["updates"], cut, json.loads(last)["updates"]) == (1, '{"upda', 2)
+
+
+def test_a_line_that_a_full_disk_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLines(path)
+    sink.write(record(1))
+    for room in (9, 0):  # Bytes that are left on the disk.
+        with (
+            file_size_limit(path.stat().st_size + room),
+            pytest.raises(OSError, match=r"No space left|File too large"),
+        ):
+            sink.write(record(2))
+    sink.write(record(3))
+    sink.close()
+    first, cut, last = path.read_text().splitlines()
+    assert json.loads(first)["updates"] == 1
+    assert len(cut) == 9
+    assert json.loads(last)["updates"] == 3
+
+
+def test_metrics_that_cannot_be_written_at_all_are_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"cannot write metrics to .*gone"):
+        open_sinks(tmp_path / "gone", Config())
 
 
 # -------------------------------------------------------------------------------------------- tags

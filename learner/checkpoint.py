@@ -26,6 +26,8 @@ from learner.update import QLearner
 
 FORMAT = 1
 BEST = "best"
+MAX_EVALUATIONS = 2_000
+"""Kept in a run's state: some 300 KB of each checkpoint."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,20 @@ class RunState:
     best_score: float | None = None
     solved: bool = False
     evaluations: list[dict[str, float]] = field(default_factory=list)
-    """env_steps, updates, wall_s, return_mean, return_std and episodes of each."""
+    """env_steps, updates, wall_s, return_mean, return_std and episodes of each; of more than
+    `MAX_EVALUATIONS` so many, evenly spread."""
+    evaluated: int = 0
+    """Evaluations so far."""
+
+    def note_evaluation(self, facts: dict[str, float]) -> None:
+        """Keep the newest one's facts."""
+        self.evaluated += 1
+        kept = self.evaluations
+        kept.append(facts)
+        if len(kept) > MAX_EVALUATIONS:
+            # metrics.jsonl has them all. Here the one goes that its neighbours are closest around.
+            between = range(1, len(kept) - 1)
+            del kept[min(between, key=lambda i: kept[i + 1]["updates"] - kept[i - 1]["updates"])]
 
 
 def save_checkpoint(

@@ -76,10 +76,10 @@ class Evaluations:
             "return_std": float(result.episode_return.std()),
             "episodes": len(result.episode_return),
         }
-        state.evaluations.append(facts)
+        state.note_evaluation(facts)
         score = facts["return_mean"]
         self._counters.score = score
-        self._counters.evaluations = len(state.evaluations)
+        self._counters.evaluations = state.evaluated
         log.info(
             "greedy return %.1f ± %.1f over %d episodes, version %d",
             score, facts["return_std"], facts["episodes"], result.version,

@@ -38,5 +38,5 @@ def counters_of(state: RunState) -> LearnerCounters:
         env_steps=state.env_steps,
         score=last,
         best_score=state.best_score,
-        evaluations=len(state.evaluations),
+        evaluations=state.evaluated,
     )

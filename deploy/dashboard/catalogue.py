@@ -87,6 +87,7 @@ class Catalogue:
         """Newest first."""
         self.notes = []
         found = []
+        self._kept = {path: kept for path, kept in self._kept.items() if path.parent.is_dir()}
         try:
             below = [p for p in self.runs_dir.iterdir() if not p.name.startswith(".")]
         except OSError as error:

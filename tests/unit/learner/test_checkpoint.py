@@ -129,6 +129,23 @@ def test_counters_come_back(tmp_path: Path) -> None:
     assert load_run_state(save(tmp_path, learner)) == (STATE, SPEC)
 
 
+def test_of_very_many_evaluations_so_many_are_kept_all_over_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_EVALUATIONS", 10)
+    state = RunState("r1")
+    for update in range(95):
+        state.note_evaluation({"updates": update})
+        assert len(state.evaluations) == min(update + 1, 10)
+        assert state.evaluations[-1] == {"updates": update}
+    assert state.evaluated == 95
+    kept = [evaluation["updates"] for evaluation in state.evaluations]
+    assert kept[0] == 0
+    # Evenly they would lie 94 / 9 = 10.4 apart.
+    assert kept == sorted(kept)
+    assert max(np.diff(kept)) <= 2 * 10.4
+
+
 def test_the_best_weights_are_the_given_ones_with_their_facts(tmp_path: Path) -> None:
     weights = {name: t.clone() for name, t in make_learner().online.state_dict().items()}
     path = save_best(tmp_path, weights, SPEC, {"return_mean": 499.5, "updates": 7})

@@ -69,6 +69,8 @@ from replay_server.table import Table
 RECORD_PERIOD_S = 1.0
 ENDPOINT = "inproc://in-turn"
 """Nobody listens there; whoever would announce it knows by it that nobody else can join."""
+LEARNER, ACTORS = b"learner", b"actors"
+"""Who talks to the table."""
 NO_TIME_S = 0.0
 """What the head and the table are told of the time."""
 
@@ -179,19 +181,19 @@ class TurnFeed:
             for _ in self._actors:
                 self._act()
             while self._line:
-                self._hand(self._line.popleft())
-        drawn = self._hand(SampleRequest(1, keys_only=True))
+                self._hand(ACTORS, self._line.popleft())
+        drawn = self._hand(LEARNER, SampleRequest(1, keys_only=True))
         # While the learner has to wait the limiter lets an insert in, so none waits in the table.
         while drawn is None and not self._stop.is_set():
             if self._line:
-                drawn = self._hand(self._line.popleft())
+                drawn = self._hand(ACTORS, self._line.popleft())
             else:
                 self._act()
         return None if drawn is None else self._read(drawn)
 
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
         if self._prioritized:
-            self._hand(SampleRequest(0, batch.key, priority))
+            self._hand(LEARNER, SampleRequest(0, batch.key, priority))
 
     def close(self) -> None:
         self._transfer.finish()
@@ -204,10 +206,10 @@ class TurnFeed:
         self._line += next(self._turns).step()
         self._between()
 
-    def _hand(self, message: Message) -> Drawn | None:
+    def _hand(self, peer: bytes, message: Message) -> Drawn | None:
         """To the table; what it has drawn thereupon."""
         drawn = None
-        for _, reply in self._table.replies(b"", message, NO_TIME_S):
+        for _, reply in self._table.replies(peer, message, NO_TIME_S):
             if isinstance(reply, Rejected):
                 raise WireError(f"the replay rejected {message.kind}: {reply.reason}")
             if isinstance(reply, Drawn):
@@ -267,6 +269,8 @@ class InTurn:
         self._table: Table | None = None
         self._actors: list[TurnActor] = []
         self._sessions: dict[str, int] = {}
+        self._peers: dict[int, bytes] = {}
+        """Whose each session is."""
         self._scoring: Scoring | None = None
         self._policy: Policy | None = None
         self._scored = 0
@@ -289,8 +293,7 @@ class InTurn:
             return []
         self._scored += 1
         session, took_s = self._sessions["evaluator"], time.monotonic() - since_s
-        result = EvalResult(session, weights.epoch, weights.version, took_s, returns, lengths)
-        self._head.handle(b"evaluator", result, NO_TIME_S)
+        self._tell(EvalResult(session, weights.epoch, weights.version, took_s, returns, lengths))
         return self._head.take_evaluations()
 
     def note_score(self, facts: dict[str, Any]) -> None:
@@ -301,7 +304,7 @@ class InTurn:
     ) -> Feed | None:
         manifest, config = self._manifest, self._manifest.config
         replay = self._join("replay_server", 0)
-        self._head.handle(b"replay_server", Serving(replay.session, ENDPOINT), NO_TIME_S)
+        self._tell(Serving(replay.session, ENDPOINT))
         incarnation = replay.epoch, replay.incarnation
         storage = replay_storage(config, self._run_dir)
         self._table = build_table(manifest, storage, incarnation)
@@ -334,10 +337,16 @@ class InTurn:
     def _join(self, role: str, number: int) -> Welcome:
         token = len(self._head.members)
         join = Join(role, host_names.gethostname(), os.getpid(), 0, number, False, token)
-        replies = self._head.handle(role.encode(), join, NO_TIME_S)
+        peer = f"{role}-{number}".encode()
+        replies = self._head.handle(peer, join, NO_TIME_S)
         (welcome,) = (reply for _, reply in replies if isinstance(reply, Welcome))
         self._sessions[role] = welcome.session
+        self._peers[welcome.session] = peer
         return welcome
+
+    def _tell(self, message: Heartbeat | EvalResult | Serving) -> None:
+        """To the head, from the member that it is of."""
+        self._head.handle(self._peers[message.session], message, NO_TIME_S)
 
     def _show_now_and_then(self) -> None:
         if time.monotonic() >= self._next_record_s:
@@ -354,7 +363,7 @@ class InTurn:
             scored: Values = {"evaluator_evaluations_total": self._scored}
             heartbeats += [replay, Heartbeat(self._sessions["evaluator"], scored)]
         for heartbeat in heartbeats:
-            self._head.handle(b"", heartbeat, NO_TIME_S)
+            self._tell(heartbeat)
         self._report.write_records()
         self._announcement.tell(time.monotonic(), self._report.status)
         self._view.update(self._report.status().to_plain())

@@ -197,10 +197,6 @@ class TurnFeed:
 
     def close(self) -> None:
         self._transfer.finish()
-        for actor in self._actors:
-            actor.close()
-        self._table.close()
-        self._table.storage.flush()
 
     def _act(self) -> None:
         self._line += next(self._turns).step()
@@ -305,14 +301,9 @@ class InTurn:
         manifest, config = self._manifest, self._manifest.config
         replay = self._join("replay_server", 0)
         self._tell(Serving(replay.session, ENDPOINT))
-        incarnation = replay.epoch, replay.incarnation
-        storage = replay_storage(config, self._run_dir)
-        self._table = build_table(manifest, storage, incarnation)
-        self._actors = [
-            TurnActor(self._join("actor", i), manifest, lambda: self._weights[ACTING])
-            for i in range(config.actors)
-        ]
         evaluator = self._join("evaluator", 0)
+        # The ε ladder has its length once all have joined.
+        welcomes = [self._join("actor", number) for number in range(config.actors)]
         self._policy = Policy(manifest)
         self._scoring = Scoring(
             config,
@@ -320,6 +311,10 @@ class InTurn:
             (evaluator.epoch, evaluator.incarnation),
             lambda: not self._stop.is_set(),
         )
+        storage = replay_storage(config, self._run_dir)
+        self._table = build_table(manifest, storage, (replay.epoch, replay.incarnation))
+        for welcome in welcomes:
+            self._actors.append(TurnActor(welcome, manifest, lambda: self._weights[ACTING]))
         return TurnFeed(
             self._table, self._actors, manifest, device, self._stop, self._show_now_and_then
         )
@@ -331,8 +326,13 @@ class InTurn:
         self._show()
         self._announcement.tell(time.monotonic(), self._report.status, due=True)
         self._announcement.withdraw()
+        for actor in self._actors:
+            actor.close()
         if self._scoring is not None:
             self._scoring.close()
+        if self._table is not None:
+            self._table.close()
+            self._table.storage.flush()
 
     def _join(self, role: str, number: int) -> Welcome:
         token = len(self._head.members)

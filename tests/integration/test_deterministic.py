@@ -178,9 +178,10 @@ def test_ctrl_c_ends_it_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
 
 
 def test_an_environment_that_raises_ends_it_in_one_line(deterministic: InProcess) -> None:
-    faulty = {"env": "tests.environments:Faulty-v0", "env_kwargs": {"fault": "step raises"}}
-    with pytest.raises(EnvironmentFault, match="Faulty-v0 raised in step"):
-        deterministic(Config(**{**TINY, **faulty}))
+    for fault in ("reset", "step"):
+        faulty = {"env": "tests.environments:Faulty-v0", "env_kwargs": {"fault": f"{fault} raises"}}
+        with pytest.raises(EnvironmentFault, match=f"Faulty-v0 raised in {fault}"):
+            deterministic(Config(**{**TINY, **faulty}))
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -200,6 +201,19 @@ def test_what_cannot_be_repeated_is_refused_before_there_is_a_run(
     with pytest.raises(ConfigError, match=line):
         launch([*options, "--run-dir", str(run_dir)])
     assert not run_dir.exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("changes", [{}, {"cuda_graph": True}], ids=["eager", "cuda_graph"])
+def test_a_gpu_repeats_too(start: Start, tmp_path: Path, changes: dict[str, Any]) -> None:
+    # In processes of their own: cuBLAS is told before it starts.
+    on_gpu = {**THOUSAND, **RUNS["frames"], "batch_size": 32, "samples_per_insert": 8.0, **changes}
+    preset = write_preset(tmp_path / "gpu.toml", device="cuda", **on_gpu)
+    options = ["--in-process", "--deterministic", "--preset", preset]
+    commands = [start("deploy", "launch", *options, "--run-dir", name) for name in ("one", "two")]
+    assert [command.wait() for command in commands] == [0, 0]
+    one, two = (outcome(tmp_path / name) for name in ("one", "two"))
+    assert {name for name in one if one[name] != two[name]} == set()
 
 
 @pytest.mark.slow

@@ -30,12 +30,18 @@ UNEXPECTED = 70
 log = logging.getLogger(__name__)
 
 
-def machine_id() -> str:
-    """The same for all processes, in containers or not, that run on one kernel."""
+def boot_id() -> str | None:
+    """Names the running kernel: another one after each start of the machine, the same in all its
+    containers. None where the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return platform.node()
+        return None
+
+
+def machine_id() -> str:
+    """The same for all processes, in containers or not, that run on one kernel."""
+    return boot_id() or platform.node()
 
 
 def process_start_s() -> float:

@@ -5,6 +5,8 @@ What does not fit is refused before anything is allocated.
 
 import contextlib
 import errno
+import hashlib
+import logging
 import mmap
 import os
 import shutil
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from common.block_columns import HEADER_BYTES
+from common.block_columns import HEADER_BYTES, MAGIC
 from common.errors import CheckpointError, RunDirectoryError, ZapexError
+from common.file_lock import exclusive
+from common.process import boot_id
 
 SHARED_MEMORY = Path("/dev/shm")
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -23,6 +27,10 @@ _MEMORY_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """Limit, use, and what of it gives way at once: of control groups version 2, and of version 1."""
+LAST_WRITER_S = 10.0
+"""How long the server before this one may take to end: a little more than `STOP_LIMIT_S`."""
+
+log = logging.getLogger(__name__)
 
 
 def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
@@ -45,17 +53,63 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise ZapexError(_no_room(nbytes, where, advice)) from error
-        raise RunDirectoryError(
-            f"cannot keep the replay {where} ({error.strerror}): choose another --storage or "
-            "--run-dir"
-        ) from error
+        raise _unusable(where, error) from error
+
+
+@contextlib.contextmanager
+def only_writer(path: Path | None) -> Iterator[None]:
+    """Keep other replay servers off the file. None: there is nothing to share.
+
+    Raises RunDirectoryError when another one writes it, or there can be no such file.
+    """
+    if path is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                exclusive(
+                    path,
+                    f"{path} is written by another replay server: stop that one, or choose "
+                    "another --storage",
+                    LAST_WRITER_S,
+                )
+            )
+        except OSError as error:
+            raise _unusable(f"at {path}", error) from error
+        try:
+            yield
+        finally:
+            # Of a start that failed nothing stays.
+            with contextlib.suppress(OSError):
+                if not path.stat().st_size:
+                    path.unlink()
+
+
+def home_of(path: Path) -> int:
+    """Stands for the file and the running kernel, 62 bits. As long as it is the same, whatever was
+    written to the file can be read from it, on the disk already or not; a copy, or the same file
+    after a restart of the machine, has another one. 0: the system does not tell."""
+    boot = boot_id()
+    if boot is None:
+        return 0
+    status = path.stat()
+    text = f"{boot} {status.st_dev} {status.st_ino}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 2
+
+
+def _unusable(where: str, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"cannot keep the replay {where} ({error.strerror}): choose another --storage or --run-dir"
+    )
 
 
 def _map_file(path: Path, nbytes: int, header: bytes) -> mmap.mmap:
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = nbytes - _reserved_bytes(path, header)
     _refuse_beyond(shutil.disk_usage(path.parent).free, missing, f"at {path}", _advice(path))
-    if _in_shared_memory(path):
+    if in_shared_memory(path):
         _refuse_beyond(available_memory(), missing, "in memory", _LOWER)
     with path.open("r+b" if path.exists() else "w+b") as file:
         # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
@@ -75,11 +129,22 @@ def _reserved_bytes(path: Path, header: bytes) -> int:
     with path.open("rb") as file:
         found = file.read(HEADER_BYTES).rstrip(b"\0")
         if found and found != header:
-            raise CheckpointError(
-                f"{path} holds experience of another environment, block layout or capacity: "
-                "resume with the run's own settings, or remove the file to start without it"
-            )
+            raise CheckpointError(f"{path} {_difference(found, header)}")
         return os.fstat(file.fileno()).st_blocks * 512
+
+
+def _difference(found: bytes, header: bytes) -> str:
+    if not found.startswith(MAGIC):
+        return "is no replay's file, or its beginning is damaged: remove it, or choose another one"
+    if found.partition(b"\n")[0] != header.partition(b"\n")[0]:
+        return (
+            "holds experience in the format of another release: resume with that one, or remove "
+            "the file to start without it"
+        )
+    return (
+        "holds experience of another environment, block layout or capacity: resume with the run's "
+        "own settings, or remove the file to start without it"
+    )
 
 
 def available_memory() -> int:
@@ -121,7 +186,7 @@ _LOWER = "lower replay_capacity, or keep the replay in a file (replay_storage = 
 
 
 def _advice(path: Path) -> str:
-    if _in_shared_memory(path):
+    if in_shared_memory(path):
         return (
             "make /dev/shm larger (docker: --shm-size, compose: shm_size; it has 64 MB there by "
             "default), choose replay_storage = file, or lower replay_capacity"
@@ -129,7 +194,8 @@ def _advice(path: Path) -> str:
     return "free the space, choose another --storage, or lower replay_capacity"
 
 
-def _in_shared_memory(path: Path) -> bool:
+def in_shared_memory(path: Path) -> bool:
+    """Whether no disk is behind the file."""
     return path.resolve().is_relative_to(SHARED_MEMORY)
 
 

@@ -3,11 +3,14 @@
 Block numbers count up from 1 and are never reused; block number b lies in slot b mod slots, so a
 new block evicts the oldest one. Where the buffer is a file, the file is the memory: after a crash
 of the process, what was written is still there, and an insert that was being written at that moment
-is not: its slots count as empty.
+is not: its slots count as empty. After a crash of the machine each page of the file is as old as
+its last way to the disk: blocks that do not have their checksum are dropped.
 """
 
+import logging
 import mmap
 import secrets
+import time
 from pathlib import Path
 
 import numba
@@ -15,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import (
+    HOME,
     INSTANCE,
     NEXT_NUMBER,
     BlockColumns,
@@ -24,11 +28,16 @@ from common.block_columns import (
 )
 from common.blocks import BlockLayout, RowKind
 from common.compression import Array, CompressedArray, unpacked
+from common.errors import CheckpointError
 from common.messages import Insert
 from common.spec import EnvSpec
-from replay_server.placement import map_buffer
+from replay_server.checksum import whole_blocks, write_checksums
+from replay_server.placement import home_of, map_buffer
 
 _LAST = int(RowKind.LAST)
+_MAX_KEY = 1 << 62
+
+log = logging.getLogger(__name__)
 
 Int64Vector = npt.NDArray[np.int64]
 
@@ -48,15 +57,22 @@ class Storage(BlockColumns):
     def __init__(
         self, spec: EnvSpec, layout: BlockLayout, slots: int, path: Path | None = None
     ) -> None:
-        buffer = map_buffer(
-            path, block_bytes(spec, layout, slots), buffer_header(spec, layout, slots)
-        )
+        nbytes = block_bytes(spec, layout, slots)
+        shortened = path is not None and path.exists() and path.stat().st_size < nbytes
+        buffer = map_buffer(path, nbytes, buffer_header(spec, layout, slots))
         super().__init__(spec, layout, slots, buffer)
         self.path = path
+        self.torn = 0
+        """Blocks that were not found as they had been written, and were dropped."""
+        home = 0 if path is None else home_of(path)
+        if path is not None and (shortened or not home or self.counters[HOME] != home):
+            self._verify()
         if self.counters[NEXT_NUMBER] == 0:
             self.counters[NEXT_NUMBER] = 1
         self.counters[INSTANCE] = secrets.randbits(62)
         self.number[self.number >= self.counters[NEXT_NUMBER]] = 0
+        # Last: who is killed before looks at all blocks again.
+        self.counters[HOME] = home
 
     def write(self, insert: Insert) -> tuple[int, npt.NDArray[np.bool_]]:
         """Store the B blocks of an insert over the oldest ones.
@@ -88,6 +104,19 @@ class Storage(BlockColumns):
             self.row_kind,
             self.priority,
             self.layout.context,
+        )
+        write_checksums(
+            self.checksum,
+            first,
+            blocks,
+            number,
+            self.session,
+            self.sequence,
+            self.version,
+            self.obs_words,
+            self.obs_bytes,
+            self.step_words,
+            self.step_bytes,
         )
         memory_fence()
         _number_blocks(self.number, first, blocks, number)
@@ -131,6 +160,44 @@ class Storage(BlockColumns):
         slots, offsets = np.divmod(items, self.layout.length)
         keys: Int64Vector = self.number[slots] * self.layout.length + offsets
         return keys
+
+    def _verify(self) -> None:
+        """Drop what the disk does not have as it was written: blocks that were on their way when
+        the machine went down, or that were damaged since."""
+        since_s, counters = time.perf_counter(), self.counters
+        committed = int(counters[NEXT_NUMBER])
+        if not (0 <= committed < _MAX_KEY // self.layout.length and (counters[:2] >= 0).all()):
+            raise CheckpointError(
+                f"{self.path} is damaged (its counters are impossible): remove it to start without "
+                "its experience"
+            )
+        whole = whole_blocks(
+            self.checksum,
+            self.number,
+            self.session,
+            self.sequence,
+            self.version,
+            self.obs_words,
+            self.obs_bytes,
+            self.step_words,
+            self.step_bytes,
+        )
+        # What was not committed was not acknowledged either; it may be half an insert.
+        torn = ~whole & (self.number != 0) & (self.number < committed)
+        self.torn = int(np.count_nonzero(torn))
+        # A learner elsewhere may still hold keys of blocks that are dropped here.
+        newest = int(self.number[whole].max(initial=0))
+        self.number[~whole | (self.number >= committed)] = 0
+        counters[NEXT_NUMBER] = max(committed, newest + 1)
+        # Of pages of their own: they may be as of another time, but each is a |δ|.
+        possible = (self.priority >= 0) & (self.priority < np.inf)
+        if not possible.all():
+            self.priority[~possible] = self.priority[possible].max(initial=1.0)
+        log.log(
+            logging.WARNING if self.torn else logging.INFO,
+            "%s: checked %d blocks in %.2f s; %d were torn or damaged and are dropped",
+            self.path, self.torn + len(self.filled()), time.perf_counter() - since_s, self.torn,
+        )  # fmt: skip
 
     def flush(self) -> None:
         """Write what changed to the disk. Does nothing without a file."""

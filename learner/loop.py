@@ -29,8 +29,8 @@ from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
-    checkpoints,
     load_run_state,
+    newest_intact,
     restore_learner,
     save_checkpoint,
 )
@@ -96,8 +96,10 @@ def run_learner(
 
     Raises:
         NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
+        RunDirectoryError: another learner is in that run.
     """
-    return _Learner(options, config, context, stop).run(ready)
+    with run_directory.held(options.run_dir, run_directory.LEARNER):
+        return _Learner(options, config, context, stop).run(ready)
 
 
 class _Learner:
@@ -110,14 +112,12 @@ class _Learner:
     ) -> None:
         self._options, self._config, self._context, self._stop = options, config, context, stop
         self._directory = options.run_dir / "checkpoints"
-        resumable = checkpoints(self._directory) if options.resume else []
-        if resumable:
-            self._resume_from: Path | None = resumable[-1]
-            self._state, self._spec = load_run_state(resumable[-1])
+        self._resume_from = newest_intact(self._directory) if options.resume else None
+        if self._resume_from is not None:
+            self._state, self._spec = load_run_state(self._resume_from)
             self._state.epoch += 1
             check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
-            self._resume_from = None
             self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
         self._counters = counters_of(self._state)

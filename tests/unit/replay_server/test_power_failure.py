@@ -309,3 +309,16 @@ def test_blocks_of_pictures_are_checked_as_well(tmp_path: Path) -> None:
     file.obs[2, -1, -1, -1] ^= 255  # The last pixel of block 2.
     after = Storage(spec, layout, 3, Path(shutil.copy(path, tmp_path / "copy")))
     assert (numbers(after), after.torn) == ({1}, 1)
+
+
+def test_what_was_not_committed_is_not_there_and_its_numbers_are_not_given_again(
+    tmp_path: Path,
+) -> None:
+    """The counters' page reached the disk before the last insert's: of that one there may be a
+    part. A learner on another host may have been told of it."""
+    path = tmp_path / "replay"
+    file = stored(path)
+    file.counters[NEXT_NUMBER] = 5
+    file.flush()
+    after = Storage(SPEC, LAYOUT, 8, Path(shutil.copy(path, tmp_path / "copy")))
+    assert (numbers(after), after.torn, after.next_number) == ({1, 2, 3, 4}, 0, 7)

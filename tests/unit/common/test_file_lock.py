@@ -16,7 +16,6 @@ from common.file_lock import exclusive
 from common.run_directory import LAUNCHER, LEARNER, held
 from replay_server.placement import only_writer
 
-
 HOLD = """
 import fcntl, sys
 with open(sys.argv[1], "a+") as file:

@@ -42,7 +42,7 @@ from learner.host_memory import keep_freed_memory
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
-from learner.resume import check_resumable, counters_of
+from learner.resume import check_resumable, counters_of, inserted_since
 from learner.sinks import open_sinks
 from learner.status import learner_values
 from learner.targets import Targets
@@ -295,9 +295,7 @@ class _Learner:
 
     def _count(self, batch: TrainBatch) -> None:
         state, counters = self._state, self._counters
-        # A replay that came back empty counts from 0 again; the run goes on from where it was.
-        began_anew = batch.inserted < state.replay_inserted
-        state.env_steps += batch.inserted - (0 if began_anew else state.replay_inserted)
+        state.env_steps += inserted_since(state.replay_inserted, batch.inserted)
         state.replay_inserted = batch.inserted
         state.updates = self._learner.updates
         counters.updates, counters.env_steps = state.updates, state.env_steps

@@ -5,8 +5,8 @@
 over the 64-bit words w_i that a block's bytes lie in, with its neighbours' bytes in the first and
 the last word taken as 0; i is the word's place within the block. This is NH (Black et al. 1999,
 "UMAC") with a Weyl sequence for its key and w_i added, so that no word drops out where its factor
-is 0. A block's facts and the sums of its columns go one after the other through SplitMix64's
-finaliser (Steele et al. 2014).
+is 0. The same sum over six words, which are number, session, sequence, weights version and the sums
+of the observations and of the steps, goes through SplitMix64's finaliser (Steele et al. 2014).
 
 It finds pages that are missing, older or elsewhere. It is no protection against whoever can write
 the file: they can compute it, too.
@@ -28,40 +28,36 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @numba.njit(cache=True, nogil=True)
-def write_checksums(
-    checksum: UInt64Vector,
-    first: int,
-    blocks: int,
+def block_checksum(
+    slot: int,
     number: int,
-    session: Int64Vector,
-    sequence: Int64Vector,
-    version: Int64Vector,
+    session: int,
+    sequence: int,
+    version: int,
     obs: UInt64Vector,
     obs_bytes: int,
     step: UInt64Vector,
     step_bytes: int,
-) -> None:
-    """Of the blocks numbered from `number` on that lie in the slots from `first` on.
+) -> int:
+    """Of the block in that slot, 64 bits.
 
     Args:
-        checksum, session, sequence, version: columns [slots].
-        obs, step: the words that those columns lie in.
+        obs, step: the words that the columns lie in.
         obs_bytes, step_bytes: what one block takes of them.
     """
-    slots = checksum.shape[0]
-    for b in range(blocks):
-        slot = (first + b) % slots
-        checksum[slot] = _checksum(
-            slot,
-            number + b,
-            session[slot],
-            sequence[slot],
-            version[slot],
-            obs,
-            obs_bytes,
-            step,
-            step_bytes,
-        )
+    key = _KEY
+    total = _term(np.uint64(number), key)
+    key += _WEYL
+    total += _term(np.uint64(session), key)
+    key += _WEYL
+    total += _term(np.uint64(sequence), key)
+    key += _WEYL
+    total += _term(np.uint64(version), key)
+    key += _WEYL
+    total += _term(_sum(obs, slot * obs_bytes, obs_bytes), key)
+    key += _WEYL
+    total += _term(_sum(step, slot * step_bytes, step_bytes), key)
+    return _mixed(total)  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -81,7 +77,7 @@ def whole_blocks(
     whole = np.zeros(slots, np.bool_)
     for slot in range(slots):
         if number[slot] > 0 and number[slot] % slots == slot:
-            found = _checksum(
+            found = block_checksum(
                 slot,
                 number[slot],
                 session[slot],
@@ -94,18 +90,6 @@ def whole_blocks(
             )
             whole[slot] = found == checksum[slot]
     return whole
-
-
-@numba.njit(cache=True, nogil=True)
-def _checksum(  # type: ignore[no-untyped-def]
-    slot, number, session, sequence, version, obs, obs_bytes, step, step_bytes
-):
-    mixed = _mixed(np.uint64(number))
-    mixed = _mixed(mixed ^ np.uint64(session))
-    mixed = _mixed(mixed ^ np.uint64(sequence))
-    mixed = _mixed(mixed ^ np.uint64(version))
-    mixed = _mixed(mixed ^ _sum(obs, slot * obs_bytes, obs_bytes))
-    return _mixed(mixed ^ _sum(step, slot * step_bytes, step_bytes))
 
 
 @numba.njit(cache=True, nogil=True)

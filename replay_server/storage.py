@@ -31,7 +31,7 @@ from common.compression import Array, CompressedArray, unpacked
 from common.errors import CheckpointError
 from common.messages import Insert
 from common.spec import EnvSpec
-from replay_server.checksum import whole_blocks, write_checksums
+from replay_server.checksum import block_checksum, whole_blocks
 from replay_server.placement import home_of, map_buffer
 
 _LAST = int(RowKind.LAST)
@@ -89,6 +89,7 @@ class Storage(BlockColumns):
         self._write_obs(insert.obs, first)
         starts: npt.NDArray[np.bool_] = _write_columns(
             first,
+            number,
             insert.session,
             insert.sequence,
             insert.weights_version,
@@ -104,15 +105,7 @@ class Storage(BlockColumns):
             self.row_kind,
             self.priority,
             self.layout.context,
-        )
-        write_checksums(
             self.checksum,
-            first,
-            blocks,
-            number,
-            self.session,
-            self.sequence,
-            self.version,
             self.obs_words,
             self.obs_bytes,
             self.step_words,
@@ -223,10 +216,12 @@ def _starts(row_kind, context, length):  # type: ignore[no-untyped-def]
     return starts
 
 
-# One call: a copy of each column in numpy costs more than the copying itself.
+# One call: a copy of each column in numpy costs more than the copying itself. The observations are
+# in the storage already; the checksum is of them, too.
 @numba.njit(cache=True, nogil=True)
 def _write_columns(  # type: ignore[no-untyped-def]
     first,
+    number,
     session,
     sequence,
     version,
@@ -242,6 +237,11 @@ def _write_columns(  # type: ignore[no-untyped-def]
     to_row_kind,
     to_priority,
     context,
+    to_checksum,
+    obs_words,
+    obs_bytes,
+    step_words,
+    step_bytes,
 ):
     blocks, rows = action.shape
     length = priority.shape[1]
@@ -257,4 +257,15 @@ def _write_columns(  # type: ignore[no-untyped-def]
             to_row_kind[slot, t] = row_kind[b, t]
         for t in range(length):
             to_priority[slot, t] = priority[b, t]
+        to_checksum[slot] = block_checksum(
+            slot,
+            number + b,
+            session,
+            sequence,
+            version,
+            obs_words,
+            obs_bytes,
+            step_words,
+            step_bytes,
+        )
     return _starts(row_kind, context, length)

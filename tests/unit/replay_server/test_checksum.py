@@ -22,29 +22,30 @@ def mixed(z: int) -> int:
     return z ^ (z >> 31)
 
 
+def term(word: int, i: int) -> int:
+    x = word ^ (KEY + i * WEYL) & ONES
+    return (x % (1 << 32)) * (x >> 32) + word
+
+
 def slow_sum(column: bytes, begin: int, nbytes: int) -> int:
     end = begin + nbytes
     total = 0
     for i, word_at in enumerate(range(begin - begin % 8, end, 8)):
         # Bytes of other blocks are taken as 0.
         own = [column[at] if begin <= at < end else 0 for at in range(word_at, word_at + 8)]
-        word = int.from_bytes(bytes(own), "little")
-        x = word ^ (KEY + i * WEYL) & ONES
-        total += (x % (1 << 32)) * (x >> 32) + word
+        total += term(int.from_bytes(bytes(own), "little"), i)
     return total & ONES
 
 
 def slow_checksum(storage: Storage, slot: int) -> int:
     facts = (storage.number, storage.session, storage.sequence, storage.version)
-    state = 0
-    for fact in facts:
-        state = mixed(state ^ int(fact[slot]))
-    for words, nbytes in (
+    words = [int(fact[slot]) for fact in facts]
+    for column, nbytes in (
         (storage.obs_words, storage.obs_bytes),
         (storage.step_words, storage.step_bytes),
     ):
-        state = mixed(state ^ slow_sum(words.tobytes(), slot * nbytes, nbytes))
-    return state
+        words.append(slow_sum(column.tobytes(), slot * nbytes, nbytes))
+    return mixed(sum(term(word, i) for i, word in enumerate(words)) & ONES)
 
 
 def whole(storage: Storage) -> list[bool]:

@@ -68,7 +68,7 @@ def disk_of(written: Storage, patch: pytest.MonkeyPatch) -> Disk:
 
         return noted
 
-    for name in ("_number_blocks", "_write_columns", "write_checksums"):
+    for name in ("_number_blocks", "_write_columns"):
         patch.setattr(storage, name, noting(getattr(storage, name)))
     return disk
 

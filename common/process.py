@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from common.boot import boot_id
 from common.errors import ZapexError
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -28,15 +29,6 @@ UNEXPECTED = 70
 """Exit code for a bug (EX_SOFTWARE of sysexits.h)."""
 
 log = logging.getLogger(__name__)
-
-
-def boot_id() -> str | None:
-    """Names the running kernel: another one after each start of the machine, the same in all its
-    containers. None where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
 
 
 def machine_id() -> str:

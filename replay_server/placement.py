@@ -6,7 +6,6 @@ What does not fit is refused before anything is allocated.
 import contextlib
 import errno
 import hashlib
-import logging
 import mmap
 import os
 import shutil
@@ -16,9 +15,8 @@ from pathlib import Path
 import psutil
 
 from common.block_columns import HEADER_BYTES, MAGIC
+from common.boot import boot_id
 from common.errors import CheckpointError, RunDirectoryError, ZapexError
-from common.file_lock import exclusive
-from common.process import boot_id
 
 SHARED_MEMORY = Path("/dev/shm")
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -27,10 +25,6 @@ _MEMORY_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """Limit, use, and what of it gives way at once: of control groups version 2, and of version 1."""
-LAST_WRITER_S = 10.0
-"""How long the server before this one may take to end: a little more than `STOP_LIMIT_S`."""
-
-log = logging.getLogger(__name__)
 
 
 def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
@@ -53,38 +47,7 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise ZapexError(_no_room(nbytes, where, advice)) from error
-        raise _unusable(where, error) from error
-
-
-@contextlib.contextmanager
-def only_writer(path: Path | None) -> Iterator[None]:
-    """Keep other replay servers off the file. None: there is nothing to share.
-
-    Raises RunDirectoryError when another one writes it, or there can be no such file.
-    """
-    if path is None:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(
-                exclusive(
-                    path,
-                    f"{path} is written by another replay server: stop that one, or choose "
-                    "another --storage",
-                    LAST_WRITER_S,
-                )
-            )
-        except OSError as error:
-            raise _unusable(f"at {path}", error) from error
-        try:
-            yield
-        finally:
-            # Of a start that failed nothing stays.
-            with contextlib.suppress(OSError):
-                if not path.stat().st_size:
-                    path.unlink()
+        raise unusable(where, error) from error
 
 
 def home_of(path: Path) -> int:
@@ -99,7 +62,8 @@ def home_of(path: Path) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 2
 
 
-def _unusable(where: str, error: OSError) -> RunDirectoryError:
+def unusable(where: str, error: OSError) -> RunDirectoryError:
+    """What is said of a place where there can be no replay."""
     return RunDirectoryError(
         f"cannot keep the replay {where} ({error.strerror}): choose another --storage or --run-dir"
     )

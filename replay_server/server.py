@@ -27,7 +27,8 @@ from common.metrics import Telemetry, Values
 from common.process import machine_id
 from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.flusher import NO_FLUSHER, Flusher
-from replay_server.placement import in_shared_memory, only_writer
+from replay_server.only_writer import only_writer
+from replay_server.placement import in_shared_memory
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage

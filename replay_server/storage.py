@@ -10,7 +10,6 @@ its last way to the disk: blocks that do not have their checksum are dropped.
 import logging
 import mmap
 import secrets
-import time
 from pathlib import Path
 
 import numba
@@ -157,7 +156,7 @@ class Storage(BlockColumns):
     def _verify(self) -> None:
         """Drop what the disk does not have as it was written: blocks that were on their way when
         the machine went down, or that were damaged since."""
-        since_s, counters = time.perf_counter(), self.counters
+        counters = self.counters
         committed = int(counters[NEXT_NUMBER])
         if not (0 <= committed < _MAX_KEY // self.layout.length and (counters[:2] >= 0).all()):
             raise CheckpointError(
@@ -188,8 +187,8 @@ class Storage(BlockColumns):
             self.priority[~possible] = self.priority[possible].max(initial=1.0)
         log.log(
             logging.WARNING if self.torn else logging.INFO,
-            "%s: checked %d blocks in %.2f s; %d were torn or damaged and are dropped",
-            self.path, self.torn + len(self.filled()), time.perf_counter() - since_s, self.torn,
+            "%s: of %d blocks %d are torn or damaged, and are dropped",
+            self.path, self.torn + len(self.filled()), self.torn,
         )  # fmt: skip
 
     def flush(self) -> None:

@@ -86,5 +86,9 @@ def test_a_run_goes_on_from_what_was_flushed(start: Start, tmp_path: Path) -> No
         for a, b in zip(one.columns, other.columns, strict=True):
             assert a.tobytes() == b.tobytes()
     resumed.kill_family()
-    torn = [x for x in log_of(run_dir, "replay_server").splitlines() if "torn or damaged" in x]
+    torn = [
+        x
+        for x in log_of(run_dir, "replay_server").splitlines()
+        if "torn or damaged, and are dropped" in x
+    ]
     assert len(torn) == 2  # Each of the two servers looked: at an empty file, and at this one.

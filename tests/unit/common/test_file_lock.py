@@ -14,7 +14,7 @@ from common.config import Config
 from common.errors import RunDirectoryError
 from common.file_lock import exclusive
 from common.run_directory import LAUNCHER, LEARNER, held
-from replay_server.placement import only_writer
+from replay_server.only_writer import only_writer
 
 HOLD = """
 import fcntl, sys
@@ -153,7 +153,7 @@ def test_a_storage_file_has_one_writer(
     tmp_path: Path, holding: Callable[[Path], Holder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "new" / "replay"
-    monkeypatch.setattr("replay_server.placement.LAST_WRITER_S", 0.0)
+    monkeypatch.setattr("replay_server.only_writer.LAST_WRITER_S", 0.0)
     holding(path)
     with pytest.raises(RunDirectoryError) as refused, only_writer(path):
         pass

@@ -15,9 +15,10 @@ def assert_nothing_lost(result: Result, kills: int) -> None:
     assert sum(result.toll.kills.values()) >= kills
 
 
+@pytest.mark.timeout(600)
 def test_six_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     options = Options(
-        minutes=3.0,
+        minutes=8.0,
         kill=("learner", "replay_server", "actor"),
         seed=1,
         every_s=0.5,

@@ -96,6 +96,10 @@ def dirty_bytes(path: Path) -> int:
 def test_what_was_changed_through_a_mapping_is_written_as_well(path: Path) -> None:
     with path.open("rb+") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[:5] = b"there"
+        os.fdatasync(file.fileno())
+        if dirty_bytes(path):
+            pytest.skip("no disk is behind this directory")
+        mapped[:5] = b"again"
         assert dirty_bytes(path) == mmap.PAGESIZE
         with Flusher(path, 0.001):
             wait_until(lambda: dirty_bytes(path) == 0, "a clean mapping")

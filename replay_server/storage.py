@@ -35,6 +35,7 @@ from replay_server.placement import home_of, map_buffer
 
 _LAST = int(RowKind.LAST)
 _MAX_KEY = 1 << 62
+"""Of all keys that are ever given; they are 64-bit integers."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Storage(BlockColumns):
             them in this process's memory.
 
     Raises:
-        CheckpointError: the file holds blocks of another shape.
+        CheckpointError: the file holds blocks of another shape, or is damaged beyond use.
         ZapexError: there is no room for them.
     """
 
@@ -65,12 +66,13 @@ class Storage(BlockColumns):
         """Blocks that were not found as they had been written, and were dropped."""
         home = 0 if path is None else home_of(path)
         if path is not None and (shortened or not home or self.counters[HOME] != home):
+            # Until all have been looked at: who is killed meanwhile looks again.
+            self.counters[HOME] = 0
             self._verify()
         if self.counters[NEXT_NUMBER] == 0:
             self.counters[NEXT_NUMBER] = 1
         self.counters[INSTANCE] = secrets.randbits(62)
         self.number[self.number >= self.counters[NEXT_NUMBER]] = 0
-        # Last: who is killed before looks at all blocks again.
         self.counters[HOME] = home
 
     def write(self, insert: Insert) -> tuple[int, npt.NDArray[np.bool_]]:

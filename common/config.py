@@ -173,6 +173,9 @@ class Config(BaseModel):
     replay_storage: Literal["file", "shm", "memory"] = "file"
     """Where the launcher has the replay server keep experience: a file of the run directory, which
     survives the run; /dev/shm; or memory of its own process, which nobody can map."""
+    replay_flush_period_s: PositiveFloat = 30.0
+    """Seconds from one flush of that file to the disk to the next: what a power failure may take. A
+    process that dies takes nothing with it."""
     replay_link: Literal["auto", "shared_memory", "wire"] = "auto"
     """How the learner gets sampled transitions: by reading the replay server's storage itself, or
     sent over the wire; auto: the first where both are on one host."""

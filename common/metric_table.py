@@ -171,6 +171,21 @@ _METRICS = (
         "A small share once the replay has min_size_to_sample.",
         "Large: the learner idles. More actors, or a larger samples_per_insert.",
     ),
+    _counter(
+        "replay_torn_blocks_total", "blocks",
+        "Blocks of the storage file that were dropped when this process began, because they were "
+        "not as they had been written.",
+        "0; after a power failure as many as were stored since the last flush.",
+        "More: the disk loses data, or the file was copied while it was being written.",
+    ),
+    _gauge(
+        "replay_unflushed_seconds", "s",
+        "Age of the last flush of the storage file: what a power failure would take. 0 without a "
+        "file on a disk.",
+        "Below replay_flush_period_s and the time that a flush takes.",
+        "Growing: the disk is too slow for the rate of inserts, or fails; the log of the replay "
+        "server has the reason.",
+    ),
     _histogram(
         "replay_insert_seconds", "s", "From an insert's arrival to its being stored.",
         "Microseconds, unless the limiter holds it.", "As replay_insert_blocked_seconds_total.",

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TextIO
 
+from common.boot import boot_id
 from common.errors import ZapexError
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -33,10 +34,7 @@ log = logging.getLogger(__name__)
 
 def machine_id() -> str:
     """The same for all processes, in containers or not, that run on one kernel."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return platform.node()
+    return boot_id() or platform.node()
 
 
 def process_start_s() -> float:

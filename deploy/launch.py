@@ -86,6 +86,7 @@ def launch(argv: list[str]) -> int:
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
     with (
+        run_directory.held(run_dir, run_directory.LAUNCHER),
         handling_signals(interrupt),
         LiveView(title) as view,
         page_beside(runs_dir, view.say),

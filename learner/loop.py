@@ -31,8 +31,8 @@ from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
-    checkpoints,
     load_run_state,
+    newest_intact,
     restore_learner,
     save_checkpoint,
 )
@@ -45,7 +45,7 @@ from learner.peers import Connect
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
-from learner.resume import check_resumable, counters_of
+from learner.resume import check_resumable, counters_of, inserted_since
 from learner.saving import Saving
 from learner.sinks import open_sinks
 from learner.status import learner_values
@@ -102,6 +102,7 @@ def run_learner(
 
     Raises:
         NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
+        RunDirectoryError: another learner is in that run.
         ConfigError: this process may not have as many connections as the run has members.
     """
     # Each member has one for its words and one for the weights.
@@ -119,7 +120,8 @@ def train(
     ready: Callable[[str], None],
 ) -> Outcome:
     """As `run_learner`, with the peers that `connect` makes."""
-    return _Learner(options, config, connect, stop).run(ready)
+    with run_directory.held(options.run_dir, run_directory.LEARNER):
+        return _Learner(options, config, connect, stop).run(ready)
 
 
 class _Learner:
@@ -132,14 +134,12 @@ class _Learner:
     ) -> None:
         self._options, self._config, self._connect, self._stop = options, config, connect, stop
         self._directory = options.run_dir / "checkpoints"
-        resumable = checkpoints(self._directory) if options.resume else []
-        if resumable:
-            self._resume_from: Path | None = resumable[-1]
-            self._state, self._spec = load_run_state(resumable[-1])
+        self._resume_from = newest_intact(self._directory) if options.resume else None
+        if self._resume_from is not None:
+            self._state, self._spec = load_run_state(self._resume_from)
             self._state.epoch += 1
             check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
-            self._resume_from = None
             self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
         self._counters = counters_of(self._state)
@@ -308,9 +308,7 @@ class _Learner:
 
     def _count(self, batch: TrainBatch) -> None:
         state, counters = self._state, self._counters
-        # A replay that came back empty counts from 0 again; the run goes on from where it was.
-        began_anew = batch.inserted < state.replay_inserted
-        state.env_steps += batch.inserted - (0 if began_anew else state.replay_inserted)
+        state.env_steps += inserted_since(state.replay_inserted, batch.inserted)
         state.replay_inserted = batch.inserted
         state.updates = self._learner.updates
         counters.updates, counters.env_steps = state.updates, state.env_steps

@@ -40,3 +40,16 @@ def counters_of(state: RunState) -> LearnerCounters:
         best_score=state.best_score,
         evaluations=state.evaluated,
     )
+
+
+def inserted_since(before: int, now: int) -> int:
+    """Transitions inserted between two counts of a replay.
+
+    It may have come back in between. One that lost its newest experience with the machine's power
+    goes on from a count of a while ago; what it has forgotten has been counted already. One that
+    came back empty goes on from 0. Which of them it was shows by how far it went back: a replay
+    forgets seconds.
+    """
+    if now >= before:
+        return now - before
+    return now if now < before / 2 else 0

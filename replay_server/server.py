@@ -27,6 +27,9 @@ from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.process import machine_id
 from common.trace import NO_TRACE, Trace, trace_to
+from replay_server.flusher import NO_FLUSHER, Flusher
+from replay_server.only_writer import only_writer
+from replay_server.placement import in_shared_memory
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
@@ -125,24 +128,39 @@ def run_replay_server(
             preferred_number=options.number,
             metrics=options.metrics,
         ) as membership,
+        contextlib.ExitStack() as stack,
     ):
         manifest = membership.join(time.monotonic, stop)
-        if manifest is not None:
-            actors = manifest.config.actors
-            allow_descriptors(actors, f"the replay server of a run with {actors} actors")
-            table = build_table(
-                manifest,
-                options.storage,
-                (membership.welcome.epoch, membership.welcome.incarnation),
+        if manifest is None:
+            return
+        actors = manifest.config.actors
+        allow_descriptors(actors, f"the replay server of a run with {actors} actors")
+        stack.enter_context(only_writer(options.storage))
+        since_s = time.perf_counter()
+        table = stack.enter_context(
+            contextlib.closing(
+                build_table(
+                    manifest,
+                    options.storage,
+                    (membership.welcome.epoch, membership.welcome.incarnation),
+                )
             )
-            with contextlib.closing(table):
-                log.info("restored transitions: %d", table.sampler.size)
-                membership.send(_serving(endpoint, table, membership))
-                ready(endpoint)
-                trace = trace_to(options.profile, "replay_server")
-                serve(socket, endpoint, table, membership, stop, trace)
-                trace.close()
-                table.storage.flush()
+        )
+        flusher = stack.enter_context(
+            Flusher(_on_disk(options.storage), manifest.config.replay_flush_period_s)
+        )
+        log.info("the replay is there after %.2f s", time.perf_counter() - since_s)
+        log.info("restored transitions: %d", table.sampler.size)
+        membership.send(_serving(endpoint, table, membership))
+        ready(endpoint)
+        trace = trace_to(options.profile, "replay_server")
+        serve(socket, endpoint, table, membership, stop, trace, flusher)
+        trace.close()
+        table.storage.flush()
+
+
+def _on_disk(path: Path | None) -> Path | None:
+    return None if path is None or in_shared_memory(path) else path
 
 
 def serve(
@@ -152,11 +170,12 @@ def serve(
     membership: Membership,
     stop: threading.Event,
     trace: Trace = NO_TRACE,
+    flusher: Flusher = NO_FLUSHER,
 ) -> None:
     """Answer what arrives at `socket` until the head says stop or `stop` is set."""
     joins = membership.joins
     batch_s = histogram("replay_batch_seconds")
-    telemetry = Telemetry(lambda: table_values(table), [*table.histograms, batch_s])
+    telemetry = Telemetry(lambda: table_values(table, flusher), [*table.histograms, batch_s])
     while not (stop.is_set() or membership.stop_requested):
         membership.poll(time.monotonic(), telemetry)
         if membership.joins != joins:
@@ -226,7 +245,7 @@ def _answer(table: Table, frames: list[codec.Frame], trace: Trace) -> Iterator[R
     yield from table.replies(peer, message, time.monotonic())
 
 
-def table_values(table: Table) -> Values:
+def table_values(table: Table, flusher: Flusher = NO_FLUSHER) -> Values:
     """The table's counters and gauges."""
     counters, limiter, storage = table.counters, table.limiter, table.storage
     return {
@@ -239,6 +258,8 @@ def table_values(table: Table) -> Values:
         "replay_rejected_messages_total": sum(counters.rejected.values()),
         "replay_priorities_total": counters.updates,
         "replay_stale_priorities_total": counters.stale_updates,
+        "replay_torn_blocks_total": storage.torn,
+        "replay_unflushed_seconds": flusher.unflushed_s,
         "replay_limiter_error": limiter.error,
         "replay_insert_blocked_seconds_total": counters.insert_blocked_s,
         "replay_sample_blocked_seconds_total": counters.sample_blocked_s,

@@ -364,8 +364,11 @@ class Table:
             slots = slice(run[0], run[-1] + 1)
             starts = storage.starts(storage.row_kind[slots])
             self._make_drawable(int(run[0]), storage.priority[slots], starts)
-        for slot in filled:
-            session = self._sessions.setdefault(int(storage.session[slot]), _Session())
-            session.stored = max(session.stored, int(storage.sequence[slot]))
-            session.received = session.stored
+        # In the order in which they were last heard of, for the oldest are forgotten first.
+        filled = filled[np.argsort(storage.number[filled])]
+        sessions, sequences = storage.session[filled], storage.sequence[filled]
+        newest = len(filled) - 1 - np.unique(sessions[::-1], return_index=True)[1]
+        for i in np.sort(newest):
+            sequence = int(sequences[i])
+            self._sessions[int(sessions[i])] = _Session(stored=sequence, received=sequence)
         self.limiter.resume(int(storage.counters[INSERTED]), int(storage.counters[SAMPLED]))

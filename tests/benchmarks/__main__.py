@@ -16,6 +16,7 @@ NAMES = (
     "machine",
     "memory",
     "replay_served",
+    "replay_storage",
     "sinks",
     "solve",
     "sum_tree",

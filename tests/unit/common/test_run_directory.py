@@ -18,6 +18,7 @@ OURS = (
     "checkpoints/best.safetensors",
     "checkpoints/00000100.partial",
     "config.toml.partial",
+    "checkpoints/00000150.damaged",
     "replay/storage",
     "logs/actor-0.log",
     "metrics.jsonl",
@@ -40,14 +41,17 @@ def put(run_dir: Path, files: Sequence[str]) -> None:
 
 
 def files_of(run_dir: Path) -> set[str]:
-    return {str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file()}
+    """But for its locks."""
+    found = (p for p in run_dir.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return {str(p.relative_to(run_dir)) for p in found}
 
 
 @pytest.mark.parametrize("where", ["run", "not/there/yet/run"])
 def test_a_new_run_has_its_directories_and_its_configuration(tmp_path: Path, where: str) -> None:
     run_dir = tmp_path / where
     run_directory.create(run_dir, CONFIG)
-    assert {p.name for p in run_dir.iterdir()} == {"config.toml", "checkpoints", "replay", "logs"}
+    made = {p.name for p in run_dir.iterdir() if p.suffix != ".lock"}
+    assert made == {"config.toml", "checkpoints", "replay", "logs"}
     assert run_directory.stored_config(run_dir) == CONFIG
 
 

@@ -19,6 +19,7 @@ from actor.film_thread import FilmThread
 from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
+from common.deadlines import Deadlines
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import EVALUATION, EvalResult, Weights
@@ -41,7 +42,8 @@ def run_evaluator(
     ) as membership:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
-            _Evaluator(context, membership, manifest, stop, options.videos).run(ready)
+            with Deadlines(manifest.config, membership.leave_for_hanging_loop):
+                _Evaluator(context, membership, manifest, stop, options.videos).run(ready)
 
 
 class _Evaluator:

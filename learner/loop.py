@@ -17,6 +17,7 @@ import zmq
 
 from common import run_directory
 from common.config import Config
+from common.deadlines import Deadlines
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
@@ -118,7 +119,8 @@ class _Learner:
             check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
             self._resume_from = None
-            self._spec = probe_spec(config)
+            with Deadlines(config):
+                self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
         self._counters = counters_of(self._state)
         self._began_s = (options.started_s or time.time()) - self._state.wall_s

@@ -17,7 +17,7 @@ from tests.integration.runs import Command, own_logging, write_preset
 CONFIGURATION, EXPLAINED, ENVIRONMENT, ADDRESS, DIRECTORY = 2, 3, 4, 6, 7
 """Exit codes of `common.errors`."""
 OURS = "tests.integration.environments:"
-FAULTY = "tests.environments:Faulty-v0"
+FAULTY = "tests.faulty:Faulty-v0"
 Case = tuple[str, int, Sequence[str]]
 """Options, exit code, and what the line must say."""
 
@@ -203,7 +203,7 @@ def test_an_environment_that_keeps_raising_is_restarted_and_then_given_up(
     command = start("deploy", "launch", "--preset", preset, *options)
     assert command.wait() == ENVIRONMENT
     line = error_of(command)
-    assert "actor-0: tests.environments:Faulty-v0 raised in step after 120 steps" in line
+    assert "actor-0: tests.faulty:Faulty-v0 raised in step after 120 steps" in line
     assert "RuntimeError: the simulator fell over" in line
     assert line.endswith("(5 restarts did not help)")
     restarts = [x for x in command.output().splitlines() if "restarting in" in x]

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
-from actor.rollout import QFunction
+from actor.rollout import MAX_REWARD, QFunction
 from common.config import Config
 from common.environments import action_offset, autoreset_mode, make_vector
 from common.spec import EnvSpec

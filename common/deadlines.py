@@ -58,6 +58,8 @@ class Deadlines:
 
     def __enter__(self) -> Self:
         if self._has_limits:
+            # The first that is done is to make environments.
+            self._set_alarm(Call.MAKE)
             self._thread.start()
         return self
 
@@ -74,7 +76,7 @@ class Deadlines:
     def _watch(self) -> None:
         before_s = time.monotonic()
         while not self._over.wait(self._look_s):
-            self._set_alarm()
+            self._set_alarm(Call.MAKE if self._is_making() else Call.STEP)
             now_s = time.monotonic()
             # A process that was stopped (SIGSTOP, a container's pause) has not been hanging.
             self._look(min(now_s - before_s, 2 * self._look_s))
@@ -82,12 +84,15 @@ class Deadlines:
         if self._owns_process:
             faulthandler.cancel_dump_traceback_later()
 
-    def _set_alarm(self) -> None:
-        """For the case that this thread does not run again in time."""
+    @staticmethod
+    def _is_making() -> bool:
+        return any(call_in(cells) is Call.MAKE for watch in watches() for cells in watch.calls())
+
+    def _set_alarm(self, call: Call) -> None:
+        """For the case that nobody looks again in time."""
         if not self._owns_process:
             return
-        making = any(call_in(cells) is Call.MAKE for watch in watches() for cells in watch.calls())
-        limit_s = self._limit_s[Call.MAKE if making else Call.STEP]
+        limit_s = self._limit_s[call]
         if limit_s is None:
             faulthandler.cancel_dump_traceback_later()
         else:

@@ -1,4 +1,5 @@
-"""An environment that breaks its promises, by Gymnasium id: `tests.faulty:Faulty-v0`."""
+"""Environments that break their promises, by Gymnasium id: `tests.faulty:Faulty-v0` does one thing
+wrong, `tests.faulty:Scripted-v0` another one in each life of its process."""
 
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -65,13 +67,12 @@ ENDINGS: dict[str, Any] = {
     "terminated is NaN": np.nan,
     "terminated is text": "no",
 }
-MIB = 1 << 20
 
 
 class Faulty(gym.Env[Any, int]):
     """Does one thing wrong, which has its name in one of the tables above, or is "first observation
     is NaN", "info is missing", "values are missing" (of the five that a step returns) or "leaks"
-    (32 MiB in each step). Else its episodes do not end.
+    (8 MiB in each step, of which there are 50 in a second). Else its episodes do not end.
 
     Args:
         after: steps that go well.
@@ -111,7 +112,8 @@ class Faulty(gym.Env[Any, int]):
         self._do("step")
         fault = self._fault
         if fault == "leaks":
-            self._hoard.append(os.urandom(MIB) * 32)
+            self._hoard.append(os.urandom(1 << 20) * 8)
+            time.sleep(0.02)
         values = (
             OBSERVATIONS.get(fault, np.zeros(2)),
             REWARDS.get(fault, 0.0),
@@ -131,4 +133,39 @@ class Faulty(gym.Env[Any, int]):
             DEEDS[self._fault]()
 
 
-gym.register("Faulty-v0", entry_point=f"{__name__}:Faulty", disable_env_checker=True)
+class Scripted(Faulty):
+    """Its process's first life does what the first line of `directory/NAME.script` says, the second
+    the second, and so on; when there are no more lines, or no such file, all is well.
+
+    NAME is the role's. Of environments that have a process each, the one with number 1 does it.
+    Which processes there were is in `directory/NAME.lives` and, of environments, in
+    `directory/workers`, by their ids.
+    """
+
+    def __init__(self, directory: str, after: int = 2) -> None:
+        process, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+        role, pid = process.name, os.getpid()
+        if role.startswith("Worker<") and parent is not None:
+            role, pid = parent.name, parent.pid or 0
+            with Path(directory, "workers").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        script, lives = Path(directory, f"{role}.script"), Path(directory, f"{role}.lives")
+        super().__init__(_line_of(pid, script, lives) if script.exists() else "", after)
+        if process.name.startswith("Worker<") and not process.name.endswith("-1"):
+            self._fault = ""
+
+
+def _line_of(pid: int, script: Path, lives: Path) -> str:
+    known = lives.read_text().split() if lives.exists() else []
+    if str(pid) not in known:
+        known.append(str(pid))
+        lives.write_text("\n".join(known))
+    lines = script.read_text().splitlines()
+    life = known.index(str(pid))
+    return lines[life] if life < len(lines) else ""
+
+
+for _cls in (Faulty, Scripted):
+    gym.register(
+        f"{_cls.__name__}-v0", entry_point=f"{__name__}:{_cls.__name__}", disable_env_checker=True
+    )

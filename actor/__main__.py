@@ -1,5 +1,6 @@
 """`python -m actor --connect tcp://HEAD:5550`: joins the run of that head."""
 
+import faulthandler
 import sys
 import threading
 from dataclasses import dataclass
@@ -11,7 +12,13 @@ import zmq
 
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
-from common.process import configure_logging, run_main, stop_on_signals
+from common.process import (
+    configure_logging,
+    hear_last_words,
+    print_error,
+    run_main,
+    stop_on_signals,
+)
 
 
 @dataclass
@@ -61,6 +68,8 @@ def _run(flags: Flags) -> None:
     from actor.loop import ActorOptions, run_actor
 
     configure_logging(flags.log_level)
+    faulthandler.enable()
+    hear_last_words(print_error)
     torch.set_num_threads(1)
     stop = threading.Event()
     stop_on_signals(stop)

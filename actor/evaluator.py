@@ -16,6 +16,7 @@ from actor.film_thread import FilmThread
 from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
+from common.deadlines import Deadlines
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import EVALUATION, EvalResult, Weights
@@ -38,7 +39,8 @@ def run_evaluator(
     ) as membership:
         manifest = membership.join(time.monotonic, stop)
         if manifest is not None:
-            _Evaluator(context, membership, manifest, stop, options.videos).run(ready)
+            with Deadlines(manifest.config, membership.leave_for_hanging_loop):
+                _Evaluator(context, membership, manifest, stop, options.videos).run(ready)
 
 
 class _Evaluator:

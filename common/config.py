@@ -71,6 +71,11 @@ class Config(BaseModel):
     are recorded for whole games. Needs an environment that tells its lives."""
     reward_clip: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
     """Clip rewards to ± this before learning (1 for Atari); returns are recorded unclipped."""
+    env_step_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 60.0
+    """Seconds that a step, reset or close of an environment may take (of a vector class: of all its
+    environments) before its process is ended and started again; none: for ever."""
+    env_make_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 300.0
+    """Seconds that making an environment may take; none: for ever."""
 
     # ------------------------------------------------------------------------------ budget, goal
 
@@ -103,6 +108,10 @@ class Config(BaseModel):
     """Transitions in a block: what an actor sends at once for each environment."""
     insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
     """Inserts an actor may have unacknowledged before it stops stepping."""
+    actor_memory_limit: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
+    """Resident memory, in MiB, of an actor and the processes below it, what they share counted for
+    each, above which it hands in its experience and is started again: for environments that leak;
+    none: any."""
 
     inference: Literal["actor", "host", "gpu"] = "actor"
     """Who computes the Q-values that actors act by: each for itself on the CPU; host: one process

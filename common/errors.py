@@ -2,7 +2,8 @@
 
     ZapexError                  one line: what is wrong and what to do; carries an exit code
     ├── ConfigError             a configuration value is unknown or impossible
-    ├── EnvironmentFault        an environment cannot be made, is unsupported, or raised
+    ├── EnvironmentFault        an environment cannot be made, is unsupported, raised or hangs
+    ├── MemoryLimitReached      an actor has grown beyond actor_memory_limit
     ├── WireError               a message cannot be accepted
     │   ├── MalformedMessage    bytes, shapes, dtypes, ranges or values break the contract
     │   └── SchemaMismatch      the peer speaks another version of the contract
@@ -34,6 +35,10 @@ class ConfigError(ZapexError):
 
 class EnvironmentFault(ZapexError):
     exit_code = 4
+
+
+class MemoryLimitReached(ZapexError):
+    exit_code = 9
 
 
 class WireError(ZapexError):

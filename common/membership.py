@@ -27,6 +27,7 @@ from common.messages import (
     Leave,
     Message,
     Refused,
+    StatusRequest,
     Welcome,
 )
 from common.metrics import Telemetry
@@ -39,6 +40,9 @@ JOIN_TIMEOUT_S = 60.0
 HEAD_SILENCE_WARNING_S = 10.0
 HEAD_SILENCE_LIMIT_S = 600.0
 """A process that has not heard from the head for so long ends."""
+
+FAREWELL_MS = 2_000
+"""How long a process that ends at once waits for its goodbye to be heard, at most."""
 
 MAX_EPISODES = 10_000
 """Finished episodes kept for a head that is away."""
@@ -80,6 +84,7 @@ class Membership:
         metrics: MetricsOptions = NO_METRICS,
     ) -> None:
         self._exporter = Exporter(metrics)
+        self._context = context
         self.address = address
         """The head's control address."""
         self._role = role
@@ -185,6 +190,15 @@ class Membership:
         self._watch.close()
         self._socket.close()
         self._exporter.close()
+
+    def leave_for_hanging_loop(self, reason: str) -> None:
+        """Say goodbye from another thread than the one that calls `poll`, which hangs."""
+        socket = transport.connect(self._context, zmq.DEALER, self.address)
+        transport.send(socket, Leave(self.welcome.session, reason))
+        # This has an answer: when it comes, what was sent before has arrived.
+        transport.send(socket, StatusRequest())
+        transport.wait(socket, FAREWELL_MS)
+        socket.close()
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
+
+import psutil
 
 from common.boot import boot_id
 from common.errors import ZapexError
@@ -108,6 +110,31 @@ def stop_with_parent(sentinel: int, stop: threading.Event) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
+_listeners: list[Callable[[ZapexError], None]] = []
+
+
+def hear_last_words(listener: Callable[[ZapexError], None]) -> None:
+    """Have `listener` told why this process ends, should `end_at_once` end it."""
+    _listeners.append(listener)
+
+
+def end_at_once(error: ZapexError) -> NoReturn:
+    """End this process from any thread, with the error's exit code and all processes below it: for
+    when its main thread hangs in a call that nobody can end."""
+    for listener in _listeners:
+        with contextlib.suppress(OSError):
+            listener(error)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(error.exit_code)
+
+
+def print_error(error: ZapexError) -> None:
+    """As a program says why it ends."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a program; its exit code. An expected error becomes one line on standard error."""
     try:
@@ -115,7 +142,7 @@ def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     except ZapexError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

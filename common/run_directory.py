@@ -90,18 +90,18 @@ def require_writable(run_dir: Path) -> None:
 
 
 def write_or_explain(path: Path, text: str) -> None:
-    """As `replace_text`. Raises RunDirectoryError in place of OSError."""
+    """As `replace_text`, durable. Raises RunDirectoryError in place of OSError."""
     try:
-        replace_text(path, text)
+        replace_text(path, text, durable=True)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write {path} ({error.strerror}): free space or make it writable"
         ) from error
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is whole or as it was before, whenever somebody reads it, and whenever the
-    machine loses its power.
+def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file that is whole or as it was before, whenever somebody reads it; `durable`: also
+    after the machine has lost its power, which takes the disk's time.
 
     Raises OSError when it stays as it was.
     """
@@ -109,8 +109,9 @@ def replace_text(path: Path, text: str) -> None:
     try:
         with partial.open("w") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -316,6 +316,7 @@ class Head:
     def _on_leave(self, peer: bytes, leave: Leave, now_s: float) -> list[Reply]:
         member = self.members.get(leave.session)
         if member is None:
+            log.info("one that was gone already left: %s", leave.reason)
             return []
         log.info("%s %d left: %s", member.role, member.number, leave.reason)
         return self._remove([member])

@@ -18,6 +18,7 @@ import zmq
 
 from common import run_directory
 from common.config import Config
+from common.deadlines import Deadlines
 from common.descriptors import allow_descriptors
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
@@ -140,7 +141,8 @@ class _Learner:
             self._state.epoch += 1
             check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
-            self._spec = probe_spec(config)
+            with Deadlines(config):
+                self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
         self._counters = counters_of(self._state)
         self._began_s = (options.started_s or time.monotonic()) - self._state.wall_s

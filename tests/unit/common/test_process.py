@@ -46,6 +46,7 @@ EXIT_CODES = {
     "SchemaMismatch": 3,
     "RoleFailed": 3,
     "EnvironmentFault": 4,
+    "MemoryLimitReached": 9,
     "JoinRefused": 5,
     "HeadUnreachable": 5,
     "AddressInUse": 6,

@@ -277,7 +277,7 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
 
 class ReconnectWatch:
     """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again. Going and coming back are a line in the log.
+    old one is lost and must be asked for or sent again. Each of both is a line in the log.
 
     Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
     `inproc` peers never reconnect and are not watched.

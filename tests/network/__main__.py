@@ -52,15 +52,19 @@ def _run(flags: Flags) -> None:
     print("|---|" + "--:|" * (len(HEADINGS) - 1), flush=True)
     for name in flags.fault:
         fault = FAULTS[name]
-        with tempfile.TemporaryDirectory() as directory, Lab() as lab:
-            with Cluster(lab, Path(directory), shape=fault.shape) as cluster:
-                finding = measure(cluster, fault, flags.around, flags.seconds)
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            Lab() as lab,
+            Cluster(lab, Path(directory), shape=fault.shape) as cluster,
+        ):
+            finding = measure(cluster, fault, flags.around, flags.seconds)
         print(_row(f"{name}: {fault.what}, {flags.seconds:g} s", finding), flush=True)
 
 
 def _row(name: str, finding: Finding) -> str:
-    grown = finding.grown_mb
-    actors = max(grown["near"], grown["far"])
+    grown = {**finding.grown_mb}
+    grown["actor"] = max(finding.grown_mb["near"], finding.grown_mb["far"])
+    memory = (f"{name} {grown[name]:+.0f}" for name in ("learner", "replay_server", "actor"))
     cells = (
         name,
         f"{finding.before:.0f}",
@@ -68,8 +72,7 @@ def _row(name: str, finding: Finding) -> str:
         f"{finding.after:.0f}",
         f"{finding.near:.2f}×",
         f"{finding.recovery_s:.1f}",
-        f"learner {grown['learner']:+.0f}, replay {grown['replay_server']:+.0f}, "
-        f"actor {actors:+.0f}",
+        ", ".join(memory),
         str(finding.lag),
         str(finding.lost),
         str(finding.doubled),

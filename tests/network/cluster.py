@@ -100,7 +100,7 @@ class Cluster:
         for command in self.commands.values():
             command.kill_family()
 
-    # ---------------------------------------------------------------------------------- its processes
+    # ------------------------------------------------------------------------------ its processes
 
     def start(self, name: str, module: str, *words: str) -> None:
         """A role on the host that is meant for it."""
@@ -115,10 +115,9 @@ class Cluster:
         self.start(name, "actor", "--connect", HEAD)
 
     def stop(self) -> None:
-        """Ask all to end, actors first, and wait until they have."""
-        for name in ("far", "near", "replay_server", "learner"):
-            command = self.commands[name]
-            command.process.terminate()
+        """Ask the head to end the run, and wait until everybody has."""
+        self.commands["learner"].process.terminate()
+        for name, command in self.commands.items():
             assert command.wait() == 0, f"{name}: {command.output()}"
 
     def process(self, name: str) -> psutil.Process:
@@ -157,9 +156,11 @@ class Cluster:
         ]
         return int(status["learner"]["updates"] - min(versions)) if versions else 0
 
-    def actors(self) -> int:
-        """Actors that the head knows."""
-        return sum(member["role"] == "actor" for member in self.status()["members"])
+    def number(self, name: str) -> int | None:
+        """The actor's, if the head knows it."""
+        pid = self.commands[name].process.pid
+        numbers = (m["number"] for m in self.status()["members"] if m["pid"] == pid)
+        return next(numbers, None)
 
     # ------------------------------------------------------------------------------------ its head
 

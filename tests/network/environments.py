@@ -14,6 +14,7 @@ Observation = npt.NDArray[np.uint8]
 LABEL = struct.Struct("<III")
 """What an observation begins with: process, environment, and observations before this one."""
 _EPISODE_STEPS = 100
+_NOISE_BYTES = 1 << 18
 
 
 class Numbered(gym.Env[Observation, int]):
@@ -33,7 +34,8 @@ class Numbered(gym.Env[Observation, int]):
         self._environment = secrets.randbits(32)
         self._seen = 0
         self._step = 0
-        self._noise = np.frombuffer(secrets.token_bytes(1 << 16), np.uint8)
+        # So long that what compresses observations has forgotten the last when one comes again.
+        self._noise = np.frombuffer(secrets.token_bytes(_NOISE_BYTES), np.uint8)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -51,7 +53,7 @@ class Numbered(gym.Env[Observation, int]):
         shape = self.observation_space.shape
         assert shape is not None
         size = int(np.prod(shape))
-        start = (self._seen * 257) % (len(self._noise) - size)
+        start = self._seen * size % (_NOISE_BYTES - size)
         obs = self._noise[start : start + size].copy()
         label = LABEL.pack(os.getpid(), self._environment, self._seen)
         obs[: LABEL.size] = np.frombuffer(label, np.uint8)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import psutil
+
 from tests.network.cluster import FRAME, SMALL, Cluster
 
 SAMPLE_PERIOD_S = 0.25
@@ -73,6 +75,12 @@ FAULTS = {
 """By name, what is done to the far actor or to the head."""
 
 
+def own_bytes(process: psutil.Process) -> int:
+    """Resident memory without mapped files: a replay fills its own by and by."""
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
+
+
 @dataclass(slots=True)
 class Watch:
     """What is seen of a cluster, sample by sample."""
@@ -80,8 +88,8 @@ class Watch:
     cluster: Cluster
     rows: list[tuple[float, int, int]] = field(default_factory=list)
     """Time in seconds, rows of the far and of the near actor that are stored."""
-    rss_bytes: dict[str, int] = field(default_factory=dict)
-    """The largest, by role."""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Resident and of its own, which mapped files are not: the largest, by role."""
     lag: int = 0
     """The largest, in updates."""
 
@@ -91,8 +99,8 @@ class Watch:
         self.lag = max(self.lag, cluster.lag())
         for name, command in cluster.commands.items():
             if command.process.poll() is None:
-                rss_bytes = cluster.process(name).memory_info().rss
-                self.rss_bytes[name] = max(self.rss_bytes.get(name, 0), rss_bytes)
+                now_bytes = own_bytes(cluster.process(name))
+                self.memory_bytes[name] = max(self.memory_bytes.get(name, 0), now_bytes)
 
     def last(self, seconds: float) -> None:
         """Sample for so long."""
@@ -123,7 +131,7 @@ class Finding:
     """From the end of the fault to the beginning of the first two seconds in which the far actor
     was as fast as before, all but a fifth."""
     grown_mb: dict[str, float]
-    """By role: resident memory during the fault and after it, at most, over that before."""
+    """By role: memory during the fault and after it, at most, over that before."""
     lag: int
     """Updates by which the far actor was behind, at most."""
     lost: int
@@ -142,8 +150,8 @@ def measure(cluster: Cluster, fault: Fault, before_s: float, seconds: float) -> 
     after.last(before_s)
     cluster.stop()
     largest = {
-        name: max(watch.rss_bytes.get(name, 0) for watch in (during, after))
-        for name in before.rss_bytes
+        name: max(watch.memory_bytes.get(name, 0) for watch in (during, after))
+        for name in before.memory_bytes
     }
     return Finding(
         before=rate,
@@ -151,7 +159,7 @@ def measure(cluster: Cluster, fault: Fault, before_s: float, seconds: float) -> 
         after=after.rates()[0],
         near=during.rates()[1] / near,
         recovery_s=recovery_s,
-        grown_mb={n: (rss - before.rss_bytes[n]) / 1e6 for n, rss in largest.items()},
+        grown_mb={n: (size - before.memory_bytes[n]) / 1e6 for n, size in largest.items()},
         lag=max(during.lag, after.lag),
         lost=cluster.stored.lost(),
         doubled=cluster.stored.doubled(),

@@ -11,11 +11,11 @@ from common import membership, transport
 
 def main() -> None:
     transport.LOST_S, transport.PROBE_PERIOD_S, transport.CONNECT_LIMIT_S = 2, 1, 1
-    membership.HEAD_SILENCE_WARNING_S = 2.0
+    membership.HEAD_SILENCE_WARNING_S = 3.0
     if sys.argv[1] == "learner":
         from learner import head
 
-        head.SILENCE_S, head.ANSWER_PERIOD_S = 3.0, 1.0
+        head.SILENCE_S, head.ANSWER_PERIOD_S = 5.0, 1.0
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -18,8 +18,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from tests.integration.runs import ROOT, Command, until
+from tests.integration.runs import ROOT, Command
 
 _CLONE_NEWNET = 0x40000000
 _NETWORK = "10.213.7"
@@ -52,7 +53,7 @@ class Lab:
 
     def __init__(self) -> None:
         self._mark = f"zapex-{secrets.token_hex(3)}"
-        self._hosts: list[Host] = []
+        self.hosts: list[Host] = []
         self.switch = f"{self._mark}-switch"
 
     def __enter__(self) -> "Lab":
@@ -70,9 +71,9 @@ class Lab:
 
     def host(self, *, wired: bool = False) -> "Host":
         """A new host. `wired`: its link can be delayed."""
-        index = len(self._hosts) + 1
+        index = len(self.hosts) + 1
         host = Host(self, f"{self._mark}-{index}", f"h{index}", f"{_NETWORK}.{index}", wired)
-        self._hosts.append(host)
+        self.hosts.append(host)
         host.plug_in()
         return host
 
@@ -89,7 +90,7 @@ class Lab:
         _shape(self.switch, port, bytes_per_s)
 
     def close(self) -> None:
-        for host in self._hosts:
+        for host in self.hosts:
             host.close()
         _run("ip", "netns", "delete", self.switch)
 
@@ -112,9 +113,9 @@ class Host:
         self.resolve({})
         _run("ip", "netns", "add", self.namespace)
         if self._wired:
+            ends = (self.namespace, "eth0", self._lab.switch, self._port)
             self._wire = subprocess.Popen(
-                [sys.executable, "-m", "tests.network.wire"]
-                + [self.namespace, "eth0", self._lab.switch, self._port],
+                [sys.executable, "-m", "tests.network.wire", *ends],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -143,17 +144,22 @@ class Host:
 
     def deafen(self) -> None:
         """Nothing reaches it; what it sends arrives."""
-        self._here("iptables", "-A", "INPUT", "-i", "eth0", "-j", "DROP")
+        self._drop("-i", "eth0")
 
     def lose(self, fraction: float) -> None:
         """Of all packets to it and from it."""
         chance = ["-m", "statistic", "--mode", "random", "--probability", str(fraction)]
-        for chain, device in (("INPUT", "-i"), ("OUTPUT", "-o")):
-            self._here("iptables", "-A", chain, device, "eth0", *chance, "-j", "DROP")
+        # Where packets arrive: whoever sent one would be told that it was dropped at once.
+        for host in self._lab.hosts:
+            host._drop(*([] if host is self else ["-s", self.address]), *chance)
 
     def hear(self) -> None:
         """No packets are dropped any more."""
-        self._here("iptables", "-F")
+        for host in self._lab.hosts:
+            host._here("iptables", "-F", "INPUT")
+
+    def _drop(self, *which: str) -> None:
+        self._here("iptables", "-A", "INPUT", *which, "-j", "DROP")
 
     def narrow(self, bytes_per_s: int | None) -> None:
         """Each way; None: as fast as memory."""
@@ -224,7 +230,7 @@ def enter_network(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _opened(namespace: str):  # type: ignore[no-untyped-def]
+def _opened(namespace: str) -> BinaryIO:
     return Path(f"/run/netns/{namespace}").open("rb")
 
 

@@ -1,9 +1,9 @@
 """What a replay server has stored, read from its file while it goes on writing, or after.
 
 The oracle knows nothing of sequence numbers or acknowledgements: observations are numbered by the
-environments that made them. Each stream's blocks must begin at 0, L, 2L, … (a block's tail is in the
-next block too), none twice and none left out. An actor numbers its inserts and the server stores
-them in that order, so a gap is an insert that was lost.
+environments that made them. Each stream's blocks must begin at 0, L, 2L, … (a block's tail is in
+the next block too), none twice and none left out. An actor numbers its inserts and the server
+stores them in that order, so a gap is an insert that was lost.
 """
 
 import mmap

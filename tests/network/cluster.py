@@ -4,6 +4,7 @@ The far actor's line is the one that misbehaves; what the near one does meanwhil
 matters to others. Everybody knows the head by name.
 """
 
+import functools
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,7 +89,7 @@ class Cluster:
             self.commands["replay_server"].line("restored transitions")
             self.stored = Stored(self.directory / "replay.bin", self.config, self._shape)
             for name in ("near", "far"):
-                until(lambda name=name: self.rows(name), f"blocks of the {name} actor")
+                until(functools.partial(self.rows, name), f"blocks of the {name} actor")
             self._ask()
         except BaseException:
             self.__exit__()

@@ -4,6 +4,7 @@ The tests of the first part put one run through one thing after the other, in se
 processes that give up a connection after 2 s instead of 15. The last looks at what was stored.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_a_partition_costs_the_far_actor_its_time_and_nobody_anything_else(
     until(lambda: said(cluster, "learner", gone) > missed, "the far actor to be missed")
     for lost in ("tcp://head", f"tcp://{cluster.replay.address}"):
         text = f"lost the connection to {lost}"
-        until(lambda text=text: said(cluster, "far", text), "the far actor to miss them")
+        until(functools.partial(said, cluster, "far", text), "the far actor to miss them")
     rows, updates, near = cluster.rows("far"), cluster.updates(), cluster.rows("near")
     until(more(lambda: cluster.rows("near"), near + 200), "the near actor to go on")
     until(more(cluster.updates, updates + 10), "the learner to go on")
@@ -93,7 +94,8 @@ def test_a_head_is_found_again_at_another_address(cluster: Cluster) -> None:
     until(more(cluster.updates, updates), "the learner to go on")
     until(lambda: cluster.lag() < 60, "its weights to reach the actors")
     for name in ("near", "far"):
-        until(more(lambda name=name: cluster.rows(name), cluster.rows(name) + 200), name)
+        rows = functools.partial(cluster.rows, name)
+        until(more(rows, rows() + 200), f"the {name} actor to go on")
     assert cluster.all_run()
 
 

@@ -144,18 +144,27 @@ class Cluster:
             self._newest = self._client.latest() or self._newest
         return self._newest
 
+    def status_now(self) -> Plain:
+        """What the head tells when it is asked now."""
+        assert self._client is not None
+        # The first answer may be to an earlier question.
+        for _ in range(2):
+            self._newest = until(self._client.latest, "the head's status")
+        return self._newest
+
     def updates(self) -> int:
         return int(self.status()["learner"]["updates"])
 
-    def lag(self) -> int:
-        """Updates by which the farthest actor that the head knows is behind."""
+    def lag(self, name: str) -> int:
+        """Updates by which an actor is behind, as far as the head knows; −1: it does not."""
+        pid = self.commands[name].process.pid
         status = self.status()
         versions = [
             member["values"]["actor_weights_version"]
             for member in status["members"]
-            if "actor_weights_version" in member["values"]
+            if member["pid"] == pid and "actor_weights_version" in member["values"]
         ]
-        return int(status["learner"]["updates"] - min(versions)) if versions else 0
+        return int(status["learner"]["updates"] - versions[0]) if versions else -1
 
     def number(self, name: str) -> int | None:
         """The actor's, if the head knows it."""

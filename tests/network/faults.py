@@ -91,12 +91,12 @@ class Watch:
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """Resident and of its own, which mapped files are not: the largest, by role."""
     lag: int = 0
-    """The largest, in updates."""
+    """The far actor's, in updates, at most."""
 
     def sample(self) -> None:
         cluster = self.cluster
         self.rows.append((time.monotonic(), cluster.rows("far"), cluster.rows("near")))
-        self.lag = max(self.lag, cluster.lag())
+        self.lag = max(self.lag, cluster.lag("far"))
         for name, command in cluster.commands.items():
             if command.process.poll() is None:
                 now_bytes = own_bytes(cluster.process(name))

@@ -15,12 +15,18 @@ from tests.network.cluster import Cluster
 from tests.network.faults import FAULTS, measure, own_bytes
 from tests.network.lab import Lab
 
+LAG = 60
+"""Updates that an actor may be behind when all is well: 2 s."""
 BOUND_BYTES = 100 << 20
 """What a process may need more than before: what Python and its allocators do not give back."""
 
 
 def more(count: Callable[[], int], than: int) -> Callable[[], bool]:
     return lambda: count() > than
+
+
+def fewer(count: Callable[[], int], than: int) -> Callable[[], bool]:
+    return lambda: 0 <= count() < than
 
 
 def said(cluster: Cluster, name: str, text: str) -> int:
@@ -42,8 +48,9 @@ def test_a_partition_costs_the_far_actor_its_time_and_nobody_anything_else(
     gone = f"actor {cluster.number('far')} ("
     missed = said(cluster, "learner", gone)
     cluster.far.cut()
+    updates = cluster.status_now()["learner"]["updates"]
     # Its weights grow old, and the head says so, until it says that the actor is gone.
-    until(lambda: cluster.lag() > 40, "the policy lag to be reported")
+    until(lambda: cluster.lag("far") >= cluster.updates() - updates > 5, "a lag to be reported")
     until(lambda: said(cluster, "learner", gone) > missed, "the far actor to be missed")
     for lost in ("tcp://head", f"tcp://{cluster.replay.address}"):
         text = f"lost the connection to {lost}"
@@ -56,11 +63,11 @@ def test_a_partition_costs_the_far_actor_its_time_and_nobody_anything_else(
     cluster.far.rejoin()
     until(more(lambda: cluster.rows("far"), rows + 200), "the far actor to go on")
     until(lambda: both_belong(cluster), "the far actor to belong to the run again")
-    until(lambda: cluster.lag() < 60, "new weights to reach it")
+    until(fewer(lambda: cluster.lag("far"), LAG), "new weights to reach it")
     assert cluster.all_run()
-    # A line for going and one for coming back, of two connections and of the head; and two of how
-    # it joined again.
-    assert len(cluster.log("far").splitlines()) - lines <= 8, cluster.log("far")
+    # A line for going and one for coming back, of two connections and of the head; two of how it
+    # joined again; and as many for each time that a busy machine made it miss the head.
+    assert len(cluster.log("far").splitlines()) - lines <= 20, cluster.log("far")
     for name, size in before.items():
         assert own_bytes(cluster.process(name)) < size + BOUND_BYTES, name
 
@@ -70,7 +77,6 @@ def test_a_host_that_vanished_leaves_nothing_behind(cluster: Cluster) -> None:
     until(lambda: both_belong(cluster), "a run with two actors")
     learner, replay = cluster.process("learner"), cluster.process("replay_server")
     before = learner.num_fds(), replay.num_fds()
-    number = cluster.number("far")
     FAULTS["vanished"].begin(cluster)
     until(lambda: cluster.number("far") is None, "it to be missed")
     # It had two connections to the head and one to the replay server.
@@ -80,9 +86,10 @@ def test_a_host_that_vanished_leaves_nothing_behind(cluster: Cluster) -> None:
     FAULTS["vanished"].end(cluster)
     until(more(lambda: cluster.rows("far"), rows + 200), "the next actor's rows")
     until(lambda: both_belong(cluster), "the next actor to belong to the run")
-    assert cluster.number("far") == number
-    assert learner.num_fds() <= before[0]
-    assert replay.num_fds() <= before[1]
+    # Its place on the ladder was not left to a ghost.
+    assert {cluster.number("near"), cluster.number("far")} == {0, 1}
+    until(lambda: learner.num_fds() <= before[0], "no more files in the learner than before")
+    until(lambda: replay.num_fds() <= before[1], "no more in the replay server")
 
 
 def test_a_head_is_found_again_at_another_address(cluster: Cluster) -> None:
@@ -92,8 +99,9 @@ def test_a_head_is_found_again_at_another_address(cluster: Cluster) -> None:
     # All of them: whoever looked the name up once would wait at the old address for ever.
     until(lambda: len(cluster.status()["members"]) == 3, "everybody to join the new head")
     until(more(cluster.updates, updates), "the learner to go on")
-    until(lambda: cluster.lag() < 60, "its weights to reach the actors")
     for name in ("near", "far"):
+        lag = functools.partial(cluster.lag, name)
+        until(fewer(lag, LAG), f"its weights to reach the {name} actor")
         rows = functools.partial(cluster.rows, name)
         until(more(rows, rows() + 200), f"the {name} actor to go on")
     assert cluster.all_run()

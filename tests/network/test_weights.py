@@ -43,8 +43,6 @@ class Published:
         self._tensors = {"w": np.ones(nbytes // 4, np.float32)}
         self.published_s: list[float] = []
         """When each version was."""
-        self.publishing_s = 0.0
-        """What that cost the learner's thread."""
 
     def until_arrived(
         self, count: int, slow: WeightsSubscription, *others: WeightsSubscription
@@ -57,9 +55,7 @@ class Published:
         while len(arrived) < count:
             if time.monotonic() >= next_s:
                 next_s += PUBLISH_PERIOD_S
-                before_s = time.perf_counter()
                 self._control.publish(ACTING, 0, len(self.published_s), self._tensors)
-                self.publishing_s += time.perf_counter() - before_s
                 self.published_s.append(time.monotonic())
             weights = slow.latest(timeout_ms=10)
             if weights is not None:
@@ -105,16 +101,17 @@ def test_whole_versions_come_through_and_none_from_a_long_queue(
         fast = WeightsSubscription(here, endpoint(control), ACTING)
         slow = WeightsSubscription(there, endpoint(control), ACTING)
         published = Published(control, 400_000)
-        arrived, (of_fast,) = published.until_arrived(5, slow, fast)
+        arrived, (of_fast,) = published.until_arrived(6, slow, fast)
         for subscription in (fast, slow):
             subscription.close()
     for _, weights in arrived:
         assert weights.tensors["w"].shape == (100_000,)
         assert (weights.tensors["w"] == 1.0).all()
-    # One on its way and one behind it: a version was not there yet when the last but two arrived.
+    # One is on its way and one behind it: when the last but two came, this one was not there yet.
+    # With one more to spare for a busy machine; of a queue of four, all of the first five were.
     versions = [weights.version for _, weights in arrived]
-    for n in range(3, len(arrived)):
-        assert published.published_s[versions[n]] > arrived[n - 3][0]
+    for n in range(4, len(arrived)):
+        assert published.published_s[versions[n]] > arrived[n - 4][0]
     # The other one got as many as ever: 40 in the time of one, if it has a core to itself.
     assert of_fast > 3 * len(arrived)
 

@@ -31,6 +31,7 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.process import machine_id
+from common.rejections import Rejections
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -83,6 +84,9 @@ class Membership:
         self.address = address
         """The head's control address."""
         self._role = role
+        prefix = "replay" if role == "replay_server" else role
+        self.rejections = Rejections(f"{prefix}_rejected_messages_total")
+        """Everything that this process did not accept, of whomever."""
         self._num_envs = num_envs
         self._number = preferred_number
         self._token = secrets.randbits(62)
@@ -235,7 +239,7 @@ class Membership:
                     f"the head at {self.address} cannot be joined: {error}"
                 ) from error
             except WireError as error:
-                log.warning("the head sent what cannot be read: %s", error)
+                self.rejections.count(error, now_s)
                 continue
             if message is None:
                 return

@@ -16,13 +16,14 @@ import zmq
 
 from common import codec, transport
 from common.block_columns import block_bytes
-from common.errors import AddressInUse, SchemaMismatch, WireError
+from common.errors import AddressInUse, WireError
 from common.manifest import Manifest
 from common.messages import (
+    ACTING,
+    EVALUATION,
     EvalResult,
     Message,
     NamedTensors,
-    Refused,
     Serving,
     Status,
     StatusRequest,
@@ -30,10 +31,12 @@ from common.messages import (
 )
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
+from learner.admission import FloodGate
 from learner.announcement import Announcement
 from learner.head import Head, Reply
 from learner.recorder import Record, Recorder
 from learner.status import LearnerCounters, RunStatus
+from learner.subscriptions import Subscriptions
 from learner.targets import Targets
 from learner.wakeup import Wakeup
 
@@ -47,6 +50,10 @@ RECORD_PERIOD_S = 1.0
 LEARNER, HEAD = -1, -2
 """Sessions of this process's own metrics; those of members are not negative."""
 MESSAGES_PER_TURN = 200
+CONTROL_BYTES = 2 << 20
+"""Largest frame that a member may send: a header, or the episodes of a heartbeat."""
+SUBSCRIPTION_BYTES = 1 << 10
+"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
 WEIGHTS_QUEUE_MESSAGES = 4
 """Versions queued for a slow subscriber before newer ones are dropped for it."""
 
@@ -97,7 +104,13 @@ class ControlPlane:
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
-        self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
+        self._control, self.endpoint = transport.bind(
+            context,
+            zmq.ROUTER,
+            bind,
+            insecure=insecure,
+            max_message_bytes=CONTROL_BYTES,
+        )
         self._control.router_mandatory = True
         try:
             self._weights, weights_endpoint = _bind_weights(
@@ -109,9 +122,12 @@ class ControlPlane:
         # Tell about every subscription, not only a topic's first: each wants the current version.
         self._weights.xpub_verbose = True
         self._head = Head(manifest, weights_endpoint, epoch)
+        self._subscriptions = Subscriptions(
+            self._weights, (ACTING, EVALUATION), self._head.rejections
+        )
+        self._gate = FloodGate()
         self._current: dict[bytes, Weights] = {}
         self._outbox: dict[bytes, Weights] = {}
-        self._rejected = 0
         self._run_state = "run"
         self._lock = threading.Lock()
         self._evaluations: list[EvalResult] = []
@@ -204,7 +220,7 @@ class ControlPlane:
         """Whether there was a message, and no more are waiting."""
         self._wakeup.clear()
         self._publish_outbox()
-        self._serve_late_subscribers()
+        self._serve_late_subscribers(now_s)
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
@@ -220,6 +236,7 @@ class ControlPlane:
             self._send(self._answer(frames, now_s))
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
+            self._gate.open()
             self._send(self._head.tick(now_s))
             self._write_records()
             if self._targets is not None:
@@ -238,15 +255,14 @@ class ControlPlane:
     def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:
         peer = bytes(frames[0])
         try:
-            message = codec.decode(frames[1:])
-        except SchemaMismatch as error:
-            self._rejected += 1
-            log.warning("refused a peer: %s", error)
-            return [(peer, Refused(str(error)))]
+            self._gate.check(peer)
         except WireError as error:
-            self._rejected += 1
-            log.debug("a message that cannot be read: %s", error)
-            return [(peer, Refused(f"this message cannot be read: {error}"))]
+            self._head.rejections.count(error, now_s)
+            return []
+        try:
+            message = codec.decode(frames[1:])
+        except WireError as error:
+            return [(peer, self._head.refuse(error, now_s))]
         if isinstance(message, StatusRequest):
             return [(peer, Status(self._status().to_plain()))]
         return self._head.handle(peer, message, now_s)
@@ -283,8 +299,8 @@ class ControlPlane:
         values: Values = {
             "head_actors": len(head.of_role("actor")),
             "head_lost_members_total": sum(head.lost.values()),
-            "head_rejected_messages_total": self._rejected,
             "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
+            **head.rejections.values(),
         }
         if returns:
             values["head_training_return"] = sum(returns) / len(returns)
@@ -330,7 +346,7 @@ class ControlPlane:
             ],
             histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
             lost=head.lost,
-            rejected=self._rejected,
+            rejected=head.rejections.total,
         )
 
     def _send(self, replies: list[Reply]) -> None:
@@ -349,15 +365,11 @@ class ControlPlane:
             self._current[topic] = weights
             transport.send(self._weights, weights, prefix=(topic,))
 
-    def _serve_late_subscribers(self) -> None:
+    def _serve_late_subscribers(self, now_s: float) -> None:
         # Every message goes to all subscribers of its topic: many who come at once need only one.
-        topics = set()
-        while (frames := transport.receive_frames(self._weights)) is not None:
-            event = bytes(frames[0])
-            if event[:1] == b"\x01":
-                topics.add(event[1:])
-        for topic in topics & self._current.keys():
-            transport.send(self._weights, self._current[topic], prefix=(topic,))
+        for topic in self._subscriptions.take(now_s):
+            if topic in self._current:
+                transport.send(self._weights, self._current[topic], prefix=(topic,))
 
 
 def weights_addresses(bind: str, control_endpoint: str) -> list[str]:
@@ -383,4 +395,5 @@ def _bind_weights(
         addresses[-1],
         insecure=insecure,
         queue_messages=WEIGHTS_QUEUE_MESSAGES,
+        max_message_bytes=SUBSCRIPTION_BYTES,
     )

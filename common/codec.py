@@ -40,6 +40,11 @@ PACKED_BYTES = 64 << 10
 MAX_REMEMBERED = 1_000
 """Descriptors, of those sent and of those received; strangers who send ever other shapes gain
 nothing by it."""
+MAX_REMEMBERED_BYTES = 4 << 10
+"""Longer descriptors are read anew each time: those of a network of a hundred tensors are shorter,
+and MAX_REMEMBERED times what a stranger can put into a header is not to be kept."""
+MAX_TENSORS = 10_000
+"""In a message: an array of no elements costs its sender 7 bytes and its receiver 200."""
 _ALIGNMENT = 8
 _PADDING = [bytes(-size % _ALIGNMENT) for size in range(_ALIGNMENT)]
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -232,6 +237,11 @@ def _tensor_names(layout: _Layout, fields: dict[str, Any]) -> list[str]:
         raise MalformedMessage(
             f"{layout.cls.kind}.{layout.tensors} is not a list of names", Reason.FIELD
         )
+    if len(names) > MAX_TENSORS:
+        raise MalformedMessage(
+            f"{layout.cls.kind}.{layout.tensors} names {len(names)} tensors, at most {MAX_TENSORS}",
+            Reason.TOO_LARGE,
+        )
     if len(set(names)) != len(names):
         raise MalformedMessage(
             f"{layout.cls.kind}.{layout.tensors} names a tensor twice", Reason.FIELD
@@ -304,6 +314,8 @@ def _plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
     plan = _PLANS.get((kind, descriptors, tensors))
     if plan is None:
         plan = _make_plan(layout, descriptors, tensors)
+        if len(descriptors) > MAX_REMEMBERED_BYTES:
+            return plan
         if len(_PLANS) >= MAX_REMEMBERED:
             _PLANS.clear()
         _PLANS[kind, descriptors, tensors] = plan

@@ -184,6 +184,16 @@ def _check(address: str, *, any_port: bool) -> None:
         )
 
 
+def is_endpoint(address: str) -> bool:
+    """Whether one can connect there, as far as the address itself tells."""
+    try:
+        _check(address, any_port=False)
+        urlsplit(address)
+    except (ConfigError, ValueError):
+        return False
+    return "\0" not in address
+
+
 def _is_served(address: str) -> bool:
     """Whether an ipc path is another process's, or a file. ZeroMQ would take it away, for it cannot
     tell a living socket from one that a crash left behind."""

@@ -381,7 +381,11 @@ def test_close_does_not_wait_for_a_server_that_never_came(
     context: zmq.Context[zmq.Socket[bytes]], kind: Kind
 ) -> None:
     manifest = Manifest("run", Config(batch_size=N), SPEC)
-    feed = kind(context, Serving(1, "inproc://nobody"), manifest, torch.device("cpu"))
+    nobody, rejections = (
+        Serving(1, "inproc://nobody"),
+        Rejections("learner_rejected_messages_total"),
+    )
+    feed = kind(context, nobody, manifest, torch.device("cpu"), rejections)
     assert feed.next(0.0) is None
     feed.close()
 

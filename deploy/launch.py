@@ -20,6 +20,7 @@ from common.process import INTERRUPTED, handling_signals, process_start_s
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
+from deploy.named_code import tell_named_code
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
 from deploy.topology import discard_shared_memory, follower_roles, learner_role
@@ -72,6 +73,8 @@ def launch(argv: list[str]) -> int:
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
     run_dir = _run_directory(options, config)
+    if options.resume is not None:
+        tell_named_code(run_dir, config)
     stop = threading.Event()
     interrupted = threading.Event()
 

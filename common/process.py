@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import platform
+import resource
 import signal
 import sys
 import threading
@@ -96,8 +97,17 @@ def stop_with_parent(sentinel: int, stop: threading.Event) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
+def allow_descriptors() -> None:
+    """As many open files and connections as the system lets this process have: a head has one for
+    each member, and each stranger that connects takes one, too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # Where the system has a limit of its own.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a program; its exit code. An expected error becomes one line on standard error."""
+    allow_descriptors()
     try:
         return main() or 0
     except ZapexError as error:

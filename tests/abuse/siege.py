@@ -1,7 +1,6 @@
 """A real run under attack: what must hold meanwhile and afterwards."""
 
 import contextlib
-import resource
 import threading
 import time
 from collections import defaultdict
@@ -48,12 +47,6 @@ class Report:
     descriptors: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Of each process, before the attacks and after."""
     restarts: int = 0
-
-
-def allow_descriptors() -> None:
-    """As many as this process may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def ports_of(head: str, config: Config) -> Ports:

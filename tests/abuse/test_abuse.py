@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from common.config import Config
+from common.process import allow_descriptors
 from tests.abuse.attacks import ATTACKS
 from tests.abuse.runs import RUN, in_threads
-from tests.abuse.siege import GROWTH_LIMIT_MB, Siege, allow_descriptors, gaps, ports_of
+from tests.abuse.siege import GROWTH_LIMIT_MB, Siege, gaps, ports_of
 from tests.integration.runs import status, updates_beyond
 
 SECONDS = 6.0

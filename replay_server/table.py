@@ -40,6 +40,10 @@ MIN_WAITING_BYTES = 1 << 30
 """They may take as much memory as the replay itself, or so much if that is less."""
 OBSERVED = 16
 """Of so many transitions one is counted in a histogram."""
+MAX_LEARNERS = 1_000
+"""Peers that may be owed batches: who asks and vanishes is remembered until it is his turn."""
+SESSIONS_LOOKED_AT = 8
+"""When there are too many."""
 MAX_REMEMBERED_SESSIONS = 100_000
 """Sessions whose last sequence number is remembered, for dropping duplicates."""
 
@@ -176,14 +180,12 @@ class Table:
 
     def _on_insert(self, peer: bytes, insert: Insert) -> list[Reply]:
         self._check_insert(insert)
-        session = self._sessions.get(insert.session)
-        if session is None:
-            session = self._sessions[insert.session] = _Session()
-            self._forget_old_sessions()
-        self._sessions.move_to_end(insert.session)
-        session.peer = peer
+        # Remembered once something of it is accepted: inventing sessions costs a stranger as much.
+        session = self._sessions.get(insert.session) or _Session()
         if insert.sequence <= session.received:
             self.counters.duplicates += 1
+            session.peer = peer
+            self._sessions.move_to_end(insert.session)
             if insert.sequence <= session.stored:
                 return [(peer, Ack(insert.session, insert.sequence))]
             return []  # It waits already; its acknowledgement now goes to the new connection.
@@ -201,8 +203,12 @@ class Table:
                 f"more than {self._insert_window} unacknowledged inserts: the window is full",
                 Reason.WINDOW,
             )
+        session.peer = peer
         session.received = insert.sequence
         session.waiting += 1
+        self._sessions[insert.session] = session
+        self._sessions.move_to_end(insert.session)
+        self._forget_old_sessions()
         self._waiting.append((insert, self._now_s))
         self._waiting_bytes += nbytes
         return []
@@ -279,11 +285,13 @@ class Table:
         self.sampler.write(first * length, priority.ravel(), starts.ravel())
 
     def _forget_old_sessions(self) -> None:
-        while len(self._sessions) > MAX_REMEMBERED_SESSIONS:
-            oldest = next(iter(self._sessions))
-            if self._sessions[oldest].waiting:
-                return
-            del self._sessions[oldest]
+        """Those that wait are kept: there are no more of them than of inserts that wait."""
+        looked_at = 0
+        while len(self._sessions) > MAX_REMEMBERED_SESSIONS and looked_at < SESSIONS_LOOKED_AT:
+            oldest, session = self._sessions.popitem(last=False)
+            if session.waiting:
+                self._sessions[oldest] = session
+            looked_at += 1
 
     # ------------------------------------------------------------------------------------- samples
 
@@ -296,13 +304,17 @@ class Table:
             raise MalformedMessage(
                 "sample_request: as many priorities as keys are expected", Reason.SHAPE
             )
+        if len(request.key) and not are_priorities(request.priority):
+            finite = all_finite(request.priority)
+            raise MalformedMessage(
+                "sample_request.priority is negative or not finite",
+                Reason.RANGE if finite else Reason.NON_FINITE,
+            )
+        if request.batches and peer not in self._owed and len(self._owed) >= MAX_LEARNERS:
+            raise MalformedMessage(
+                f"{len(self._owed)} learners are owed batches already", Reason.FLOOD
+            )
         if len(request.key):
-            if not are_priorities(request.priority):
-                finite = all_finite(request.priority)
-                raise MalformedMessage(
-                    "sample_request.priority is negative or not finite",
-                    Reason.RANGE if finite else Reason.NON_FINITE,
-                )
             self._update(request)
         if request.batches:
             owed = self._owed.setdefault(peer, _Owed())

@@ -73,6 +73,7 @@ class TableTarget:
         self._chance = chance
         with patch.object(tests.unit.replay_server.tables, "EXPONENT", 1.0):
             self._table = make_table(samples_per_insert=4.0, tolerance=32.0, insert_window=3)
+        self._peers = chance.choice((3, 2 * FEW))
         self._sequence = itertools.count()
         self._now_s = 0.0
 
@@ -88,7 +89,7 @@ class TableTarget:
         ]
 
     def take(self, message: Message) -> str:
-        table, peer = self._table, bytes([self._chance.randrange(3)])
+        table, peer = self._table, bytes([self._chance.randrange(self._peers)])
         self._now_s += 0.01
         before, count = self._fingerprint(table), table.rejections.total
         replies = table.handle(peer, message, self._now_s)
@@ -100,7 +101,8 @@ class TableTarget:
                 table.forget(to)
             codec.decode(codec.encode(reply))
         assert len(table._sessions) <= FEW + len(table._waiting) + 1
-        assert len(table._owed) <= 3
+        assert len(table._owed) <= min(FEW, self._peers)
+        assert len(table._waiting) <= FEW
         assert all(1 <= owed.batches <= 64 for owed in table._owed.values())
         self._check_tree(table)
         return type(replies[0][1]).__name__ if replies else "nothing"
@@ -290,6 +292,8 @@ TARGETS = (TableTarget, HeadTarget, ActorTarget, MemberTarget)
 def small_bounds() -> Iterator[None]:
     with (
         patch.object(replay_server.table, "MAX_REMEMBERED_SESSIONS", FEW),
+        patch.object(replay_server.table, "MAX_WAITING", FEW),
+        patch.object(replay_server.table, "MAX_LEARNERS", FEW),
         patch.object(learner.head, "MAX_MEMBERS", FEW),
         patch.object(learner.head, "MAX_WAITING", FEW),
         patch.object(learner.head, "MAX_NEW_EPISODES", FEW),

@@ -273,3 +273,26 @@ def test_inserts_that_wait_take_no_more_memory_than_the_replay(
     assert isinstance(table.handle(LEARNER, request(8), 0.0)[0][1], Batch)
     table.handle(ACTOR, insert(steps(2), session=invented), 0.0)
     assert rejected(table)[Reason.FLOOD] == invented - acks - waiting
+
+
+def test_invented_sessions_and_learners_are_not_remembered_beyond_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay_server.table, "MAX_WAITING", 3)
+    monkeypatch.setattr(replay_server.table, "MAX_LEARNERS", 3)
+    monkeypatch.setattr(replay_server.table, "MAX_REMEMBERED_SESSIONS", 5)
+    # Nobody samples from the first, so its limiter makes inserts wait; the second holds nothing.
+    table = make_table(samples_per_insert=4.0, tolerance=2.0)
+    empty = make_table()
+    for number in range(100):
+        # Out of order, and nothing of the session was ever accepted: not worth a memory.
+        table.handle(ACTOR, insert(steps(), session=number, sequence=9, oldest=0), 0.0)
+        table.handle(ACTOR, insert(steps(), session=1_000 + number), 0.0)
+        empty.handle(b"%d" % number, request(), 0.0)
+    assert len(table._waiting) == 3
+    assert len(table._sessions) <= 5 + 3
+    assert rejected(table) == {Reason.FLOOD: 100 - 3 - table.counters.inserted_blocks}
+    assert len(empty._owed) == 3
+    assert rejected(empty) == {Reason.FLOOD: 97}
+    # One that is owed batches may still ask for more.
+    assert empty.handle(b"0", request(), 0.0) == []

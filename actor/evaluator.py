@@ -17,6 +17,7 @@ from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
 from common.deadlines import Deadlines
+from common.errors import MalformedMessage
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import EVALUATION, EvalResult, Weights
@@ -56,7 +57,9 @@ class _Evaluator:
         self._films = FilmThread(manifest, videos) if videos is not None else None
         self._membership = membership
         self._policy = Policy(manifest)
-        self._weights = WeightsSubscription(context, membership.weights_endpoint, EVALUATION)
+        self._weights = WeightsSubscription(
+            context, membership.weights_endpoint, EVALUATION, membership.rejections
+        )
         self._joins = membership.joins
         welcome = membership.welcome
         self._scoring = Scoring(
@@ -70,8 +73,7 @@ class _Evaluator:
             ready("")
             while self._goes_on():
                 weights = self._weights.latest(WAIT_MS)
-                if weights is not None:
-                    self._policy.load(weights)
+                if weights is not None and self._take(weights):
                     self._membership.send(self._evaluate(weights))
                     if self._films is not None:
                         self._films.offer(weights)
@@ -93,6 +95,15 @@ class _Evaluator:
             self._weights.move(membership.weights_endpoint)
         return not (self._stop.is_set() or membership.stop_requested)
 
+    def _take(self, weights: Weights) -> bool:
+        """Whether these are weights of this run's network."""
+        try:
+            self._policy.load(weights)
+        except MalformedMessage as error:
+            self._membership.rejections.count(error, time.monotonic())
+            return False
+        return True
+
     def _evaluate(self, weights: Weights) -> EvalResult:
         since_s = time.monotonic()
         returns, lengths = self._scoring.score(self._policy.q_values)
@@ -110,4 +121,5 @@ class _Evaluator:
         return {
             "evaluator_evaluations_total": self._done,
             "evaluator_weights_version": self._policy.version,
+            **self._membership.rejections.values(),
         }

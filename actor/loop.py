@@ -139,6 +139,7 @@ class Actor:
             transport.reachable(welcome.replay_endpoints[0], membership.address),
             welcome.session,
             config.insert_window,
+            membership.rejections,
             config.compression,
         )
         self._blocked_s = 0.0
@@ -236,4 +237,5 @@ class Actor:
             "actor_unacknowledged_inserts": self._replay.unacknowledged,
             "actor_resent_inserts_total": self._replay.resent,
             "actor_weights_version": self._policy.version,
+            **self._membership.rejections.values(),
         }

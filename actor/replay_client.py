@@ -12,9 +12,10 @@ import zmq
 from actor.blocks import Blocks
 from common import transport
 from common.compression import compressed
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.messages import Ack, Insert, Rejected
 from common.metric_table import histogram
+from common.rejections import Rejections, quoted
 
 
 class ReplayClient:
@@ -23,6 +24,7 @@ class ReplayClient:
     Args:
         session: names this actor's inserts for as long as it lives.
         window: inserts that may be unacknowledged.
+        rejections: counts what is not accepted of the server.
         compression: method for images.
     """
 
@@ -32,11 +34,13 @@ class ReplayClient:
         endpoint: str,
         session: int,
         window: int,
+        rejections: Rejections,
         compression: str = "none",
     ) -> None:
         self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
         self._session = session
         self._window = window
+        self._rejections = rejections
         # Nothing leaves the process on the way to a thread.
         self._compression = "none" if endpoint.startswith("inproc://") else compression
         self._unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
@@ -84,14 +88,23 @@ class ReplayClient:
         # Asking whether there is another message costs half of an attempt in vain.
         while transport.wait(self._socket, timeout_ms):
             timeout_ms = 0
-            message = transport.receive(self._socket)
-            if isinstance(message, Ack) and message.session == self._session:
-                self._acknowledge(message.sequence)
-            elif isinstance(message, Rejected):
-                raise WireError(f"the replay server rejected an insert: {message.reason}")
+            try:
+                message = transport.receive(self._socket)
+                if isinstance(message, Ack) and message.session == self._session:
+                    self._acknowledge(message.sequence)
+            except MalformedMessage as error:
+                self._rejections.count(error, time.monotonic())
+                continue
+            if isinstance(message, Rejected):
+                raise WireError(f"the replay server rejected an insert: {quoted(message.reason)}")
 
     def _acknowledge(self, sequence: int) -> None:
-        """All inserts up to this one are stored."""
+        """All inserts up to this one are stored. Raises MalformedMessage for one that is yet to be
+        sent."""
+        if sequence >= self._sequence:
+            raise MalformedMessage(
+                f"insert {sequence} is acknowledged, {self._sequence} were sent", Reason.SEQUENCE
+            )
         now_s = time.perf_counter()
         while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
             _, (_, sent_s) = self._unacknowledged.popitem(last=False)

@@ -10,6 +10,17 @@ ENOUGH = 65_536
 """The limit is not raised beyond this: some programs go through all numbers up to it."""
 
 
+def raise_limit() -> int:
+    """Allow this process as many as it may have; returns how many, −1: as many as it likes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # No limit is −1.
+    wanted = ENOUGH if hard < 0 else min(hard, ENOUGH)
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return soft
+
+
 def allow_descriptors(others: int, what: str) -> None:
     """Raise the limit of this process as far as it may be, and see that it is high enough.
 
@@ -22,12 +33,7 @@ def allow_descriptors(others: int, what: str) -> None:
 
     Raises ConfigError when it is not.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # No limit is −1.
-    wanted = ENOUGH if hard < 0 else min(hard, ENOUGH)
-    if 0 <= soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
+    soft = raise_limit()
     needed = OWN + others
     if 0 <= soft < needed:
         raise ConfigError(

@@ -17,7 +17,13 @@ import numpy as np
 import zmq
 
 from common import transport
-from common.errors import HeadUnreachable, JoinRefused, SchemaMismatch, WireError
+from common.errors import (
+    HeadUnreachable,
+    JoinRefused,
+    MalformedMessage,
+    SchemaMismatch,
+    WireError,
+)
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
 from common.messages import (
@@ -32,6 +38,8 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.process import machine_id
+from common.rejections import Rejections, quoted
+from common.welcome import check_directive, check_welcome
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -88,6 +96,9 @@ class Membership:
         self.address = address
         """The head's control address."""
         self._role = role
+        prefix = "replay" if role == "replay_server" else role
+        self.rejections = Rejections(f"{prefix}_rejected_messages_total")
+        """Everything that this process did not accept, of whomever."""
         self._num_envs = num_envs
         self._number = preferred_number
         self._token = secrets.randbits(62)
@@ -249,7 +260,7 @@ class Membership:
                     f"the head at {self.address} cannot be joined: {error}"
                 ) from error
             except WireError as error:
-                log.warning("the head sent what cannot be read: %s", error)
+                self.rejections.count(error, now_s)
                 continue
             if message is None:
                 return
@@ -258,15 +269,26 @@ class Membership:
                 log.info("word from the head at %s again after %.0f s", self.address, silence_s)
             self._last_heard_s, self._warned = now_s, False
             if isinstance(message, Welcome):
-                self._take_welcome(message)
+                self._take_welcome(message, now_s)
             elif isinstance(message, Refused):
-                raise JoinRefused(f"the head at {self.address} refused: {message.reason}")
+                raise JoinRefused(f"the head at {self.address} refused: {quoted(message.reason)}")
             elif isinstance(message, Directive) and self.joins:
-                self._take_directive(message)
+                try:
+                    check_directive(message)
+                except MalformedMessage as error:
+                    self.rejections.count(error, now_s)
+                else:
+                    self._take_directive(message)
 
-    def _take_welcome(self, welcome: Welcome) -> None:
+    def _take_welcome(self, welcome: Welcome, now_s: float) -> None:
+        try:
+            self.manifest = check_welcome(welcome, self._role)
+        except MalformedMessage as error:
+            self.rejections.count(error, now_s)
+            raise JoinRefused(
+                f"the head at {self.address} sent a welcome that cannot be: {error}"
+            ) from error
         self.welcome = welcome
-        self.manifest = Manifest.from_plain(welcome.manifest)
         self._number = welcome.number
         self._joining = False
         self.ladder_size = welcome.ladder_size

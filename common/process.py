@@ -21,6 +21,7 @@ from typing import NoReturn, TextIO
 import psutil
 
 from common.boot import boot_id
+from common.descriptors import raise_limit
 from common.errors import ZapexError
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -137,6 +138,7 @@ def print_error(error: ZapexError) -> None:
 
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a program; its exit code. An expected error becomes one line on standard error."""
+    raise_limit()
     try:
         return main() or 0
     except ZapexError as error:

@@ -26,6 +26,10 @@ QUEUE_MESSAGES = 1_000
 """Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
 MAX_MESSAGE_BYTES = 1 << 30
 """A larger frame from a peer closes its connection."""
+HANDSHAKE_MS = 10_000
+"""A peer that has not said who it is by then is disconnected."""
+BACKLOG = 1_024
+"""Connections that the system keeps until they are accepted: a flood must not crowd others out."""
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
 LOST_S = 15
@@ -55,14 +59,21 @@ log = logging.getLogger(__name__)
 
 
 def _make(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str, queue_messages: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    queue_messages: int,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(socket_type)
     socket.linger = LINGER_MS
-    socket.rcvhwm = queue_messages
+    socket.rcvhwm = queue_messages if received_messages is None else received_messages
     # What a SUB sends are its subscriptions: one that found no room would be lost for good.
     socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
-    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.maxmsgsize = max_message_bytes
+    socket.handshake_ivl = HANDSHAKE_MS
+    socket.backlog = BACKLOG
     socket.ipv6 = "[" in address
     socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, max(LOST_S // PROBE_PERIOD_S, 1)
     socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = PROBE_PERIOD_S
@@ -84,8 +95,16 @@ def bind(
     *,
     insecure: bool = False,
     queue_messages: int = QUEUE_MESSAGES,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound socket and the endpoint it really has (`:0` and `:*` take a free port).
+
+    Args:
+        insecure: allow an address that other hosts can reach.
+        queue_messages: kept per peer and direction.
+        max_message_bytes: a larger frame from a peer closes its connection.
+        received_messages: kept of each peer until they are looked at; None: `queue_messages`.
 
     Raises:
         AddressInUse: another process listens there.
@@ -103,7 +122,9 @@ def bind(
         raise AddressInUse(
             f"{address} is in use by another process: stop it or choose another path"
         )
-    socket = _make(context, socket_type, address, queue_messages)
+    socket = _make(
+        context, socket_type, address, queue_messages, max_message_bytes, received_messages
+    )
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -179,6 +200,16 @@ def _check(address: str, *, any_port: bool) -> None:
             f"{address!r} is no address: expected tcp://HOST:PORT with a port up to 65535, "
             "or ipc://PATH"
         )
+
+
+def is_endpoint(address: str) -> bool:
+    """Whether one can connect there, as far as the address itself tells."""
+    try:
+        _check(address, any_port=False)
+        urlsplit(address)
+    except (ConfigError, ValueError):
+        return False
+    return "\0" not in address
 
 
 def _is_served(address: str) -> bool:

@@ -50,6 +50,7 @@ from common.messages import (
     Welcome,
 )
 from common.metrics import Histograms, Telemetry, Values
+from common.rejections import Rejections
 from common.trace import Trace
 from deploy.live_view import LiveView
 from deploy.topology import replay_storage
@@ -296,7 +297,12 @@ class InTurn:
         self._report.note_score(facts)
 
     def open_feed(
-        self, timeout_s: float, device: torch.device, trace: Trace, thread_trace: Trace
+        self,
+        timeout_s: float,
+        device: torch.device,
+        trace: Trace,
+        thread_trace: Trace,
+        rejections: Rejections,
     ) -> Feed | None:
         manifest, config = self._manifest, self._manifest.config
         replay = self._join("replay_server", 0)

@@ -20,6 +20,7 @@ from common.process import INTERRUPTED, configure_logging, handling_signals, pro
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
+from deploy.named_code import tell_named_code
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
 from deploy.topology import discard_shared_memory, follower_roles, learner_role
@@ -76,6 +77,8 @@ def launch(argv: list[str]) -> int:
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
     _refuse_contradictions(options, config)
     run_dir = _run_directory(options, config)
+    if options.resume is not None:
+        tell_named_code(run_dir, config)
     stop = threading.Event()
     interrupted = threading.Event()
 

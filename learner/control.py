@@ -14,26 +14,30 @@ import torch
 import zmq
 
 from common import codec, transport
-from common.errors import AddressInUse, SchemaMismatch, WireError
+from common.errors import AddressInUse, WireError
 from common.manifest import Manifest
 from common.messages import (
+    ACTING,
+    EVALUATION,
     EvalResult,
     Message,
     NamedTensors,
-    Refused,
     Serving,
     Status,
     StatusRequest,
     Weights,
 )
 from common.metrics import Telemetry
+from common.rejections import Rejections
 from common.trace import Trace
+from learner.admission import FloodGate
 from learner.announcement import Announcement
 from learner.feed import Feed, open_feed
 from learner.head import Head, Reply
 from learner.recorder import Recorder
 from learner.report import Report
 from learner.status import LearnerCounters
+from learner.subscriptions import Subscriptions
 from learner.targets import Targets
 from learner.wakeup import Wakeup
 
@@ -45,6 +49,10 @@ members there are: their heartbeats cost less together. What the training loop l
 does not wait, and neither does anything in a small run."""
 RECORD_PERIOD_S = 1.0
 MESSAGES_PER_TURN = 200
+CONTROL_BYTES = 2 << 20
+"""Largest frame that a member may send: a header, or the episodes of a heartbeat."""
+SUBSCRIPTION_BYTES = 1 << 10
+"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
 WEIGHTS_QUEUE_MESSAGES = 1
 """Versions queued for a slow subscriber, behind the one that is on its way, before newer ones are
 dropped for it: what it gets is no older than the time that two versions take to reach it."""
@@ -91,7 +99,13 @@ class ControlPlane:
         self._announcement = announcement or Announcement(None)
         self._next_record_s = 0.0
         self._counters = counters
-        self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
+        self._control, self.endpoint = transport.bind(
+            context,
+            zmq.ROUTER,
+            bind,
+            insecure=insecure,
+            max_message_bytes=CONTROL_BYTES,
+        )
         self._control.router_mandatory = True
         try:
             self._weights, weights_endpoint = _bind_weights(
@@ -103,6 +117,10 @@ class ControlPlane:
         # Tell about every subscription, not only a topic's first: each wants the current version.
         self._weights.xpub_verbose = True
         self._head = Head(manifest, weights_endpoint, epoch)
+        self._subscriptions = Subscriptions(
+            self._weights, (ACTING, EVALUATION), self._head.rejections
+        )
+        self._gate = FloodGate()
         self._report = Report(self._head, manifest, counters, wall_s, telemetry, recorder)
         self.head_telemetry = self._report.head_telemetry
         self._current: dict[bytes, Weights] = {}
@@ -144,7 +162,12 @@ class ControlPlane:
         self._report.note_score(facts)
 
     def open_feed(
-        self, timeout_s: float, device: torch.device, trace: Trace, thread_trace: Trace
+        self,
+        timeout_s: float,
+        device: torch.device,
+        trace: Trace,
+        thread_trace: Trace,
+        rejections: Rejections,
     ) -> Feed | None:
         """As `learner.feed.open_feed`, from a replay server; None when none is known in time."""
         if self.failure is not None:
@@ -154,7 +177,9 @@ class ControlPlane:
         servers = self._replay_servers
         if not servers:
             return None
-        return open_feed(self._context, servers[0], self._manifest, device, trace, thread_trace)
+        return open_feed(
+            self._context, servers[0], self._manifest, device, trace, thread_trace, rejections
+        )
 
     @property
     def has_evaluator(self) -> bool:
@@ -201,7 +226,7 @@ class ControlPlane:
         """Whether there was a message, and no more are waiting."""
         self._wakeup.clear()
         self._publish_outbox()
-        self._serve_late_subscribers()
+        self._serve_late_subscribers(now_s)
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
@@ -217,6 +242,7 @@ class ControlPlane:
             self._send(self._answer(frames, now_s))
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
+            self._gate.open()
             self._send(self._head.tick(now_s))
             self._report.write_records()
             if self._targets is not None:
@@ -235,15 +261,14 @@ class ControlPlane:
     def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:
         peer = bytes(frames[0])
         try:
-            message = codec.decode(frames[1:])
-        except SchemaMismatch as error:
-            self._report.rejected += 1
-            log.warning("refused a peer: %s", error)
-            return [(peer, Refused(str(error)))]
+            self._gate.check(peer)
         except WireError as error:
-            self._report.rejected += 1
-            log.debug("a message that cannot be read: %s", error)
-            return [(peer, Refused(f"this message cannot be read: {error}"))]
+            self._head.rejections.count(error, now_s)
+            return []
+        try:
+            message = codec.decode(frames[1:])
+        except WireError as error:
+            return [(peer, self._head.refuse(error, now_s))]
         if isinstance(message, StatusRequest):
             return [(peer, Status(self._report.status().to_plain()))]
         return self._head.handle(peer, message, now_s)
@@ -264,15 +289,11 @@ class ControlPlane:
             self._current[topic] = weights
             transport.send(self._weights, weights, prefix=(topic,))
 
-    def _serve_late_subscribers(self) -> None:
+    def _serve_late_subscribers(self, now_s: float) -> None:
         # Every message goes to all subscribers of its topic: many who come at once need only one.
-        topics = set()
-        while (frames := transport.receive_frames(self._weights)) is not None:
-            event = bytes(frames[0])
-            if event[:1] == b"\x01":
-                topics.add(event[1:])
-        for topic in topics & self._current.keys():
-            transport.send(self._weights, self._current[topic], prefix=(topic,))
+        for topic in self._subscriptions.take(now_s):
+            if topic in self._current:
+                transport.send(self._weights, self._current[topic], prefix=(topic,))
 
 
 def weights_addresses(bind: str, control_endpoint: str) -> list[str]:
@@ -298,4 +319,5 @@ def _bind_weights(
         addresses[-1],
         insecure=insecure,
         queue_messages=WEIGHTS_QUEUE_MESSAGES,
+        max_message_bytes=SUBSCRIPTION_BYTES,
     )

@@ -19,6 +19,7 @@ import zmq
 from common import transport
 from common.manifest import Manifest
 from common.messages import Serving
+from common.rejections import Rejections
 from common.trace import NO_TRACE, Trace
 from learner.batches import Batches, Used
 from learner.update import TrainBatch
@@ -52,20 +53,21 @@ def open_feed(
     device: torch.device,
     trace: Trace = NO_TRACE,
     thread_trace: Trace = NO_TRACE,
+    rejections: Rejections | None = None,
 ) -> Feed:
     """The feed that suits the device and the size of a batch.
 
     Args:
         trace: of the loop that trains.
         thread_trace: of the feed's own thread, if it gets one.
+        rejections: as of `Batches`.
     """
     frames = manifest.config.batch_size * manifest.layout.frames_per_transition
     nbytes = frames * manifest.spec.obs_size * manifest.spec.dtype.itemsize
     if device.type == "cpu" and nbytes <= INLINE_BYTES:
-        return InlineFeed(Batches(context, server, manifest, device, trace), trace)
-    return Prefetcher(
-        Batches(context, server, manifest, device, thread_trace), context, thread_trace
-    )
+        return InlineFeed(Batches(context, server, manifest, device, trace, rejections), trace)
+    batches = Batches(context, server, manifest, device, thread_trace, rejections)
+    return Prefetcher(batches, context, thread_trace)
 
 
 class InlineFeed:

@@ -28,6 +28,7 @@ from common.messages import ACTING, EVALUATION, NamedTensors
 from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.networks import build_network
+from common.rejections import Rejections
 from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
@@ -157,6 +158,7 @@ class _Learner:
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
         self._trace = trace_to(options.profile, "learner", leads=True)
+        self._rejections = Rejections("learner_rejected_messages_total")
         self._update_s = histogram("learner_update_seconds")
         self._batch_wait_s = histogram("learner_batch_wait_seconds")
 
@@ -167,7 +169,8 @@ class _Learner:
         torch.set_num_threads(config.learner_threads)
         exporter = Exporter(options.metrics)
         telemetry = Telemetry(
-            lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
+            lambda: learner_values(self._counters) | self._rejections.values(),
+            [self._update_s, self._batch_wait_s],
         )
         recorder = Recorder(open_sinks(options.run_dir, config))
         self._peers = self._connect(
@@ -226,7 +229,9 @@ class _Learner:
         while feed is None:
             if self._stop.is_set():
                 return Outcome(False, "stopped")
-            feed = self._peers.open_feed(WAIT_S, self._learner.device, self._trace, thread_trace)
+            feed = self._peers.open_feed(
+                WAIT_S, self._learner.device, self._trace, thread_trace, self._rejections
+            )
         try:
             while not self._stop.is_set():
                 batch = self._next_batch(feed)

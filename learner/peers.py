@@ -12,6 +12,7 @@ import torch
 from common.manifest import Manifest
 from common.messages import EvalResult, NamedTensors
 from common.metrics import Telemetry
+from common.rejections import Rejections
 from common.trace import Trace
 from learner.announcement import Announcement
 from learner.feed import Feed
@@ -42,13 +43,19 @@ class Peers(Protocol):
         """An evaluation was recorded: it belongs into the run's metrics."""
 
     def open_feed(
-        self, timeout_s: float, device: torch.device, trace: Trace, thread_trace: Trace
+        self,
+        timeout_s: float,
+        device: torch.device,
+        trace: Trace,
+        thread_trace: Trace,
+        rejections: Rejections,
     ) -> Feed | None:
         """Batches from the replay; None when there is none in time.
 
         Args:
             trace: of the loop that trains.
             thread_trace: of the feed's own thread, if it gets one.
+            rejections: counts what the replay sends and is no batch.
         """
 
     def stop_members(self, timeout_s: float) -> None:

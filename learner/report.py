@@ -43,8 +43,6 @@ class Report:
         self._actor_lag = histogram("head_actor_lag_updates")
         self.head_telemetry = Telemetry(self._values, [self._actor_lag])
         """The head's own metrics, those of the run as a whole."""
-        self.rejected = 0
-        """Messages to the head that could not be read."""
         self._lock = threading.Lock()
         self._scores: list[dict[str, float]] = []
 
@@ -111,7 +109,7 @@ class Report:
             ],
             histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
             lost=head.lost,
-            rejected=self.rejected,
+            rejected=head.rejections.total,
         )
 
     def _values(self) -> Values:
@@ -120,8 +118,8 @@ class Report:
         values: Values = {
             "head_actors": len(head.of_role("actor")),
             "head_lost_members_total": sum(head.lost.values()),
-            "head_rejected_messages_total": self.rejected,
             "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
+            **head.rejections.values(),
         }
         if returns:
             values["head_training_return"] = sum(returns) / len(returns)

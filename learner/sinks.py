@@ -68,7 +68,7 @@ class JsonLines:
 
 def _short(name: str, value: float) -> float:
     """The digits that tell something; of counters, whose differences matter, to thousandths."""
-    return round(value, 3) if name.endswith("_total") else float(f"{value:.6g}")
+    return round(value, 3) if "_total" in name else float(f"{value:.6g}")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -83,7 +83,7 @@ class RunStatus:
     """Of the whole run, by metric: how many values fell into each range, and the sum of all."""
     lost: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
-    """Messages to the head that could not be read."""
+    """Messages that the head did not accept."""
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)

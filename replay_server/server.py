@@ -26,6 +26,7 @@ from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.process import machine_id
+from common.rejections import Rejections
 from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
@@ -34,9 +35,11 @@ from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
-from replay_server.table import Reply, Table
+from replay_server.table import MAX_INSERT_BYTES, Reply, Table
 
 POLL_MS = 20
+INSERTS_AHEAD = 16
+"""Messages of one peer that are received before this process looks at them; others wait there."""
 MESSAGES_PER_TURN = 4
 """Handled before acknowledgements are sent and the head is heard again."""
 
@@ -64,13 +67,17 @@ class ReplayOptions:
 
 
 def build_table(
-    manifest: Manifest, path: Path | None, incarnation: tuple[int, int] = (0, 0)
+    manifest: Manifest,
+    path: Path | None,
+    incarnation: tuple[int, int] = (0, 0),
+    rejections: Rejections | None = None,
 ) -> Table:
     """The table a manifest describes.
 
     Args:
         path: the storage file; None keeps the experience in memory.
         incarnation: of this server within the run, so that a restarted one draws other numbers.
+        rejections: as of `Table`.
 
     Raises ConfigError for limiter settings that would deadlock, CheckpointError for a storage file
     of another shape.
@@ -105,6 +112,7 @@ def build_table(
         batch_size=config.batch_size,
         insert_window=config.insert_window,
         compression=config.compression,
+        rejections=rejections,
     )
 
 
@@ -116,7 +124,14 @@ def run_replay_server(
 ) -> None:
     """Serve until the head says stop or `stop` is set."""
     # Bound before joining: a busy port is this process's own trouble, not the run's.
-    socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind, insecure=options.insecure)
+    socket, endpoint = transport.bind(
+        context,
+        zmq.ROUTER,
+        options.bind,
+        insecure=options.insecure,
+        max_message_bytes=MAX_INSERT_BYTES,
+        received_messages=INSERTS_AHEAD,
+    )
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
     with (
@@ -143,6 +158,7 @@ def run_replay_server(
                     manifest,
                     options.storage,
                     (membership.welcome.epoch, membership.welcome.incarnation),
+                    membership.rejections,
                 )
             )
         )
@@ -239,7 +255,7 @@ def _answer(table: Table, frames: list[codec.Frame], trace: Trace) -> Iterator[R
     try:
         message = codec.decode(frames[1:])
     except WireError as error:
-        yield peer, table.reject(None, str(error))
+        yield peer, table.reject(None, error, time.monotonic())
         return
     trace.phase("inserting" if isinstance(message, Insert) else "priorities, sampling")
     yield from table.replies(peer, message, time.monotonic())
@@ -255,7 +271,7 @@ def table_values(table: Table, flusher: Flusher = NO_FLUSHER) -> Values:
         "replay_sampled_transitions_total": limiter.samples,
         "replay_inserted_blocks_total": counters.inserted_blocks,
         "replay_duplicates_total": counters.duplicates,
-        "replay_rejected_messages_total": sum(counters.rejected.values()),
+        **table.rejections.values(),
         "replay_priorities_total": counters.updates,
         "replay_stale_priorities_total": counters.stale_updates,
         "replay_torn_blocks_total": storage.torn,

@@ -24,6 +24,7 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Batch, SampleRequest, Serving
 from common.process import machine_id
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from learner.feed import open_feed
 from replay_server.server import build_table, serve
@@ -114,7 +115,14 @@ def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
         session = secrets.randbits(62)
         # As actors do, also on loopback.
         compression = manifest_of(workload).config.compression
-        client = ReplayClient(context, server.endpoint, session, workload.in_flight, compression)
+        client = ReplayClient(
+            context,
+            server.endpoint,
+            session,
+            workload.in_flight,
+            Rejections("actor_rejected_messages_total"),
+            compression,
+        )
         try:
             yield client
         finally:

@@ -32,7 +32,11 @@ class OurHead:
         assert transport.send(self._socket, message, prefix=(self._peer,))
 
     def welcome(self, session: int) -> None:
-        self.say(Welcome(session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", []))
+        self.say(
+            Welcome(
+                session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", ["inproc://replay"]
+            )
+        )
 
     def listen(self) -> None:
         """Take what has come."""

@@ -88,8 +88,8 @@ class Authenticator:
         status, text = (b"200", b"OK") if name is not None else (b"400", b"unknown key")
         if name is None:
             self._say(f"at {address.decode(errors='replace') or 'this host'}: its key is unknown")
-        user = (name or "").encode()
-        self._requests.send_multipart([version, number, status, text, user, b""])
+        # Without a user id: libzmq puts one into the queue of messages, where it takes up a place.
+        self._requests.send_multipart([version, number, status, text, b"", b""])
 
     def _name_of(self, domain: bytes, key: bytes) -> str | None:
         """Of the client that holds the key and may connect; None: it may not."""

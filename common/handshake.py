@@ -22,8 +22,8 @@ GREETING_TIMEOUT_S = 0.5
 SURE = 3
 """Handshakes that break off one after the other, each with a server there, until it is the key."""
 _REFUSED = 400
-# Signature, version 3.0, mechanism NULL, as a client; RFC 23 fills it up to 64 bytes.
-_GREETING = (b"\xff" + 8 * b"\0" + b"\x7f" + b"\x03\0" + b"NULL").ljust(64, b"\0")
+# Signature, version 3.0, mechanism, as a client; RFC 23 fills it up to 64 bytes.
+_GREETING = (b"\xff" + 8 * b"\0" + b"\x7f" + b"\x03\0" + b"CURVE").ljust(64, b"\0")
 
 
 class Handshakes:

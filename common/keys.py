@@ -189,7 +189,8 @@ def add_client(directory: Path, name: str, file: Path) -> None:
         raise ConfigError(f"{name} is on the list of {directory} already: choose another name")
     public, secret = zmq.curve_keypair()
     note = f"# The zapex key of {name}. Whoever reads this file can join the run in its name.\n"
-    text = f'{note}secret = "{secret.decode()}"\nserver = "{server.decode()}"\n'
+    # In this order: a file that was cut off must not look like a server's.
+    text = f'{note}server = "{server.decode()}"\nsecret = "{secret.decode()}"\n'
     _write(file, text, 0o600)
     try:
         _write(listed, f'public = "{public.decode()}"\n', 0o644)

@@ -50,9 +50,9 @@ class Sockets:
         return self._opened[-1]
 
     def connect_watched(
-        self, socket_type: int, address: str
+        self, socket_type: int, address: str, **options: Any
     ) -> tuple[Socket, transport.ReconnectWatch]:
-        socket, watch = transport.connect_watched(self._context, socket_type, address)
+        socket, watch = transport.connect_watched(self._context, socket_type, address, **options)
         self._opened.append(socket)
         self._watches.append(watch)
         return socket, watch

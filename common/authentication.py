@@ -30,7 +30,7 @@ MAX_SAID = 1_000
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _REASONS: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it shows no key",
-    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "it was made for another server's key",
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "its key does not fit this server's",
 }
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Authenticator:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> None:
         self.refused = 0
-        """Handshakes refused so far."""
+        """Handshakes that failed so far."""
         self.revocations = 0
         """Grows when a key that was allowed is allowed no more; by then it is refused."""
         self._own = zmq.utils.z85.decode(keys.public)
@@ -62,6 +62,8 @@ class Authenticator:
             socket.get_monitor_socket(
                 zmq.EVENT_HANDSHAKE_FAILED_AUTH
                 | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+                # Whoever sees first that the two do not fit hangs up; often that is the peer.
+                | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
                 | zmq.EVENT_MONITOR_STOPPED
             )
         )

@@ -22,8 +22,9 @@ GREETING_TIMEOUT_S = 0.5
 SURE = 3
 """Handshakes that break off one after the other, each with a server there, until it is the key."""
 _REFUSED = 400
-# Signature, version 3.0, mechanism, as a client; RFC 23 fills it up to 64 bytes.
-_GREETING = (b"\xff" + 8 * b"\0" + b"\x7f" + b"\x03\0" + b"CURVE").ljust(64, b"\0")
+# Signature and version 3.0. A server that has read so much says how it authenticates; one that has
+# read a mechanism which it does not like might hang up before.
+_GREETING = b"\xff" + 8 * b"\0" + b"\x7f" + b"\x03\0"
 
 
 class Handshakes:
@@ -50,12 +51,14 @@ class Handshakes:
                 )
         elif value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
             raise JoinRefused(self._mismatch())
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._keys is not None:
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             # A server that does not hold the private half of the key hangs up without a word. So
             # does one that dies, and a proxy whose server is away: they greet nobody.
-            there = mechanism_of(self._address) == "CURVE"
-            self._broken_off = self._broken_off + 1 if there else 0
-            if self._broken_off >= SURE:
+            theirs, ours = mechanism_of(self._address), "CURVE" if self._keys else "NULL"
+            if theirs not in ("", ours):
+                raise JoinRefused(self._mismatch())
+            self._broken_off = self._broken_off + 1 if theirs else 0
+            if self._keys is not None and self._broken_off >= SURE:
                 raise JoinRefused(
                     f"{self._address} is another server than the one that {self._keys.source} was "
                     "made for: take a key file of its own key directory"

@@ -151,7 +151,7 @@ _METRICS = (
     ),
     _counter(
         "replay_refused_peers_total", "handshakes",
-        "Connections that showed no key, or none that is allowed.", "0.",
+        "As head_refused_peers_total, at the replay server.", "As head_refused_peers_total.",
         "As head_refused_peers_total.",
     ),
     _counter(
@@ -280,7 +280,9 @@ _METRICS = (
     ),
     _counter(
         "head_refused_peers_total", "handshakes",
-        "Connections to the head that showed no key, or none that is allowed.", "0.",
+        "Connections to the head that did not get through the handshake: with no key, or none that "
+        "is allowed. Without --keys they are not counted.",
+        "0, or as many as something probes the port for health.",
         "The learner's log has the address and the reason. Growing on a port that the world can "
         "reach: somebody is knocking; close it with a firewall.",
     ),

@@ -84,7 +84,7 @@ def security_of(context: Context) -> Security:
 
 
 def refused_peers(context: Context) -> int:
-    """Handshakes that this process's listening sockets have refused."""
+    """Handshakes that failed at this process's listening sockets."""
     return context.refused_peers if isinstance(context, SecureContext) else 0
 
 

@@ -23,7 +23,9 @@ class InferenceClient:
         num_actions: int,
         rejections: Rejections,
     ) -> None:
-        self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
+        self._socket, self._watch = transport.connect_watched(
+            context, zmq.DEALER, endpoint, on_this_host=True
+        )
         self._num_actions = num_actions
         self._rejections = rejections
         self._request: InferenceRequest | None = None

@@ -31,6 +31,7 @@ from common.messages import InferenceRequest, Message, QValues, Rejected, Servin
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
 from common.process import machine_id
+from common.security import refused_peers
 from common.trace import Trace, trace_to
 
 POLL_MS = 20
@@ -76,6 +77,7 @@ def run_inference_server(
         context,
         zmq.ROUTER,
         options.bind,
+        for_this_host=True,
         queue_messages=QUEUE_MESSAGES,
         max_message_bytes=REQUEST_BYTES,
     )
@@ -240,6 +242,7 @@ class _InferenceServer:
             "inference_batches_total": self._batches,
             **self._membership.rejections.values(),
             "inference_weights_version": self._policy.version,
+            "inference_refused_peers_total": refused_peers(self._socket.context),
         }
 
 

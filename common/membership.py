@@ -39,6 +39,7 @@ from common.messages import (
 from common.metrics import Telemetry
 from common.process import machine_id
 from common.rejections import Rejections, quoted
+from common.security import security_of
 from common.welcome import check_directive, check_welcome
 
 POLL_PERIOD_S = 0.01
@@ -91,7 +92,7 @@ class Membership:
         preferred_number: int = -1,
         metrics: MetricsOptions = NO_METRICS,
     ) -> None:
-        self._exporter = Exporter(metrics)
+        self._exporter = Exporter(metrics, security_of(context))
         self._context = context
         self.address = address
         """The head's control address."""
@@ -133,7 +134,7 @@ class Membership:
 
         Raises:
             HeadUnreachable: nobody answered in `timeout_s` seconds.
-            JoinRefused: the head said no, and why.
+            JoinRefused: the head said no, and why; or the keys of the two do not fit.
         """
         self._send_join()
         deadline_s = now_s() + timeout_s
@@ -154,7 +155,8 @@ class Membership:
     def poll(self, now_s: float, telemetry: Telemetry) -> None:
         """Hear what the head wants; send a heartbeat with a snapshot of `telemetry` if one is due.
 
-        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no.
+        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no, or
+        this process's key was revoked.
         """
         if now_s < self._next_poll_s:
             return

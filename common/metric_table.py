@@ -122,6 +122,11 @@ _METRICS = (
         "Requests that broke the contract, and what it did not accept of the head.",
         "An actor of another run, or a network that gives NaN: this process's log has the reason.",
     ),
+    _counter(
+        "inference_refused_peers_total", "handshakes",
+        "Connections that did not show this host's key.", "0.",
+        "Start the host's actors with the key file of its inference process.",
+    ),
     _gauge(
         "inference_weights_version", "updates", "Version of the weights that it computes with.",
         "As actor_weights_version.", "As actor_weights_version.",
@@ -162,6 +167,11 @@ _METRICS = (
         "replay_rejected_messages_total", "Messages that broke the contract.",
         "Something speaks to this port that is not zapex, or an environment gives values "
         "that its spaces do not hold: the sender's log has the reason.",
+    ),
+    _counter(
+        "replay_refused_peers_total", "handshakes",
+        "As head_refused_peers_total, at the replay server.", "As head_refused_peers_total.",
+        "As head_refused_peers_total.",
     ),
     _counter(
         "replay_priorities_total", "priorities", "Priorities written for the learner.",
@@ -314,6 +324,14 @@ _METRICS = (
         "Something else speaks to this port, or another version (`schema`); the log has examples. "
         "`flood`: one connection says more than members do; SECURITY.md.",
         "0; `unknown_session` grows by each member's heartbeats when the head is restarted.",
+    ),
+    _counter(
+        "head_refused_peers_total", "handshakes",
+        "Connections to the head that did not get through the handshake: with no key, or none that "
+        "is allowed. Without --keys they are not counted.",
+        "0, or as many as something probes the port for health.",
+        "The learner's log has the address and the reason. Growing on a port that the world can "
+        "reach: somebody is knocking; close it with a firewall.",
     ),
     _gauge(
         "head_policy_lag_updates", "updates",

@@ -18,6 +18,7 @@ from common.process import (
     hear_last_words,
     stop_with_parent,
 )
+from common.security import SecureContext, announce, open_security
 from deploy.topology import RoleSpec, run_role
 
 READY, FAILED = "ready", "failed"
@@ -53,7 +54,6 @@ def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> 
     faulthandler.enable()
     configure_logging(log_level)
     log = logging.getLogger(spec.name)
-    log.info("pid %d", os.getpid())
     parent = multiprocessing.parent_process()
     if parent is not None:
         stop_with_parent(parent.sentinel, stop)
@@ -68,11 +68,13 @@ def _run(
     log: logging.Logger,
 ) -> int:
     import torch
-    import zmq
 
     torch.set_num_threads(1)
     try:
-        with zmq.Context() as context:
+        security = open_security(spec.keys, insecure=spec.insecure)
+        announce(security)
+        log.info("pid %d", os.getpid())
+        with SecureContext(security) as context:
             run_role(spec, context, stop, lambda address: pipe.send((READY, address)))
     except ZapexError as error:
         log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))

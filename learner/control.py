@@ -14,6 +14,7 @@ import torch
 import zmq
 
 from common import codec, transport
+from common.cut_off import CutOff
 from common.errors import AddressInUse, WireError
 from common.manifest import Manifest
 from common.messages import (
@@ -29,6 +30,7 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.rejections import Rejections
+from common.security import refused_peers
 from common.trace import Trace
 from learner.admission import FloodGate
 from learner.announcement import Announcement
@@ -87,7 +89,6 @@ class ControlPlane:
         wall_s: Callable[[], float],
         *,
         epoch: int = 0,
-        insecure: bool = False,
         telemetry: Telemetry | None = None,
         recorder: Recorder | None = None,
         targets: Targets | None = None,
@@ -100,28 +101,33 @@ class ControlPlane:
         self._next_record_s = 0.0
         self._counters = counters
         self._control, self.endpoint = transport.bind(
-            context,
-            zmq.ROUTER,
-            bind,
-            insecure=insecure,
-            max_message_bytes=CONTROL_BYTES,
+            context, zmq.ROUTER, bind, max_message_bytes=CONTROL_BYTES
         )
         self._control.router_mandatory = True
         try:
             self._weights, weights_endpoint = _bind_weights(
-                context, weights_addresses(bind, self.endpoint), insecure
+                context, weights_addresses(bind, self.endpoint)
             )
         except Exception:
             self._control.close()
             raise
         # Tell about every subscription, not only a topic's first: each wants the current version.
         self._weights.xpub_verbose = True
+        self._cut_off = CutOff((self._control, self.endpoint), (self._weights, weights_endpoint))
         self._head = Head(manifest, weights_endpoint, epoch)
         self._subscriptions = Subscriptions(
             self._weights, (ACTING, EVALUATION), self._head.rejections
         )
         self._gate = FloodGate()
-        self._report = Report(self._head, manifest, counters, wall_s, telemetry, recorder)
+        self._report = Report(
+            self._head,
+            manifest,
+            counters,
+            wall_s,
+            telemetry,
+            recorder,
+            lambda: refused_peers(context),
+        )
         self.head_telemetry = self._report.head_telemetry
         self._current: dict[bytes, Weights] = {}
         self._outbox: dict[bytes, Weights] = {}
@@ -225,6 +231,7 @@ class ControlPlane:
     def _turn(self, now_s: float) -> bool:
         """Whether there was a message, and no more are waiting."""
         self._wakeup.clear()
+        self._cut_off.poll()
         self._publish_outbox()
         self._serve_late_subscribers(now_s)
         with self._lock:
@@ -306,18 +313,17 @@ def weights_addresses(bind: str, control_endpoint: str) -> list[str]:
 
 
 def _bind_weights(
-    context: zmq.Context[zmq.Socket[bytes]], addresses: list[str], insecure: bool
+    context: zmq.Context[zmq.Socket[bytes]], addresses: list[str]
 ) -> tuple[zmq.Socket[bytes], str]:
     for address in addresses[:-1]:
         try:
-            return _bind_weights(context, [address], insecure)
+            return _bind_weights(context, [address])
         except AddressInUse:
             log.warning("%s is in use: publishing weights from a free port", address)
     return transport.bind(
         context,
         zmq.XPUB,
         addresses[-1],
-        insecure=insecure,
         queue_messages=WEIGHTS_QUEUE_MESSAGES,
         max_message_bytes=SUBSCRIPTION_BYTES,
     )

@@ -29,6 +29,7 @@ from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.networks import build_network
 from common.rejections import Rejections
+from common.security import NOTHING_TOLD, Security, security_of
 from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
@@ -72,7 +73,6 @@ class LearnerOptions:
     run_dir: Path
     bind: str = "tcp://127.0.0.1:5550"
     resume: bool = False
-    insecure: bool = False
     started_s: float | None = None
     """When the run's first process started, as time.monotonic(); None: now."""
     metrics: MetricsOptions = NO_METRICS
@@ -110,8 +110,8 @@ def run_learner(
     # Each member has one for its words and one for the weights.
     others = 2 * (config.actors + OTHER_MEMBERS)
     allow_descriptors(others, f"the head of a run with {config.actors} actors")
-    connect = functools.partial(ControlPlane, context, options.bind, insecure=options.insecure)
-    return train(options, config, connect, stop, ready)
+    connect = functools.partial(ControlPlane, context, options.bind)
+    return train(options, config, connect, stop, ready, security_of(context))
 
 
 def train(
@@ -120,10 +120,11 @@ def train(
     connect: Connect,
     stop: threading.Event,
     ready: Callable[[str], None],
+    security: Security = NOTHING_TOLD,
 ) -> Outcome:
     """As `run_learner`, with the peers that `connect` makes."""
     with run_directory.held(options.run_dir, run_directory.LEARNER):
-        return _Learner(options, config, connect, stop).run(ready)
+        return _Learner(options, config, connect, stop, security).run(ready)
 
 
 class _Learner:
@@ -133,8 +134,10 @@ class _Learner:
         config: Config,
         connect: Connect,
         stop: threading.Event,
+        security: Security,
     ) -> None:
         self._options, self._config, self._connect, self._stop = options, config, connect, stop
+        self._security = security
         self._directory = options.run_dir / "checkpoints"
         self._resume_from = newest_intact(self._directory) if options.resume else None
         if self._resume_from is not None:
@@ -167,7 +170,7 @@ class _Learner:
     def run(self, ready: Callable[[str], None]) -> Outcome:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
-        exporter = Exporter(options.metrics)
+        exporter = Exporter(options.metrics, self._security)
         telemetry = Telemetry(
             lambda: learner_values(self._counters) | self._rejections.values(),
             [self._update_s, self._batch_wait_s],

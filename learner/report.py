@@ -26,6 +26,7 @@ class Report:
         wall_s: seconds since the run began.
         telemetry: the training loop's own metrics.
         recorder: takes the records; None: nobody does.
+        refused_peers: handshakes that failed at the head's sockets.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Report:
         wall_s: Callable[[], float],
         telemetry: Telemetry | None = None,
         recorder: Recorder | None = None,
+        refused_peers: Callable[[], int] = lambda: 0,
     ) -> None:
         self._head, self._manifest, self._counters, self._wall_s = head, manifest, counters, wall_s
         self._telemetry = telemetry or Telemetry(dict)
-        self._recorder = recorder
+        self._recorder, self._refused_peers = recorder, refused_peers
         self._actor_lag = histogram("head_actor_lag_updates")
         self.head_telemetry = Telemetry(self._values, [self._actor_lag])
         """The head's own metrics, those of the run as a whole."""
@@ -119,6 +121,7 @@ class Report:
             "head_actors": len(head.of_role("actor")),
             "head_lost_members_total": sum(head.lost.values()),
             "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
+            "head_refused_peers_total": self._refused_peers(),
             **head.rejections.values(),
         }
         if returns:

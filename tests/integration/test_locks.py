@@ -17,12 +17,12 @@ def test_a_run_that_goes_on_is_nobody_elses(start: Start, tmp_path: Path) -> Non
         second = start("deploy", "launch", *again)
         assert second.wait() == RunDirectoryError.exit_code
         assert error_of(second) == (
-            "run is in use by another launcher: stop that one, or choose another --run-dir"
+            "error: run is in use by another launcher: stop that one, or choose another --run-dir"
         )
     by_hand = start("learner", "--run-dir", "run", "--bind", "tcp://127.0.0.1:0", "--resume")
     assert by_hand.wait() == RunDirectoryError.exit_code
     assert error_of(by_hand) == (
-        "run is in use by another learner: stop that one, or choose another --run-dir"
+        "error: run is in use by another learner: stop that one, or choose another --run-dir"
     )
     status(head, updates_beyond(before + 20))
     assert run.process.poll() is None

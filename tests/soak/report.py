@@ -15,6 +15,8 @@ REPLAY_BACK_S, LEARNER_BACK_S = 3.0, 10.0
 GROWN = 1.10
 """What a second half may take beyond the first: allocators and caches are not exact."""
 SLACK_BYTES = 16 << 20
+MORE_DESCRIPTORS, MORE_THREADS = 8, 2
+"""What dead peers may hold until they are given up. A leak at each kill is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,11 @@ def rows_of(
         memory = second.memory_bytes / max(first.memory_bytes, 1.0)
         limit = GROWN + SLACK_BYTES / max(first.memory_bytes, 1.0)
         rows.append(Row(f"{role}: memory, second half to first", memory, "×", limit))
-        for what, one, two in (
-            ("file descriptors", first.descriptors, second.descriptors),
-            ("threads", first.threads, second.threads),
+        for what, one, two, limit in (
+            ("file descriptors", first.descriptors, second.descriptors, MORE_DESCRIPTORS),
+            ("threads", first.threads, second.threads, MORE_THREADS),
         ):
-            rows.append(Row(f"{role}: {what}, second half less first", two - one, "", 2))
+            rows.append(Row(f"{role}: {what}, second half less first", two - one, "", limit))
     return rows
 
 

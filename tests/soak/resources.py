@@ -18,12 +18,14 @@ YOUNG_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Of one role: the largest of its processes, in the median over half of the soak."""
+    """Of one role, in half of the soak; of several processes, the one that takes most."""
 
     memory_bytes: float
-    """Anonymous: the mapped storage, which is the system's cache, is not in it."""
+    """In the median. Anonymous: the mapped storage, which is the system's cache, is not in it."""
     descriptors: float
+    """At most: how many there are depends on who is connected at the moment."""
     threads: float
+    """At most."""
 
 
 class Watch:
@@ -51,7 +53,7 @@ class Watch:
     def halves(self) -> dict[str, tuple[Use, Use]]:
         """What each role took in the first half of the soak and in the second."""
         return {
-            role: (_median(seen[: len(seen) // 2]), _median(seen[len(seen) // 2 :]))
+            role: (_use(seen[: len(seen) // 2]), _use(seen[len(seen) // 2 :]))
             for role, seen in self._seen.items()
             if len(seen) >= 4
         }
@@ -79,5 +81,7 @@ def _use_of(process: psutil.Process) -> tuple[float, float, float] | None:
         return None
 
 
-def _median(seen: list[tuple[float, float, float]]) -> Use:
-    return Use(*(float(n) for n in np.median(seen, axis=0)))
+def _use(seen: list[tuple[float, float, float]]) -> Use:
+    memory_bytes, _, _ = np.median(seen, axis=0)
+    _, descriptors, threads = np.max(seen, axis=0)
+    return Use(float(memory_bytes), float(descriptors), float(threads))

@@ -77,7 +77,7 @@ CALM = (Use(100 * MB, 20, 9), Use(104 * MB, 20, 10))
             Findings(),
             [2.0],
             # 1.1 × 100 MB + 16 MB.
-            (Use(100 * MB, 20, 9), Use(127 * MB, 23, 12)),
+            (Use(100 * MB, 20, 9), Use(127 * MB, 29, 12)),
             [
                 "actor: memory, second half to first",
                 "actor: file descriptors, second half less first",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.run import LAUNCHER
 from tests.soak.soak import ROLES, Options, Result, soak
 
 
@@ -19,7 +20,7 @@ def assert_nothing_lost(result: Result, kills: int) -> None:
 def test_six_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     options = Options(
         minutes=8.0,
-        kill=("learner", "replay_server", "actor"),
+        kill=("learner", "replay_server", "actor", LAUNCHER),
         seed=1,
         every_s=0.5,
         most_kills=6,

@@ -3,6 +3,7 @@
 #   tests/run.sh                 what CI runs
 #   tests/run.sh --slow          the minutes-long suites instead; those in a browser want Debian's
 #                                chromium and chromium-driver, and are skipped without
+#   tests/network, in both, wants root, iproute2 and iptables, and is skipped without
 #   tests/run.sh tests/unit -k tree
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

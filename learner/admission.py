@@ -16,6 +16,8 @@ MAX_ENVS = 100_000
 MAX_NAME = 255
 """Characters of a host's, machine's or endpoint's name."""
 MAX_PATH = 4_096
+MAX_LINES = 2_000
+"""Of the log, for members that come and go at once."""
 MAX_MESSAGES = 500
 """Of one connection in each period; a member sends one or two a second."""
 
@@ -65,3 +67,21 @@ class FloodGate:
     def open(self) -> None:
         """A new period begins."""
         self._heard.clear()
+
+
+class LineBudget:
+    """Lines that members' comings and goings may write: many at once, one a second in the long run,
+    so that joins without end do not fill a disk."""
+
+    def __init__(self) -> None:
+        self._left = float(MAX_LINES)
+        self._now_s = 0.0
+
+    def allows(self, now_s: float) -> bool:
+        """Whether there is one left. `now_s` is monotonic, in seconds."""
+        self._left = min(self._left + max(now_s - self._now_s, 0.0), MAX_LINES)
+        self._now_s = now_s
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True

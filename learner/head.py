@@ -28,7 +28,7 @@ from common.messages import (
 )
 from common.metrics import Values
 from common.rejections import Rejections, quoted
-from learner.admission import MAX_ENVS, MAX_MEMBERS, check_join, check_serving
+from learner.admission import MAX_ENVS, MAX_MEMBERS, LineBudget, check_join, check_serving
 from learner.run_metrics import RunMetrics
 
 Reply = tuple[bytes, Message]
@@ -94,6 +94,7 @@ class Head:
         new_session: Callable[[], int] = lambda: secrets.randbits(62),
     ) -> None:
         self.rejections = Rejections("head_rejected_messages_total")
+        self._lines = LineBudget()
         self._manifest = manifest
         self._plain_manifest = manifest.to_plain()
         self._weights_endpoint = weights_endpoint
@@ -155,10 +156,11 @@ class Head:
         """Drop members that have been silent for too long."""
         silent = [m for m in self.members.values() if now_s - m.last_heard_s > SILENCE_S]
         for member in silent:
-            log.warning(
-                "%s %d (%s, pid %d) has been silent for %.0f s: gone",
-                member.role, member.number, member.host, member.pid, SILENCE_S,
-            )  # fmt: skip
+            if self._lines.allows(now_s):
+                log.warning(
+                    "%s %d (%s, pid %d) has been silent for %.0f s: gone",
+                    member.role, member.number, quoted(member.host), member.pid, SILENCE_S,
+                )  # fmt: skip
             self.lost[member.role] = self.lost.get(member.role, 0) + 1
         return self._remove(silent)
 
@@ -261,10 +263,11 @@ class Head:
         before = self.ladder_size
         self.members[member.session] = member
         self._members_changed()
-        log.info(
-            "%s %d joined from %s (pid %d)",
-            join.role, member.number, quoted(join.host), join.pid,
-        )  # fmt: skip
+        if self._lines.allows(now_s):
+            log.info(
+                "%s %d joined from %s (pid %d)",
+                join.role, member.number, quoted(join.host), join.pid,
+            )  # fmt: skip
         welcome = Welcome(
             session=member.session,
             number=member.number,
@@ -287,7 +290,8 @@ class Head:
         check_serving(serving)
         member.serving, member.last_heard_s = serving, now_s
         self._members_changed()
-        log.info("%s %d serves at %s", member.role, member.number, quoted(serving.endpoint))
+        if self._lines.allows(now_s):
+            log.info("%s %d serves at %s", member.role, member.number, quoted(serving.endpoint))
         replies = self._directives()
         if member.role == "inference":
             return replies
@@ -352,7 +356,8 @@ class Head:
         if member is None:
             log.info("one that was gone already left: %s", leave.reason)
             return []
-        log.info("%s %d left: %s", member.role, member.number, quoted(leave.reason))
+        if self._lines.allows(now_s):
+            log.info("%s %d left: %s", member.role, member.number, quoted(leave.reason))
         return self._remove([member])
 
     # --------------------------------------------------------------------------------------- parts

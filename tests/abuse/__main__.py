@@ -24,10 +24,10 @@ def main() -> int:
     config = Config(**{**RUN, "replay_capacity": 20_000_000})
     with tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory) / "run"
-        with in_processes(config, run_dir) as head:
+        with in_processes(config, run_dir) as (head, learner):
             ports = ports_of(head, config)
             status(head, updates_beyond(0))
-            siege = Siege(head, ports)
+            siege = Siege(learner, ports)
             siege.hold(attacks, 60.0 * options.minutes)
             status(head, updates_beyond(siege.report.updates[-1]))
             report = siege.after()

@@ -1,6 +1,7 @@
 """Runs to attack: over TCP as always, in threads of this process or in processes."""
 
 import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import zmq
 from common import run_directory
 from common.config import Config
 from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
-from tests.integration.runs import ENDLESS, TINY, Command, head_of, until, write_preset
+from tests.integration.runs import ENDLESS, TINY, Command, head_of, pid_of, until, write_preset
 
 RUN: dict[str, Any] = {
     **TINY,
@@ -29,9 +30,9 @@ ANY_PORT = "tcp://127.0.0.1:0"
 
 
 @contextlib.contextmanager
-def in_threads(config: Config, run_dir: Path) -> Iterator[str]:
-    """A run whose roles are threads with sockets of their own; its head's address. Raises what a
-    role raised."""
+def in_threads(config: Config, run_dir: Path) -> Iterator[tuple[str, int]]:
+    """A run whose roles are threads with sockets of their own; its head's address, and the process
+    that it is in. Raises what a role raised."""
     run_directory.create(run_dir, config)
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -55,7 +56,7 @@ def in_threads(config: Config, run_dir: Path) -> Iterator[str]:
         until(lambda: heads or failures, "the head is there")
         if heads:
             threads += map(start, follower_roles(config, run_dir, heads[0], ANY_PORT))
-            yield heads[0]
+            yield heads[0], os.getpid()
     finally:
         stop.set()
         for thread in threads:
@@ -65,15 +66,15 @@ def in_threads(config: Config, run_dir: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def in_processes(config: Config, run_dir: Path) -> Iterator[str]:
-    """A launched run; its head's address. Raises AssertionError when a process had to be started
-    again."""
+def in_processes(config: Config, run_dir: Path) -> Iterator[tuple[str, int]]:
+    """A launched run; its head's address and process. Raises AssertionError when a process had to
+    be started again."""
     with tempfile.TemporaryDirectory() as directory:
         preset = write_preset(Path(directory) / "siege.toml", **config.model_dump(mode="json"))
         words = ("deploy", "launch", "--preset", preset, "--run-dir", str(run_dir.resolve()))
         launch = Command(Path(directory), *words)
         try:
-            yield head_of(launch)
+            yield head_of(launch), pid_of(run_dir, "learner")
             launch.process.terminate()
             launch.wait()
         finally:

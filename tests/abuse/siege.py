@@ -84,11 +84,13 @@ class Siege:
     """Attacks a run while it watches it.
 
     Args:
-        head: the run's address.
+        learner: its process, which the head is part of.
+        ports: where it listens.
     """
 
-    def __init__(self, head: str, ports: Ports) -> None:
-        self._head, self._ports = head, ports
+    def __init__(self, learner: int, ports: Ports) -> None:
+        self._head, self._ports = ports.head, ports
+        self._learner = learner
         self.report = Report()
 
     def hold(self, attacks: Sequence[Attack], seconds: float) -> Report:
@@ -155,7 +157,7 @@ class Siege:
 
     def _members(self) -> dict[str, int]:
         """Process ids of the run's own members, by role and number."""
-        return {
+        return {"learner": self._learner} | {
             f"{m['role']}-{m['number']}": m["pid"]
             for m in self.status()["members"]
             if m["host"] != STRANGERS_HOST

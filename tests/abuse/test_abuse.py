@@ -22,10 +22,10 @@ def test_a_run_trains_on_while_strangers_do_their_worst(
 ) -> None:
     raise_limit()
     config = Config(**RUN)
-    with in_threads(config, tmp_path / "run") as head:
+    with in_threads(config, tmp_path / "run") as (head, process):
         ports = ports_of(head, config)
         status(head, updates_beyond(0))
-        siege = Siege(head, ports)
+        siege = Siege(process, ports)
         with caplog.at_level(logging.WARNING):
             report = siege.hold(ATTACKS, SECONDS)
             lines = len(caplog.records)
@@ -33,7 +33,7 @@ def test_a_run_trains_on_while_strangers_do_their_worst(
         assert report.updates[-1] > report.updates[0]
         status(head, updates_beyond(report.updates[-1]))
         siege.after()
-    assert len(report.descriptors) == 5
+    assert len(report.descriptors) == 6
     # Every attack got through to somebody, and what it said was refused and counted.
     assert all(report.attempts[attack.__name__] > 0 for attack in ATTACKS)
     for reason in ("undecodable", "shape", "non_finite", "unknown_kind"):

@@ -15,7 +15,7 @@ from common import transport
 from common.errors import MalformedMessage, Reason
 from common.messages import ACTING, Heartbeat, Leave, Message, Refused, Serving, StatusRequest
 from common.rejections import Rejections
-from learner.admission import MAX_ENVS, MAX_MESSAGES, MAX_NAME, FloodGate
+from learner.admission import MAX_ENVS, MAX_LINES, MAX_MESSAGES, MAX_NAME, FloodGate
 from learner.control import ControlPlane
 from learner.run_metrics import MAX_VALUE
 from learner.status import LearnerCounters
@@ -160,6 +160,21 @@ def test_names_in_the_log_are_on_one_line(caplog: pytest.LogCaptureFixture) -> N
         run.send(b"a", Leave(session, "x\n" * 100_000))
     assert all("\n" not in line and "\x1b" not in line for line in caplog.messages)
     assert max(map(len, caplog.messages)) < 500
+
+
+def test_joins_without_end_write_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run()
+    with caplog.at_level(logging.INFO):
+        for i in range(4 * MAX_LINES):
+            run.now_s = i / MAX_LINES  # Four seconds.
+            run.welcome(b"s", join())
+    assert len(caplog.messages) <= MAX_LINES + 5
+    caplog.clear()
+    # And when it is over, there is room for what matters.
+    run.now_s += 60.0
+    with caplog.at_level(logging.INFO):
+        run.welcome(b"honest", join(host="honest"))
+    assert any("honest" in line for line in caplog.messages)
 
 
 # ------------------------------------------------------------------------------------------ floods

@@ -9,7 +9,7 @@ import threading
 from multiprocessing.connection import Connection
 
 from common.errors import ZapexError
-from common.process import UNEXPECTED, configure_logging, stop_with_parent
+from common.process import UNEXPECTED, configure_logging, ran_out, stop_with_parent
 from deploy.topology import RoleSpec, run_role
 
 READY, FAILED = "ready", "failed"
@@ -65,6 +65,10 @@ def _run(
         return error.exit_code
     except Exception as error:
         log.exception("unexpected")
+        known = ran_out(error)
+        if known is not None:
+            pipe.send((FAILED, f"{known} (see {spec.log_file})"))
+            return known.exit_code
         what = " ".join(f"{type(error).__name__}: {error}".split())
         pipe.send((FAILED, f"unexpected {what} (see {spec.log_file})"))
         return UNEXPECTED

@@ -5,6 +5,7 @@ child is asked to stop and, if it does not, ended.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -136,6 +137,28 @@ def print_error(error: ZapexError) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
+_RAN_OUT = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EROFS: "make it writable, or choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (fs.file-max)",
+    errno.ENOMEM: "free memory, or take less: replay_capacity, actors, envs_per_actor",
+}
+
+
+def ran_out(error: Exception) -> ZapexError | None:
+    """A resource that ran out where nobody reckoned with it (a compiler's cache, a library's file),
+    in one line; None: this error is another."""
+    # ZeroMQ's errors have such a number, too.
+    number = getattr(error, "errno", None)
+    if number not in _RAN_OUT:
+        return None
+    path = getattr(error, "filename", None)
+    where = f" at {path}" if path else ""
+    return ZapexError(f"{os.strerror(number)}{where}: {_RAN_OUT[number]}")
+
+
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a program; its exit code. An expected error becomes one line on standard error."""
     raise_limit()
@@ -152,6 +175,11 @@ def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
-        traceback.print_exc()
-        return UNEXPECTED
+    except Exception as error:
+        known = ran_out(error)
+        if known is None or debug:
+            traceback.print_exc()
+        if known is None:
+            return UNEXPECTED
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code

@@ -16,6 +16,7 @@ from common.process import (
     UNEXPECTED,
     configure_logging,
     hear_last_words,
+    ran_out,
     stop_with_parent,
 )
 from common.security import SecureContext, announce, open_security
@@ -82,6 +83,10 @@ def _run(
         return error.exit_code
     except Exception as error:
         log.exception("unexpected")
+        known = ran_out(error)
+        if known is not None:
+            pipe.send((FAILED, f"{known} (see {spec.log_file})"))
+            return known.exit_code
         what = " ".join(f"{type(error).__name__}: {error}".split())
         pipe.send((FAILED, f"unexpected {what} (see {spec.log_file})"))
         return UNEXPECTED

@@ -1,5 +1,6 @@
 """How a process starts and ends: exit codes, one line for an error, never without its parent."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import zmq
 
 from common import errors
 from common.errors import ConfigError, ZapexError
@@ -54,6 +56,26 @@ EXIT_CODES = {
     "CheckpointError": 7,
     "NonFiniteLoss": 8,
 }
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "", "/x/__pycache__"),
+            "No space left on device at /x/__pycache__: free space there",
+        ),
+        (
+            zmq.ZMQError(errno.EMFILE),
+            "Too many open files: raise the limit of open files (ulimit -n)",
+        ),
+    ],
+)
+def test_what_runs_out_where_nobody_reckoned_with_it_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    assert run_main(raising(error)) == 3
+    assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
 def test_every_error_has_an_exit_code_of_its_own_or_its_kind() -> None:

@@ -1,5 +1,6 @@
 """`python -m actor --connect tcp://HEAD:5550`: joins the run of that head."""
 
+import faulthandler
 import sys
 import threading
 from dataclasses import dataclass
@@ -7,11 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-import zmq
 
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
-from common.process import configure_logging, run_main, stop_on_signals
+from common.process import (
+    configure_logging,
+    hear_last_words,
+    print_error,
+    run_main,
+    stop_on_signals,
+)
+from common.security import SecureContext, announce, open_security
 
 
 @dataclass
@@ -35,8 +42,11 @@ class Flags:
     network once."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
+    keys: Path | None = None
+    """This host's key file, or the run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
+    says, or no keys."""
     insecure: bool = False
-    """Allow a --metrics-host that other hosts can reach, without keys."""
+    """Allow a --metrics-host that other hosts can reach, without a token."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
     metrics_host: str = "127.0.0.1"
@@ -59,6 +69,7 @@ def _run(flags: Flags) -> None:
         )
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
+    security = open_security(flags.keys, insecure=flags.insecure)
     import torch
 
     from actor.evaluator import run_evaluator
@@ -67,12 +78,15 @@ def _run(flags: Flags) -> None:
     from actor.weight_relay import RelayOptions, run_weight_relay
 
     configure_logging(flags.log_level)
+    announce(security)
+    faulthandler.enable()
+    hear_last_words(print_error)
     torch.set_num_threads(1)
     stop = threading.Event()
     stop_on_signals(stop)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
-    with zmq.Context() as context:
+    with SecureContext(security) as context:
         if flags.relay:
             relaying = RelayOptions(flags.connect, number=flags.number, metrics=metrics)
             run_weight_relay(relaying, context, stop, lambda _: None)

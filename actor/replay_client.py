@@ -13,9 +13,10 @@ import zmq
 from actor.blocks import Blocks
 from common import transport
 from common.compression import compressed
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.messages import Ack, Insert, Rejected
 from common.metric_table import histogram
+from common.rejections import Rejections, quoted
 
 PARTING_S = 10.0
 """How long a server that the head assigned to others may still acknowledge what it was sent."""
@@ -30,6 +31,7 @@ class ReplayClient:
         endpoint: of the server to begin with.
         session: names this actor's inserts for as long as it lives.
         window: inserts that may be unacknowledged.
+        rejections: counts what is not accepted of the server.
         compression: method for images.
     """
 
@@ -39,6 +41,7 @@ class ReplayClient:
         endpoint: str,
         session: int,
         window: int,
+        rejections: Rejections,
         compression: str = "none",
     ) -> None:
         self._context = context
@@ -46,6 +49,7 @@ class ReplayClient:
         self._parting: list[_Link] = []
         self._session = session
         self._window = window
+        self._rejections = rejections
         # Nothing leaves the process on the way to a thread.
         self._compression = "none" if endpoint.startswith("inproc://") else compression
         self._sequence = 0
@@ -118,14 +122,23 @@ class ReplayClient:
         # Asking whether there is another message costs half of an attempt in vain.
         while transport.wait(link.socket, timeout_ms):
             timeout_ms = 0
-            message = transport.receive(link.socket)
-            if isinstance(message, Ack) and message.session == self._session:
-                self._acknowledge(link, message.sequence)
-            elif isinstance(message, Rejected):
-                raise WireError(f"the replay server rejected an insert: {message.reason}")
+            try:
+                message = transport.receive(link.socket)
+                if isinstance(message, Ack) and message.session == self._session:
+                    self._acknowledge(link, message.sequence)
+            except MalformedMessage as error:
+                self._rejections.count(error, time.monotonic())
+                continue
+            if isinstance(message, Rejected):
+                raise WireError(f"the replay server rejected an insert: {quoted(message.reason)}")
 
     def _acknowledge(self, link: "_Link", sequence: int) -> None:
-        """All inserts up to this one are stored."""
+        """All inserts up to this one are stored. Raises MalformedMessage for one that is yet to be
+        sent."""
+        if sequence >= self._sequence:
+            raise MalformedMessage(
+                f"insert {sequence} is acknowledged, {self._sequence} were sent", Reason.SEQUENCE
+            )
         now_s, unacknowledged = time.perf_counter(), link.unacknowledged
         while unacknowledged and next(iter(unacknowledged)) <= sequence:
             _, (_, sent_s) = unacknowledged.popitem(last=False)

@@ -24,7 +24,9 @@ from common.metrics import Telemetry, Values
 from common.process import loopback_id
 
 POLL_MS = 20
-QUEUE_MESSAGES = 4
+SUBSCRIPTION_BYTES = 1 << 10
+"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
+QUEUE_MESSAGES = 1
 """Versions kept for a slow subscriber before newer ones are dropped for it."""
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,12 @@ def run_weight_relay(
     """Relay until the head says stop or `stop` is set. `ready` is called with the address once
     there are weights."""
     outgoing, endpoint = transport.bind(
-        context, zmq.XPUB, options.bind, queue_messages=QUEUE_MESSAGES
+        context,
+        zmq.XPUB,
+        options.bind,
+        for_this_host=True,
+        queue_messages=QUEUE_MESSAGES,
+        max_message_bytes=SUBSCRIPTION_BYTES,
     )
     # Tell about every subscription, not only the first: each wants the current version.
     outgoing.xpub_verbose = True

@@ -71,6 +71,11 @@ class Config(BaseModel):
     are recorded for whole games. Needs an environment that tells its lives."""
     reward_clip: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
     """Clip rewards to ± this before learning (1 for Atari); returns are recorded unclipped."""
+    env_step_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 60.0
+    """Seconds that a step, reset or close of an environment may take (of a vector class: of all its
+    environments) before its process is ended and started again; none: for ever."""
+    env_make_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 300.0
+    """Seconds that making an environment may take; none: for ever."""
 
     # ------------------------------------------------------------------------------ budget, goal
 
@@ -103,6 +108,10 @@ class Config(BaseModel):
     """Transitions in a block: what an actor sends at once for each environment."""
     insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
     """Inserts an actor may have unacknowledged before it stops stepping."""
+    actor_memory_limit: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
+    """Resident memory, in MiB, of an actor and the processes below it, what they share counted for
+    each, above which it hands in its experience and is started again: for environments that leak;
+    none: any."""
 
     inference: Literal["actor", "host", "gpu"] = "actor"
     """Who computes the Q-values that actors act by: each for itself on the CPU; host: one process
@@ -176,6 +185,9 @@ class Config(BaseModel):
     replay_storage: Literal["file", "shm", "memory"] = "file"
     """Where the launcher has the replay server keep experience: a file of the run directory, which
     survives the run; /dev/shm; or memory of its own process, which nobody can map."""
+    replay_flush_period_s: PositiveFloat = 30.0
+    """Seconds from one flush of that file to the disk to the next: what a power failure may take. A
+    process that dies takes nothing with it."""
     replay_link: Literal["auto", "shared_memory", "wire"] = "auto"
     """How the learner gets sampled transitions: by reading the replay server's storage itself, or
     sent over the wire; auto: the first where both are on one host."""
@@ -375,8 +387,13 @@ def lay_over(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def write_toml(config: Config, path: Path) -> None:
+def to_toml(config: Config) -> str:
     """Every value in force, readable by `config_from_mapping`."""
     values = {k: _NONE if v is None else v for k, v in config.model_dump(mode="json").items()}
     values["env_kwargs"] = json.dumps(config.env_kwargs)
-    path.write_text(tomli_w.dumps(values))
+    return tomli_w.dumps(values)
+
+
+def write_toml(config: Config, path: Path) -> None:
+    """`to_toml` in a file."""
+    path.write_text(to_toml(config))

@@ -116,11 +116,13 @@ class Welcome(Message):
     manifest: dict[str, Any]
     """`common.manifest.Manifest` as plain data."""
     weights_endpoint: str
-    """Of the head, or of the relay on this member's machine."""
+    """Of the head."""
     replay_endpoint: str = ""
     """Where an actor's experience goes; empty for others."""
     inference_endpoint: str = ""
-    """Of the inference process on this member's machine; empty: there is none."""
+    """Of the inference process on this member's host; empty: there is none."""
+    relay_endpoint: str = ""
+    """Of the relay on this member's host, from which weights come instead; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +178,8 @@ class Directive(Message):
     replay_endpoint: str = ""
     inference_endpoint: str = ""
     """Both as in Welcome; experience stays where it goes while there is no replay server."""
-    weights_endpoint: str = ""
-    """As in Welcome; empty: as it was."""
+    relay_endpoint: str = ""
+    """As in Welcome."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,11 @@ class Metric:
     """What to do about a bad one."""
     bounds: tuple[float, ...] = ()
     """A histogram's: the largest value of each range but the last, which has none."""
+    label: str = ""
+    """What a counter's parts differ in. Besides the total, by the counter's name, a process tells
+    those of its parts that are not 0, each by NAME.PART; Prometheus gets all parts by this label,
+    and no total."""
+    parts: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:

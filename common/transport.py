@@ -1,11 +1,15 @@
 """ZeroMQ sockets by address: `tcp://HOST:PORT`, `ipc://PATH` or, within one process, `inproc://NAME`.
 
 All roles send and receive through here, so that limits on queues and message sizes, heartbeats of
-half-open connections and the errors of a busy port are the same everywhere.
+half-open connections, keys and the errors of a busy port are the same everywhere.
+
+Where the context has keys (`common/security.py`), every connection but those within the process is
+encrypted by CURVE: who listens proves to hold the run's key, who connects is on its allow-list.
 """
 
 import errno
 import ipaddress
+import logging
 import re
 import socket as stream_sockets
 import time
@@ -16,17 +20,35 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.utils.monitor
 
-from common import codec
+from common import authentication, codec
 from common.codec import Frame
 from common.errors import AddressInUse, ConfigError
+from common.handshake import FAILED, Handshakes
 from common.messages import Message
+from common.security import SecureContext, security_of
 
 QUEUE_MESSAGES = 1_000
 """Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
 MAX_MESSAGE_BYTES = 1 << 30
 """A larger frame from a peer closes its connection."""
+HANDSHAKE_MS = 10_000
+"""A peer that has not said who it is by then is disconnected."""
+BACKLOG = 1_024
+"""Connections that the system keeps until they are accepted: a flood must not crowd others out."""
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
+LOST_S = 15
+"""A connection whose other end has acknowledged nothing for so long is given up, and made anew: a
+partition, a host that vanished. Told by TCP, which hears of every packet."""
+PROBE_PERIOD_S = 5
+"""Between two questions, on a connection where nothing is sent, whether the other end is there."""
+FRAME_LIMIT_S = 120
+"""A frame may take so long on its way. ZeroMQ's own heartbeats, which go all the way where TCP ends
+at a proxy, hear of whole frames alone: with a shorter limit, weights of 7 MB never come through a
+pipe that needs longer for them (docs/adr/0023-a-slow-network-is-not-a-dead-one.md)."""
+CONNECT_LIMIT_S = 2
+"""An attempt to connect, of which the next looks the name up again. Left to itself, TCP asks ever
+less often, and half a minute passes before it sees that the other end is back."""
 WATCH_PERIOD_S = 0.01
 """Between two looks of a watch for new connections, in seconds."""
 COPIED_BYTES = 64 << 10
@@ -38,24 +60,36 @@ _POLLIN = int(zmq.POLLIN)
 _ANY_PORT = (":*", ":0")
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
 
+log = logging.getLogger(__name__)
+
 
 def _make(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str, queue_messages: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    queue_messages: int,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(socket_type)
     socket.linger = LINGER_MS
-    socket.rcvhwm = queue_messages
+    socket.rcvhwm = queue_messages if received_messages is None else received_messages
     # What a SUB sends are its subscriptions: one that found no room would be lost for good.
     socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
-    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.maxmsgsize = max_message_bytes
+    socket.handshake_ivl = HANDSHAKE_MS
+    socket.backlog = BACKLOG
     socket.ipv6 = "[" in address
-    # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.
-    # The side that connects sends them; the other learns from them how long silence may last (TTL)
-    # and need not ping its thousand peers as well.
+    socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, max(LOST_S // PROBE_PERIOD_S, 1)
+    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = PROBE_PERIOD_S
+    socket.tcp_maxrt = LOST_S * 1_000
+    # ZMTP pings. The side that connects sends them; the other learns from them how long silence may
+    # last (TTL) and need not ping its thousand peers as well.
     if socket_type not in (zmq.ROUTER, zmq.XPUB):
-        socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
-        socket.heartbeat_ttl = 15_000
+        socket.heartbeat_ivl = PROBE_PERIOD_S * 1_000
+        socket.heartbeat_timeout = socket.heartbeat_ttl = FRAME_LIMIT_S * 1_000
     socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000
+    socket.connect_timeout = CONNECT_LIMIT_S * 1_000
     return socket
 
 
@@ -64,19 +98,31 @@ def bind(
     socket_type: int,
     address: str,
     *,
-    insecure: bool = False,
+    for_this_host: bool = False,
     queue_messages: int = QUEUE_MESSAGES,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound socket and the endpoint it really has (`:0` and `:*` take a free port).
 
+    Args:
+        for_this_host: its peers are processes of this host with the same key file; without keys
+            this makes no difference.
+        queue_messages: kept per peer and direction.
+        max_message_bytes: a larger frame from a peer closes its connection.
+        received_messages: kept of each peer until they are looked at; None: `queue_messages`.
+
     Raises:
         AddressInUse: another process listens there.
-        ConfigError: no such address here, or it is open to the network and `insecure` is false.
+        ConfigError: no such address here, or it is open to the network and there are neither keys
+            nor --insecure, or the keys are those of a client.
     """
-    if not insecure and not is_local(address):
+    security = security_of(context)
+    if security.keys is None and not security.insecure and not is_local(address):
         raise ConfigError(
             f"refusing to listen on {address}: anyone who can reach it could write experience and "
-            "read weights. Use tcp://127.0.0.1:PORT, or add --insecure on a network you trust"
+            "read weights. Give --keys DIR, made by python -m deploy keys new DIR, or use "
+            "tcp://127.0.0.1:PORT, or add --insecure on a network you trust"
         )
     if address.endswith(_ANY_PORT):
         address = address[: address.rindex(":")] + ":*"
@@ -85,9 +131,15 @@ def bind(
         raise AddressInUse(
             f"{address} is in use by another process: stop it or choose another path"
         )
-    socket = _make(context, socket_type, address, queue_messages)
+    socket = _make(
+        context, socket_type, address, queue_messages, max_message_bytes, received_messages
+    )
     try:
+        _serve_with_keys(socket, address, for_this_host)
         socket.bind(address)
+    except ConfigError:
+        socket.close()
+        raise
     except zmq.ZMQError as error:
         socket.close()
         if error.errno == errno.EADDRINUSE:
@@ -114,6 +166,7 @@ def connect(
     _check(address, any_port=False)
     socket = _make(context, socket_type, address, queue_messages)
     try:
+        _show_key(socket, address)
         _connect(socket, address)
     except ConfigError:
         socket.close()
@@ -122,13 +175,22 @@ def connect(
 
 
 def connect_watched(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    *,
+    on_this_host: bool = False,
 ) -> tuple[zmq.Socket[bytes], "ReconnectWatch"]:
-    """As `connect`, with a watch that was there before the first connection."""
+    """As `connect`, with a watch that was there before the first connection.
+
+    Args:
+        on_this_host: whoever listens there was bound `for_this_host`.
+    """
     _check(address, any_port=False)
     socket = _make(context, socket_type, address, QUEUE_MESSAGES)
     watch = ReconnectWatch(socket, address)
     try:
+        _show_key(socket, address, on_this_host)
         _connect(socket, address)
     except ConfigError:
         watch.close()
@@ -146,15 +208,45 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
         ) from error
 
 
-def reconnect(socket: zmq.Socket[bytes], before: str, address: str) -> None:
-    """Have a socket that is connected to `before` connect to `address` instead."""
+def reconnect(
+    socket: zmq.Socket[bytes], before: str, address: str, *, on_this_host: bool = False
+) -> None:
+    """Have a socket that is connected to `before` connect to `address` instead.
+
+    Args:
+        on_this_host: whoever listens there was bound `for_this_host`.
+    """
     try:
         socket.disconnect(before)
     except zmq.ZMQError as error:
         # Within a process a connection ends with its other end.
         if error.errno != errno.ENOENT:
             raise
+    _show_key(socket, address, on_this_host)
     _connect(socket, address)
+
+
+def _serve_with_keys(socket: zmq.Socket[bytes], address: str, for_this_host: bool) -> None:
+    context, keys = socket.context, security_of(socket.context).keys
+    if keys is None or address.startswith("inproc://"):
+        return
+    if not (keys.serves or for_this_host):
+        raise ConfigError(
+            f"{keys.source} is a client's key, with which nobody can listen for a run: give "
+            "--keys DIR, the run's key directory"
+        )
+    assert isinstance(context, SecureContext)
+    authenticator = context.authenticator(keys)
+    socket.curve_server, socket.curve_secretkey = 1, keys.secret
+    socket.zap_domain = authentication.HOST if for_this_host else authentication.RUN
+    authenticator.watch(socket)
+
+
+def _show_key(socket: zmq.Socket[bytes], address: str, on_this_host: bool = False) -> None:
+    keys = security_of(socket.context).keys
+    if keys is not None and not address.startswith("inproc://"):
+        socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+        socket.curve_serverkey = keys.public if on_this_host else keys.server
 
 
 def _check(address: str, *, any_port: bool) -> None:
@@ -172,6 +264,16 @@ def _check(address: str, *, any_port: bool) -> None:
             f"{address!r} is no address: expected tcp://HOST:PORT with a port up to 65535, "
             "or ipc://PATH"
         )
+
+
+def is_endpoint(address: str) -> bool:
+    """Whether one can connect there, as far as the address itself tells."""
+    try:
+        _check(address, any_port=False)
+        urlsplit(address)
+    except (ConfigError, ValueError):
+        return False
+    return "\0" not in address
 
 
 def _is_served(address: str) -> bool:
@@ -275,7 +377,8 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
 
 class ReconnectWatch:
     """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again.
+    old one is lost and must be asked for or sent again, each of which is a line in the log; and
+    when it cannot get one.
 
     Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
     `inproc` peers never reconnect and are not watched.
@@ -286,15 +389,21 @@ class ReconnectWatch:
         self._monitor = (
             None
             if address.startswith("inproc://")
-            else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            else socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILED
+            )
         )
-        self._lost = False
+        self._handshakes = Handshakes(address, security_of(socket.context).keys)
+        self._address = address
+        self._lost_s: float | None = None
+        """Since when there is no connection in place of the last one."""
         self._next_look_s = 0.0
 
     def reconnected(self) -> bool:
         """Whether a connection was made in place of one that was lost, and that was not said yet.
 
-        Looks every WATCH_PERIOD_S, however often it is asked.
+        Looks every WATCH_PERIOD_S, however often it is asked. Raises JoinRefused when there will be
+        no connection, for one of the two sides has no key, or another one than it should have.
         """
         again = False
         now_s = time.monotonic()
@@ -302,17 +411,26 @@ class ReconnectWatch:
             return False
         self._next_look_s = now_s + WATCH_PERIOD_S
         while self._monitor is not None and has_message(self._monitor):
-            event = zmq.utils.monitor.recv_monitor_message(self._monitor)["event"]
-            if event == zmq.EVENT_DISCONNECTED:
-                self._lost = True
-            elif self._lost:
-                again, self._lost = True, False
+            told = zmq.utils.monitor.recv_monitor_message(self._monitor)
+            event = told["event"]
+            if event & FAILED:
+                self._handshakes.failed(event, told["value"])
+            elif event == zmq.EVENT_DISCONNECTED:
+                if self._lost_s is None:
+                    log.warning("lost the connection to %s", self._address)
+                    self._lost_s = now_s
+            else:
+                self._handshakes.succeeded()
+                if self._lost_s is not None:
+                    away_s = now_s - self._lost_s
+                    log.info("connected to %s again after %.1f s", self._address, away_s)
+                    again, self._lost_s = True, None
         return again
 
     @property
     def broken(self) -> bool:
         """Whether the connection was lost when `reconnected` looked last, with no new one yet."""
-        return self._lost
+        return self._lost_s is not None
 
     def close(self) -> None:
         if self._monitor is not None:

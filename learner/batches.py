@@ -5,6 +5,7 @@ training; a request for others carries the priorities of those that were used up
 """
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ import torch
 import zmq
 
 from common import transport
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, Rejected, SampleRequest, Serving
+from common.rejections import Rejections, quoted
 from common.trace import Trace
 from learner.host_batch import HostBatch
 from learner.replay_link import ReplayLink
@@ -40,6 +42,7 @@ class Batches:
 
     Args:
         trace: is told what is done for each batch.
+        rejections: counts what is not accepted of the server.
 
     Raises ConfigError when the configuration insists on shared memory and there is none.
     """
@@ -51,7 +54,9 @@ class Batches:
         manifest: Manifest,
         device: torch.device,
         trace: Trace,
+        rejections: Rejections | None = None,
     ) -> None:
+        self._rejections = rejections or Rejections("learner_rejected_messages_total")
         self._manifest, self._trace = manifest, trace
         self._context = context
         self._link = ReplayLink(context, server, manifest)
@@ -111,11 +116,15 @@ class Batches:
             self._request_again()
         while True:
             self._trace.phase("receiving")
-            message = transport.receive(self._link.socket)
-            if message is None:
-                return
-            self._trace.phase("gathering")
-            batch = self._take(message)
+            try:
+                message = transport.receive(self._link.socket)
+                if message is None:
+                    return
+                self._trace.phase("gathering")
+                batch = self._take(message)
+            except WireError as error:
+                self._rejections.count(error, time.monotonic())
+                raise
             if batch is not None:
                 yield batch
 
@@ -140,9 +149,10 @@ class Batches:
 
     def _take(self, message: Message) -> TrainBatch | None:
         if isinstance(message, Rejected):
-            raise WireError(f"the replay server rejected a request: {message.reason}")
+            raise WireError(f"the replay server rejected a request: {quoted(message.reason)}")
         if not isinstance(message, (Batch, Drawn)) or not self._free:
-            log.warning("ignored a %s that was not asked for", message.kind)
+            unasked = MalformedMessage(f"a {message.kind} that was not asked for", Reason.SEQUENCE)
+            self._rejections.count(unasked, time.monotonic())
             return None
         self._requested -= 1
         slot = self._free.pop()

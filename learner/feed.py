@@ -21,6 +21,7 @@ import zmq
 from common import transport
 from common.manifest import Manifest
 from common.messages import Serving
+from common.rejections import Rejections
 from common.trace import NO_TRACE, Trace
 from learner.batches import Batches, Used
 from learner.shards import ShardedBatches
@@ -59,6 +60,7 @@ def open_feed(
     device: torch.device,
     trace: Trace = NO_TRACE,
     thread_trace: Trace = NO_TRACE,
+    rejections: Rejections | None = None,
 ) -> Feed:
     """The feed that suits the device and the size of a batch.
 
@@ -66,6 +68,7 @@ def open_feed(
         servers: the replay servers that are there, by number.
         trace: of the loop that trains.
         thread_trace: of the feed's own thread, if it gets one.
+        rejections: as of `Batches`.
     """
     frames = manifest.config.batch_size * manifest.layout.frames_per_transition
     nbytes = frames * manifest.spec.obs_size * manifest.spec.dtype.itemsize
@@ -74,9 +77,9 @@ def open_feed(
     used_trace = trace if inline else thread_trace
     if manifest.config.replay_servers == 1:
         (server,) = servers.values()
-        source = Batches(context, server, manifest, device, used_trace)
+        source = Batches(context, server, manifest, device, used_trace, rejections)
     else:
-        source = ShardedBatches(context, servers, manifest, device, used_trace)
+        source = ShardedBatches(context, servers, manifest, device, used_trace, rejections)
     return InlineFeed(source, trace) if inline else Prefetcher(source, context, thread_trace)
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from common.compression import copy_array
-from common.errors import MalformedMessage
+from common.errors import MalformedMessage, Reason
 from common.manifest import Manifest
 from common.messages import Batch
 from learner.losses import importance_weights
@@ -41,15 +41,21 @@ class BatchRows:
     def _check(self, batch: Batch) -> None:
         frames, spec = self.views["frames"], self._manifest.spec
         if batch.frames.shape != frames.shape or batch.frames.dtype != frames.dtype:
-            raise MalformedMessage(f"batch.frames is {batch.frames.dtype} {batch.frames.shape}")
+            raise MalformedMessage(
+                f"batch.frames is {batch.frames.dtype} {batch.frames.shape}", Reason.SHAPE
+            )
         for name in ("shift", "action", "n_step_return", "discount", "probability", "key"):
             if getattr(batch, name).shape != (len(frames),):
-                raise MalformedMessage(f"batch.{name} has shape {getattr(batch, name).shape}")
+                raise MalformedMessage(
+                    f"batch.{name} has shape {getattr(batch, name).shape}", Reason.SHAPE
+                )
         if batch.action.min() < 0 or batch.action.max() >= spec.num_actions:
-            raise MalformedMessage(f"batch.action is not in 0 … {spec.num_actions - 1}")
+            raise MalformedMessage(
+                f"batch.action is not in 0 … {spec.num_actions - 1}", Reason.RANGE
+            )
         last_shift = frames.shape[1] - self._manifest.config.frame_stack
         if batch.shift.max() > last_shift:
-            raise MalformedMessage(f"batch.shift is not in 0 … {last_shift}")
+            raise MalformedMessage(f"batch.shift is not in 0 … {last_shift}", Reason.RANGE)
 
 
 class HostBatch(BatchRows):
@@ -81,11 +87,11 @@ class HostBatch(BatchRows):
         Raises MalformedMessage when these are no probabilities.
         """
         if probability.shape != (len(self.views["weight"]),):
-            raise MalformedMessage(f"probabilities have shape {probability.shape}")
+            raise MalformedMessage(f"probabilities have shape {probability.shape}", Reason.SHAPE)
         if not (probability.min() > 0.0 and np.isfinite(probability.max())):
-            raise MalformedMessage("a probability is not positive and finite")
+            raise MalformedMessage("a probability is not positive and finite", Reason.RANGE)
         if table_size < 1:
-            raise MalformedMessage(f"table_size is {table_size}")
+            raise MalformedMessage(f"table_size is {table_size}", Reason.RANGE)
         config = self._manifest.config
         if config.prioritized:
             exponent = config.importance_sampling_exponent

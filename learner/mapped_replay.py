@@ -21,7 +21,7 @@ from common.block_columns import (
     buffer_header,
     memory_fence,
 )
-from common.errors import ConfigError, MalformedMessage
+from common.errors import ConfigError, MalformedMessage, Reason
 from common.manifest import Manifest
 from common.messages import Drawn, Serving
 from common.process import machine_id
@@ -75,7 +75,9 @@ class MappedReplay:
         columns, views = self._columns, host.views
         for name in ("key", "probability"):
             if getattr(drawn, name).shape != views["action"].shape:
-                raise MalformedMessage(f"drawn.{name} has shape {getattr(drawn, name).shape}")
+                raise MalformedMessage(
+                    f"drawn.{name} has shape {getattr(drawn, name).shape}", Reason.SHAPE
+                )
         items, live = columns.live_items(drawn.key)
         if not live.any():
             return None
@@ -138,6 +140,9 @@ def _map(server: Serving, manifest: Manifest) -> BlockColumns | str:
     shape = (manifest.spec, manifest.layout, manifest.config.replay_slots)
     path, nbytes = Path(server.storage), block_bytes(*shape)
     try:
+        # Opening what a replay server names must not wait for a writer, as a FIFO's does.
+        if path.is_fifo():
+            return f"{path} is a FIFO"
         with path.open("rb") as file:
             if file.read(HEADER_BYTES).rstrip(b"\0") != buffer_header(*shape):
                 return f"{path} is another replay's"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
+from common.run_directory import write_or_explain
 from learner.checkpoint import RunState
 
 RESULT_FILE = "result.json"
@@ -32,6 +33,8 @@ def write_result(
         part_s, part_env_steps, part_updates: since this learner's part of the run began; the rates
             are theirs.
         samples_per_insert: as it came out.
+
+    Raises RunDirectoryError when it cannot be written.
     """
     evaluation = state.evaluations[-1] if state.evaluations else {}
     result: dict[str, Any] = {
@@ -56,9 +59,7 @@ def write_result(
             **{name: _version(name) for name in ("torch", "gymnasium", "zapex")},
         },
     }
-    temporary = run_dir / f"{RESULT_FILE}.partial"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(run_dir / RESULT_FILE)
+    write_or_explain(run_dir / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 
 def _version(package: str) -> str:

@@ -28,6 +28,7 @@ from common.errors import WireError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, PartRequest, Rejected, Serving
 from common.rate_limiter import RateLimiter
+from common.rejections import Rejections, quoted
 from common.trace import Trace
 from learner.batches import Used
 from learner.host_batch import HostBatch
@@ -165,6 +166,7 @@ class ShardedBatches:
     Args:
         servers: the replay servers that are there, by number.
         trace: is told what is done for each batch.
+        rejections: counts what servers send and is no batch.
         now_s: the monotonic clock.
 
     Raises ConfigError when the configuration insists on shared memory and there is none.
@@ -177,9 +179,11 @@ class ShardedBatches:
         manifest: Manifest,
         device: torch.device,
         trace: Trace,
+        rejections: Rejections | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context, self._manifest, self._trace = context, manifest, trace
+        self._rejections = rejections or Rejections("learner_rejected_messages_total")
         self._now_s = now_s
         config = manifest.config
         self._config: Config = config
@@ -262,17 +266,27 @@ class ShardedBatches:
                 shard.asked.clear()
             if reconnected:
                 shard.ask(None, 0.0, 0, now_s)
-            while (message := transport.receive(shard.link.socket)) is not None:
-                self._trace.phase("gathering")
-                batch = self._take(shard, message)
-                if batch is not None:
-                    yield batch
-                self._trace.phase("receiving")
+            yield from self._receive_from(shard)
             if shard.answers and shard.silent_s(now_s) > PATIENCE_S:
                 log.warning("replay server %d does not answer: left out", shard.number)
                 self._lost += shard.leave_out()
         self._trace.phase("priorities")
         self._ask_for_batches()
+
+    def _receive_from(self, shard: _Shard) -> Iterator[TrainBatch]:
+        while True:
+            self._trace.phase("receiving")
+            try:
+                message = transport.receive(shard.link.socket)
+                if message is None:
+                    return
+                self._trace.phase("gathering")
+                batch = self._take(shard, message)
+            except WireError as error:
+                self._rejections.count(error, self._now_s())
+                raise
+            if batch is not None:
+                yield batch
 
     # ------------------------------------------------------------------------------------ requests
 
@@ -326,7 +340,9 @@ class ShardedBatches:
 
     def _take(self, shard: _Shard, message: Message) -> TrainBatch | None:
         if isinstance(message, Rejected):
-            raise WireError(f"replay server {shard.number} rejected a request: {message.reason}")
+            raise WireError(
+                f"replay server {shard.number} rejected a request: {quoted(message.reason)}"
+            )
         if not isinstance(message, (Batch, Drawn)):
             log.warning("ignored a %s that was not asked for", message.kind)
             return None

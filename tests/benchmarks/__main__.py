@@ -7,6 +7,7 @@ import tyro
 NAMES = (
     "actor_pipeline",
     "all",
+    "curve",
     "dashboard",
     "end_to_end",
     "env_stepping",
@@ -16,6 +17,7 @@ NAMES = (
     "machine",
     "memory",
     "replay_served",
+    "replay_storage",
     "sinks",
     "solve",
     "sum_tree",

@@ -26,6 +26,7 @@ from common.errors import ConfigError, EnvironmentFault
 from common.manifest import Manifest
 from common.messages import Serving
 from common.networks import build_network
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from deploy import presets
 from learner.device import choose_device
@@ -87,7 +88,13 @@ def fill(server: Serving, manifest: Manifest, context: Context) -> None:
         frame_stack=config.frame_stack,
         actions=spec.num_actions,
     )
-    client = ReplayClient(context, server.endpoint, secrets.randbits(62), window=1)
+    client = ReplayClient(
+        context,
+        server.endpoint,
+        secrets.randbits(62),
+        window=1,
+        rejections=Rejections("actor_rejected_messages_total"),
+    )
     with closing(client):
         for seed in range(INSERTS):
             client.insert(Blocks(**workload.experience(seed)._asdict()), weights_version=0)

@@ -32,7 +32,11 @@ class OurHead:
         assert transport.send(self._socket, message, prefix=(self._peer,))
 
     def welcome(self, session: int) -> None:
-        self.say(Welcome(session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights"))
+        self.say(
+            Welcome(
+                session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", "inproc://replay"
+            )
+        )
 
     def listen(self) -> None:
         """Take what has come."""
@@ -109,6 +113,22 @@ def test_a_late_answer_to_the_old_session_does_not_end_the_new_one(
     head.say(Directive(2, "rejoin", 1))
     poll()
     assert head.count(Join) == 3
+
+
+def test_a_silent_head_is_a_line_in_the_log_when_it_goes_and_when_it_is_back(
+    head_and_member: tuple[OurHead, Membership], caplog: pytest.LogCaptureFixture
+) -> None:
+    head, member = head_and_member
+    poll = Polls(member)
+    caplog.set_level("INFO", logger="common.membership")
+    head.say(Directive(1, "run", 1, []))
+    poll()  # At 0.1 s.
+    poll(200)
+    head.say(Directive(1, "run", 1, []))
+    poll(20)  # The first of them is at 20.2 s.
+    gone, back = (r.getMessage() for r in caplog.records if "word from the head" in r.message)
+    assert gone.startswith("no word from the head at inproc://head for 1")
+    assert back == "word from the head at inproc://head again after 20 s"
 
 
 def test_the_heads_wishes_are_those_of_its_newest_word(

@@ -297,11 +297,11 @@ def test_stop_is_said_to_all_at_once_and_to_each_heartbeat() -> None:
 def test_returns_and_counters_ride_on_heartbeats() -> None:
     run = Run()
     session = run.welcome(b"a", join()).session
-    run.send(b"a", heartbeat(session, [1.0, 2.0], env_steps=40.0))
-    run.send(b"a", heartbeat(session, [math.nan, 3.0, math.inf], env_steps=90.0))
+    run.send(b"a", heartbeat(session, [1.0, 2.0], actor_env_steps_total=40.0))
+    run.send(b"a", heartbeat(session, [math.nan, 3.0, math.inf], actor_env_steps_total=90.0))
     assert list(run.head.recent_returns) == [1.0, 2.0, 3.0]
     assert run.head.episodes == 3
-    assert run.head.members[session].values == {"env_steps": 90.0}
+    assert run.head.members[session].values == {"actor_env_steps_total": 90.0}
 
 
 def test_evaluations_are_handed_over_once() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
+from common.errors import Reason
 from common.messages import Batch, PartRequest, SampleRequest
 from common.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
@@ -65,6 +66,11 @@ def updates(max_size: int = 12) -> st.SearchStrategy[SampleRequest]:
     priority = st.integers(1, 16).map(lambda quarters: quarters / 4)
     pairs = st.lists(st.tuples(st.integers(-3, 40), priority), max_size=max_size)
     return pairs.map(lambda pairs: request(0, pairs))
+
+
+def rejected(table: Table) -> dict[Reason, int]:
+    """Messages that it did not accept, by reason."""
+    return {reason: count for reason, count in table.rejections.by_reason.items() if count}
 
 
 def batches(replies: Iterable[Reply]) -> list[Batch]:

@@ -44,7 +44,9 @@ class Keyed:
         return self.commands[-1]
 
     def status(self, that: Callable[[Status], bool] = lambda _: True) -> Status:
-        with closing(StatusClient(self.head, Security(open_keys(self.keys, {})))) as client:
+        with closing(
+            StatusClient(self.head, security=Security(open_keys(self.keys, {})))
+        ) as client:
 
             def answer() -> Status | None:
                 latest = client.latest()

@@ -270,8 +270,9 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this process when its actor is gone, whatever it is doing then. Elsewhere the
-    end of its pipe ends it, once it listens."""
+    """Have Linux kill this process when its actor is gone, or the server that forked it for the
+    actor and that ends with it, whatever it is doing then. Elsewhere the end of its pipe ends it,
+    once it listens."""
     if not sys.platform.startswith("linux"):
         return
     parent = multiprocessing.parent_process()

@@ -163,6 +163,8 @@ def orphans(launch: Command, directory: Path) -> list[psutil.Process]:
     found = []
     for process in launch.family():
         with contextlib.suppress(psutil.Error):
-            if process.pid in workers and process.ppid() not in present:
+            # Between a role and them there is the server that they are forked from.
+            above = {parent.pid for parent in process.parents()}
+            if process.pid in workers and not above & set(present):
                 found.append(process)
     return found

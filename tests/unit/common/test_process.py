@@ -1,7 +1,6 @@
 """How a process starts and ends: exit codes, one line for an error, never without its parent."""
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from common import errors
 from common.errors import ConfigError, ZapexError
-from common.process import UNEXPECTED, allow_descriptors, process_start_s, run_main
+from common.process import UNEXPECTED, process_start_s, run_main
 
 ROOT = Path(__file__).parents[3]
 
@@ -173,13 +172,3 @@ def test_a_process_ends_with_its_parent(manners: str, limit_s: float, exit_code:
         os.close(parent)
         assert process.stdout.readline() == "stopping\n"
         assert process.wait() == exit_code
-
-
-def test_a_process_may_have_as_many_connections_as_the_system_lets_it() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
-        allow_descriptors()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -16,6 +16,7 @@ videos/         greedy episodes on film, if wanted
 """
 
 import contextlib
+import os
 from pathlib import Path
 
 from common.config import Config, config_from_mapping, read_toml, to_toml
@@ -64,23 +65,31 @@ def require_writable(run_dir: Path) -> None:
 
 
 def write_or_explain(path: Path, text: str) -> None:
-    """As `replace_text`. Raises RunDirectoryError in place of OSError."""
+    """As `replace_text`, and on the disk afterwards. Raises RunDirectoryError in place of
+    OSError."""
     try:
-        replace_text(path, text)
+        replace_text(path, text, flush=True)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write {path} ({error.strerror}): free space or make it writable"
         ) from error
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
     """Write a file that is whole or as it was before, whenever somebody reads it.
+
+    Args:
+        flush: have it on the disk before this returns, for the power may fail.
 
     Raises OSError when it stays as it was.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -244,6 +244,13 @@ def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.Monke
     assert not stage.supervisor.children
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is killed because this machine is busy."""
+    monkeypatch.setattr(launcher, "STOP_S", 60.0)
+
+
+@pytest.mark.usefixtures("patience")
 def test_who_fails_while_it_is_stopped_is_heard(stage: Stage) -> None:
     """A learner whose last checkpoint finds no room, say."""
     stage.start("listen ready asked explain=room exit=7", role="learner")
@@ -252,6 +259,7 @@ def test_who_fails_while_it_is_stopped_is_heard(stage: Stage) -> None:
     assert stage.said == ["learner: the room is missing"]
 
 
+@pytest.mark.usefixtures("patience")
 def test_whoever_stops_is_not_killed(stage: Stage) -> None:
     stage.start("ready stay")
     stage.ready()

@@ -255,9 +255,9 @@ class MemberTarget:
     def examples(self) -> list[Message]:
         plain = copy.deepcopy(MANIFEST.to_plain())
         welcome = Welcome(
-            7, 0, 0, 0, 0, 8, plain, "tcp://127.0.0.1:1", ["tcp://127.0.0.1:2"],
+            7, 0, 0, 0, 0, 8, plain, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2",
         )  # fmt: skip
-        directive = Directive(7, "run", 8, ["tcp://0.0.0.0:3"], "tcp://127.0.0.1:4")
+        directive = Directive(7, "run", 8, "tcp://0.0.0.0:3", "tcp://127.0.0.1:4")
         return [welcome, directive, Ack(0, 0)]
 
     def take(self, message: Message) -> str:

@@ -56,7 +56,12 @@ def test_who_subscribes_late_gets_the_newest_version_as_it_was_sent() -> None:
         relay(s)
         until(lambda: relayed(s).get("relay_weights_version") == 7.0, "the relay to have a version")
         for _ in range(2):
-            late = WeightsSubscription(s.context, "inproc://stage-relay", ACTING)
+            late = WeightsSubscription(
+                s.context,
+                "inproc://stage-relay",
+                ACTING,
+                Rejections("actor_rejected_messages_total"),
+            )
             with contextlib.closing(late):
                 weights = until(lambda late=late: late.latest(20), "the weights")
             assert (weights.epoch, weights.version) == (3, 7)

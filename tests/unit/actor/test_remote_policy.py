@@ -15,6 +15,7 @@ from actor.remote_policy import RemotePolicy
 from common import transport
 from common.keys import Keys
 from common.membership import Membership
+from common.rejections import Rejections
 from common.security import SecureContext, Security
 
 

@@ -9,22 +9,19 @@ encrypted by CURVE: who listens proves to hold the run's key, who connects is on
 
 import errno
 import ipaddress
-import logging
 import re
 import socket as stream_sockets
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import zmq
-import zmq.utils.monitor
 
 from common import authentication, codec
 from common.codec import Frame
 from common.errors import AddressInUse, ConfigError
-from common.handshake import FAILED, Handshakes
 from common.messages import Message
+from common.reconnect_watch import ReconnectWatch
 from common.security import SecureContext, security_of
 
 QUEUE_MESSAGES = 1_000
@@ -49,8 +46,6 @@ pipe that needs longer for them (docs/adr/0023-a-slow-network-is-not-a-dead-one.
 CONNECT_LIMIT_S = 2
 """An attempt to connect, of which the next looks the name up again. Left to itself, TCP asks ever
 less often, and half a minute passes before it sees that the other end is back."""
-WATCH_PERIOD_S = 0.01
-"""Between two looks of a watch for new connections, in seconds."""
 COPIED_BYTES = 64 << 10
 """Smaller frames are copied, which is cheaper than telling when ZeroMQ has done with one."""
 
@@ -59,8 +54,6 @@ _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _POLLIN = int(zmq.POLLIN)
 _ANY_PORT = (":*", ":0")
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
-
-log = logging.getLogger(__name__)
 
 
 def _make(
@@ -180,7 +173,7 @@ def connect_watched(
     address: str,
     *,
     on_this_host: bool = False,
-) -> tuple[zmq.Socket[bytes], "ReconnectWatch"]:
+) -> tuple[zmq.Socket[bytes], ReconnectWatch]:
     """As `connect`, with a watch that was there before the first connection.
 
     Args:
@@ -373,67 +366,3 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
     """The next message without waiting, or None. Raises WireError when it is not acceptable."""
     frames = receive_frames(socket)
     return None if frames is None else codec.decode(frames)
-
-
-class ReconnectWatch:
-    """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again, each of which is a line in the log; and
-    when it cannot get one.
-
-    Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
-    `inproc` peers never reconnect and are not watched.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
-        self._socket = socket
-        self._monitor = (
-            None
-            if address.startswith("inproc://")
-            else socket.get_monitor_socket(
-                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILED
-            )
-        )
-        self._handshakes = Handshakes(address, security_of(socket.context).keys)
-        self._address = address
-        self._lost_s: float | None = None
-        """Since when there is no connection in place of the last one."""
-        self._next_look_s = 0.0
-
-    def reconnected(self) -> bool:
-        """Whether a connection was made in place of one that was lost, and that was not said yet.
-
-        Looks every WATCH_PERIOD_S, however often it is asked. Raises JoinRefused when there will be
-        no connection, for one of the two sides has no key, or another one than it should have.
-        """
-        again = False
-        now_s = time.monotonic()
-        if now_s < self._next_look_s:
-            return False
-        self._next_look_s = now_s + WATCH_PERIOD_S
-        while self._monitor is not None and has_message(self._monitor):
-            told = zmq.utils.monitor.recv_monitor_message(self._monitor)
-            event = told["event"]
-            if event & FAILED:
-                self._handshakes.failed(event, told["value"])
-            elif event == zmq.EVENT_DISCONNECTED:
-                if self._lost_s is None:
-                    log.warning("lost the connection to %s", self._address)
-                    self._lost_s = now_s
-            else:
-                self._handshakes.succeeded()
-                if self._lost_s is not None:
-                    away_s = now_s - self._lost_s
-                    log.info("connected to %s again after %.1f s", self._address, away_s)
-                    again, self._lost_s = True, None
-        return again
-
-    @property
-    def broken(self) -> bool:
-        """Whether the connection was lost when `reconnected` looked last, with no new one yet."""
-        return self._lost_s is not None
-
-    def close(self) -> None:
-        if self._monitor is not None:
-            self._socket.disable_monitor()
-            self._monitor.close()
-            self._monitor = None

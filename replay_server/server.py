@@ -31,13 +31,14 @@ from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
 from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
+from replay_server.checks import MAX_INSERT_BYTES
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
 from replay_server.placement import in_shared_memory
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
-from replay_server.table import MAX_INSERT_BYTES, Reply, Table
+from replay_server.table import Reply, Table
 
 POLL_MS = 20
 INSERTS_AHEAD = 16

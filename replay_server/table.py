@@ -17,7 +17,6 @@ import numpy.typing as npt
 from common.block_columns import INSERTED, SAMPLED
 from common.compression import CompressedArray
 from common.errors import MalformedMessage, Reason, WireError
-from common.finite import all_finite
 from common.messages import (
     Ack,
     Batch,
@@ -32,8 +31,8 @@ from common.metric_table import histogram
 from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
 from common.transitions import find_transitions
+from replay_server.checks import InsertCheck, check_priorities
 from replay_server.frame_packer import FramePacker
-from replay_server.ranges import FAULTS, are_priorities, first_fault
 from replay_server.sampler import Sampler
 from replay_server.storage import Storage
 
@@ -41,8 +40,6 @@ Reply = tuple[bytes, Message]
 
 MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
-MAX_INSERT_BYTES = 256 << 20
-"""Of an insert's observations, unpacked: a stranger's few bytes must not become many."""
 MAX_WAITING = 100_000
 """Inserts of all actors together that may wait for the limiter."""
 MIN_WAITING_BYTES = 1 << 30
@@ -126,7 +123,7 @@ class Table:
         self._batch_size = batch_size
         self._insert_window = insert_window
         self._frames = FramePacker(storage, compression)
-        self._scratch = np.empty(0, np.uint8)
+        self._checks = InsertCheck(storage)
         self._waiting: deque[tuple[Insert, float]] = deque()
         self._waiting_bytes = 0
         self._max_waiting = max(storage.nbytes, MIN_WAITING_BYTES)
@@ -190,7 +187,7 @@ class Table:
     # ------------------------------------------------------------------------------------- inserts
 
     def _on_insert(self, peer: bytes, insert: Insert) -> list[Reply]:
-        self._check_insert(insert)
+        self._checks.check(insert)
         # Remembered once something of it is accepted: inventing sessions costs a stranger as much.
         session = self._sessions.get(insert.session) or _Session()
         if insert.sequence <= session.received:
@@ -223,52 +220,6 @@ class Table:
         self._waiting.append((insert, self._now_s))
         self._waiting_bytes += nbytes
         return []
-
-    def _check_insert(self, insert: Insert) -> None:
-        storage, num_actions = self.storage, self.storage.spec.num_actions
-        blocks = len(insert.action)
-        rows = (blocks, storage.obs.shape[1])
-        if not 1 <= blocks <= storage.slots:
-            raise MalformedMessage(
-                f"{blocks} blocks in an insert, between 1 and the capacity", Reason.RANGE
-            )
-        columns = (insert.obs, insert.action, insert.reward, insert.row_kind, insert.priority)
-        shapes = [column.shape for column in columns]
-        each = storage.priority.shape[1]
-        expected = [(blocks, *storage.obs.shape[1:]), rows, rows, rows, (blocks, each)]
-        if shapes != expected:
-            names = ("obs", "action", "reward", "row_kind", "priority")
-            for name, shape, wanted in zip(names, shapes, expected, strict=True):
-                if shape != wanted:
-                    raise MalformedMessage(
-                        f"insert.{name} has shape {shape}, expected {wanted}", Reason.SHAPE
-                    )
-        dtype = storage.obs.dtype
-        if insert.obs.dtype != dtype:
-            raise MalformedMessage(
-                f"insert.obs is {insert.obs.dtype}, expected {dtype}", Reason.DTYPE
-            )
-        if insert.obs.nbytes > MAX_INSERT_BYTES:
-            raise MalformedMessage(
-                f"insert.obs has {insert.obs.nbytes} bytes, at most {MAX_INSERT_BYTES}",
-                Reason.TOO_LARGE,
-            )
-        if insert.session < 0 or insert.sequence < 0:
-            raise MalformedMessage("insert: session and sequence count from 0", Reason.SEQUENCE)
-        fault = first_fault(
-            insert.action, num_actions, insert.row_kind, insert.reward, insert.priority
-        )
-        if fault:
-            what, reason = FAULTS[fault]
-            raise MalformedMessage(f"insert.{what.format(last_action=num_actions - 1)}", reason)
-        if isinstance(insert.obs, CompressedArray):
-            # Unpacked here to see that it can be, and again where it belongs once it may be stored:
-            # while it waits for that, it stays small.
-            if len(self._scratch) < insert.obs.nbytes:
-                self._scratch = np.empty(insert.obs.nbytes, np.uint8)
-            insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
-        elif dtype.kind == "f" and not all_finite(insert.obs.reshape(-1)):
-            raise MalformedMessage("insert.obs is not finite", Reason.NON_FINITE)
 
     def _store(self, insert: Insert) -> Reply:
         first, starts = self.storage.write(insert)
@@ -311,7 +262,7 @@ class Table:
             raise MalformedMessage(
                 f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}", Reason.RANGE
             )
-        self._check_priorities(request)
+        check_priorities(request)
         if request.batches and peer not in self._owed and len(self._owed) >= MAX_LEARNERS:
             raise MalformedMessage(
                 f"{len(self._owed)} learners are owed batches already", Reason.FLOOD
@@ -330,24 +281,12 @@ class Table:
                 raise MalformedMessage(
                     f"part_request.{name} is not in 0 … {self._batch_size}", Reason.RANGE
                 )
-        self._check_priorities(request)
+        check_priorities(request)
         if len(request.key):
             self._update(request)
         rows = request.rows if self.sampler.size else 0
         keys_only = request.keys_only or not rows
         return [(peer, self._draw(rows, request.counted, keys_only, request.number))]
-
-    def _check_priorities(self, request: SampleRequest | PartRequest) -> None:
-        if request.key.shape != request.priority.shape:
-            raise MalformedMessage(
-                f"{request.kind}: as many priorities as keys are expected", Reason.SHAPE
-            )
-        if len(request.key) and not are_priorities(request.priority):
-            finite = all_finite(request.priority)
-            raise MalformedMessage(
-                f"{request.kind}.priority is negative or not finite",
-                Reason.RANGE if finite else Reason.NON_FINITE,
-            )
 
     def _update(self, request: SampleRequest | PartRequest) -> None:
         items, live = self.storage.live_items(request.key)

@@ -7,6 +7,7 @@ import zmq
 
 from common import codec, transport
 from common.messages import Ack, Message
+from common.reconnect_watch import ReconnectWatch
 from common.security import NOTHING_TOLD, SecureContext, Security
 
 Socket = zmq.Socket[bytes]
@@ -24,7 +25,7 @@ class Sockets:
     def __init__(self, security: Security | None = None) -> None:
         self._own_security = security
         self._opened: list[Socket] = []
-        self._watches: list[transport.ReconnectWatch] = []
+        self._watches: list[ReconnectWatch] = []
 
     @functools.cached_property
     def _context(self) -> SecureContext:
@@ -51,7 +52,7 @@ class Sockets:
 
     def connect_watched(
         self, socket_type: int, address: str, **options: Any
-    ) -> tuple[Socket, transport.ReconnectWatch]:
+    ) -> tuple[Socket, ReconnectWatch]:
         socket, watch = transport.connect_watched(self._context, socket_type, address, **options)
         self._opened.append(socket)
         self._watches.append(watch)

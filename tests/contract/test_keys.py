@@ -15,6 +15,7 @@ from common.errors import ConfigError, JoinRefused
 from common.handshake import mechanism_of
 from common.keys import Keys, add_client, make_directory, open_keys, revoke_client
 from common.messages import Ack
+from common.reconnect_watch import ReconnectWatch
 from common.security import Security, refused_peers, security_of
 from tests.contract.sockets import Socket, Sockets, receive, receive_with_prefix
 from tests.waiting import wait_until
@@ -79,7 +80,7 @@ def where(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return "tcp://127.0.0.1:0" if request.param == "tcp" else f"ipc://{short}/s"
 
 
-def is_refused(client: Socket, watch: transport.ReconnectWatch) -> str:
+def is_refused(client: Socket, watch: ReconnectWatch) -> str:
     transport.send(client, Ack(0, 0))
     with pytest.raises(JoinRefused) as error:
         wait_until(watch.reconnected, "it is refused")

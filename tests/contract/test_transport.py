@@ -7,6 +7,7 @@ import zmq
 from common import transport
 from common.errors import MalformedMessage, SchemaMismatch
 from common.messages import Ack, SampleRequest
+from common.reconnect_watch import ReconnectWatch
 from tests.contract.equality import assert_same
 from tests.contract.examples import EXAMPLES
 from tests.contract.sockets import PATIENCE_MS, Sockets, receive, receive_with_prefix
@@ -131,7 +132,7 @@ def test_a_watch_is_silent_while_the_first_connection_stands(
 def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_address(
     sockets: Sockets, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="common.transport")
+    caplog.set_level("INFO", logger="common.reconnect_watch")
     with Sockets() as server_process:
         server, endpoint = server_process.bind(zmq.ROUTER, address)
         clients = [sockets.connect_watched(zmq.DEALER, endpoint) for _ in range(8)]
@@ -162,7 +163,7 @@ def test_a_watch_that_began_after_the_first_connection_stood_tells_of_the_next(
         client = sockets.connect(zmq.DEALER, endpoint)
         transport.send(client, Ack(0, 0))
         receive_with_prefix(server)
-        watch = transport.ReconnectWatch(client, endpoint)
+        watch = ReconnectWatch(client, endpoint)
 
     with Sockets() as server_process:
         server_process.bind(zmq.ROUTER, endpoint)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from numpy.testing import assert_array_equal
 
-import replay_server.table
+import replay_server.checks
 from common import codec
 from common.errors import MalformedMessage, Reason
 from common.messages import Ack, Batch, Insert, Message, PartRequest, Rejected, SampleRequest
@@ -246,7 +246,7 @@ def test_an_insert_that_would_unpack_to_more_than_any_actor_sends_is_rejected_un
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table = stored_table()
-    monkeypatch.setattr(replay_server.table, "MAX_INSERT_BYTES", GOOD.obs.nbytes - 1)
+    monkeypatch.setattr(replay_server.checks, "MAX_INSERT_BYTES", GOOD.obs.nbytes - 1)
 
     ((_, reply),) = table.handle(ACTOR, GOOD, 0.0)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
+from common.run_directory import RESULT_FILE
 from learner.checkpoint import RunState
-
-RESULT_FILE = "result.json"
 
 
 def write_result(

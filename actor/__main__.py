@@ -9,9 +9,11 @@ from typing import Literal
 import tyro
 import zmq
 
+from actor.processes import process_count, run_processes
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
-from common.process import configure_logging, run_main, stop_on_signals
+from common.membership import JOIN_TIMEOUT_S
+from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
 
 
 @dataclass
@@ -23,6 +25,13 @@ class Flags:
     """Address of the head, the learner process."""
     envs: int = 0
     """Environments in this actor; 0: as many as the run's configuration says."""
+    processes: int | Literal["auto"] | None = None
+    """Actor processes on this host, which are restarted and ended together; auto: one for each
+    core. None: this process is one."""
+    join_timeout: float = JOIN_TIMEOUT_S
+    """Seconds to wait to be taken in before giving up."""
+    stop_at_eof: bool = False
+    """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
     number: int = -1
     """Actor number to take over from a process of this host that died; -1: any."""
     evaluator: bool = False
@@ -54,21 +63,56 @@ def _run(flags: Flags) -> None:
         raise ConfigError("--evaluator and --inference are two processes: start each by itself")
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
+    if flags.processes is not None:
+        if flags.evaluator or flags.inference:
+            raise ConfigError("--processes are actors: drop --evaluator and --inference")
+        if flags.number >= 0 or flags.metrics_port:
+            raise ConfigError(
+                "--processes cannot share a --number or --metrics-port: drop it (0: "
+                "each takes a free port)"
+            )
+    configure_logging(flags.log_level)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    if flags.stop_at_eof:
+        stop_at_end_of_input(stop)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
+    if flags.processes is not None:
+        options = {
+            "connect": flags.connect,
+            "num_envs": flags.envs,
+            "metrics": metrics,
+            "join_timeout_s": flags.join_timeout,
+        }
+        run_processes(process_count(flags.processes), options, flags.log_level, stop)
+    else:
+        _act(flags, metrics, stop)
+
+
+def _act(flags: Flags, metrics: MetricsOptions, stop: threading.Event) -> None:
     import torch
 
     from actor.evaluator import run_evaluator
     from actor.inference_server import InferenceOptions, run_inference_server
     from actor.loop import ActorOptions, run_actor
 
-    configure_logging(flags.log_level)
     torch.set_num_threads(1)
-    stop = threading.Event()
-    stop_on_signals(stop)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
-    options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
+    options = ActorOptions(
+        flags.connect,
+        flags.envs,
+        flags.number,
+        metrics,
+        join_timeout_s=flags.join_timeout,
+        videos=flags.videos,
+    )
     with zmq.Context() as context:
         if flags.inference:
-            serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)
+            serving = InferenceOptions(
+                flags.connect,
+                number=flags.number,
+                metrics=metrics,
+                join_timeout_s=flags.join_timeout,
+            )
             run_inference_server(serving, context, stop, lambda _: None)
         else:
             run = run_evaluator if flags.evaluator else run_actor

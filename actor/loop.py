@@ -26,7 +26,7 @@ from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import JOIN_TIMEOUT_S, Membership
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.trace import NO_TRACE, Trace, trace_to
@@ -48,6 +48,8 @@ class ActorOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    join_timeout_s: float = JOIN_TIMEOUT_S
+    """How long it waits to be taken in."""
     videos: Path | None = None
     """Directory for videos of evaluations; None: an evaluator films nothing."""
 
@@ -67,7 +69,7 @@ def run_actor(
         preferred_number=options.number,
         metrics=options.metrics,
     ) as membership:
-        manifest = membership.join(time.monotonic, stop)
+        manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
             trace = trace_to(options.profile, f"actor-{membership.welcome.number}")

@@ -31,11 +31,14 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.process import machine_id
+from common.reachability import why_silent
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
 HEARTBEAT_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 60.0
+FIRST_WORD_S, LAST_WORD_S = 2.0, 30.0
+"""A process that waits for its head says so after 2, 4, 8, … seconds, then every 30."""
 HEAD_SILENCE_WARNING_S = 10.0
 HEAD_SILENCE_LIMIT_S = 600.0
 """A process that has not heard from the head for so long ends."""
@@ -112,6 +115,8 @@ class Membership:
     ) -> Manifest | None:
         """Wait until the head takes this process in. Returns None when `stop` was set first.
 
+        Sockets connect again by themselves; this says every now and then what it waits for.
+
         Args:
             now_s: the monotonic clock.
 
@@ -120,15 +125,22 @@ class Membership:
             JoinRefused: the head said no, and why.
         """
         self._send_join()
-        deadline_s = now_s() + timeout_s
+        began_s, patience_s = now_s(), FIRST_WORD_S
         while not self.joins:
             if stop.is_set():
                 return None
-            if now_s() > deadline_s:
+            waited_s = now_s() - began_s
+            if waited_s > timeout_s:
                 raise HeadUnreachable(
-                    f"no answer from a head at {self.address} in {timeout_s:.0f} s: is the "
-                    "learner running, is this its address, and has its replay server started?"
+                    f"no answer from a head at {self.address} in {timeout_s:.0f} s: "
+                    f"{why_silent(self.address)}"
                 )
+            if waited_s > patience_s:
+                patience_s = waited_s + min(patience_s, LAST_WORD_S)
+                log.warning(
+                    "no answer from a head at %s yet, trying for %.0f s more: %s",
+                    self.address, timeout_s - waited_s, why_silent(self.address),
+                )  # fmt: skip
             if self._watch.reconnected():
                 self._send_join()
             transport.wait(self._socket, 50)

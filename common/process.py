@@ -85,12 +85,37 @@ def stop_with_parent(sentinel: int, stop: threading.Event) -> None:
         sentinel: `multiprocessing.parent_process().sentinel`.
     """
 
+    what = "the process that started this one is gone"
+    _stop_after(lambda: wait([sentinel]), what, stop, STOP_LIMIT_S)
+
+
+def stop_at_end_of_input(stop: threading.Event, limit_s: float = STOP_LIMIT_S) -> None:
+    """Watch, in the background, for the end of standard input.
+
+    Whoever started this process holds the other end: a process on this host, or on another one by
+    way of ssh. However that one or the connection goes, the system tells.
+    """
+
+    def wait_for_end() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+
+    _stop_after(wait_for_end, "standard input has ended", stop, limit_s)
+
+
+def _stop_after(
+    wait_for_it: Callable[[], object],
+    what: str,
+    stop: threading.Event,
+    limit_s: float,
+) -> None:
     def watch() -> None:
-        wait([sentinel])
-        log.warning("the process that started this one is gone: stopping")
+        wait_for_it()
+        log.warning("%s: stopping", what)
         stop.set()
-        threading.Event().wait(STOP_LIMIT_S)
-        log.error("did not stop within %.0f s: ending the process", STOP_LIMIT_S)
+        threading.Event().wait(limit_s)
+        log.error("did not stop within %.0f s: ending the process", limit_s)
         os._exit(UNEXPECTED)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

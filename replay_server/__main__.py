@@ -10,7 +10,8 @@ import tyro
 import zmq
 
 from common.exporter import MetricsOptions
-from common.process import configure_logging, run_main, stop_on_signals
+from common.membership import JOIN_TIMEOUT_S
+from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
 
 
 @dataclass
@@ -27,6 +28,10 @@ class Flags:
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
     """0 takes over at once from a server of this host that died; −1: refused until it is missed."""
+    join_timeout: float = JOIN_TIMEOUT_S
+    """Seconds to wait to be taken in before giving up."""
+    stop_at_eof: bool = False
+    """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
     metrics_host: str = "127.0.0.1"
@@ -48,6 +53,8 @@ def _run(flags: Flags) -> None:
     configure_logging(flags.log_level)
     stop = threading.Event()
     stop_on_signals(stop)
+    if flags.stop_at_eof:
+        stop_at_end_of_input(stop)
     options = ReplayOptions(
         flags.connect,
         flags.bind,
@@ -55,6 +62,7 @@ def _run(flags: Flags) -> None:
         insecure=flags.insecure,
         number=flags.number,
         metrics=MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure),
+        join_timeout_s=flags.join_timeout,
     )
     with zmq.Context() as context:
         run_replay_server(options, context, stop, lambda _: None)

@@ -20,7 +20,7 @@ from common.block_columns import block_bytes
 from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
@@ -57,6 +57,8 @@ class ReplayOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    join_timeout_s: float = JOIN_TIMEOUT_S
+    """How long it waits to be taken in."""
 
 
 def build_table(
@@ -125,7 +127,7 @@ def run_replay_server(
             metrics=options.metrics,
         ) as membership,
     ):
-        manifest = membership.join(time.monotonic, stop)
+        manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             table = build_table(
                 manifest,

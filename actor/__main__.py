@@ -75,7 +75,7 @@ def _run(flags: Flags) -> None:
     stop = threading.Event()
     stop_on_signals(stop)
     if flags.stop_at_eof:
-        stop_at_end_of_input(stop)
+        stop_at_end_of_input(stop.set)
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
     if flags.processes is not None:
         options = {

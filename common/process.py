@@ -86,11 +86,11 @@ def stop_with_parent(sentinel: int, stop: threading.Event) -> None:
     """
 
     what = "the process that started this one is gone"
-    _stop_after(lambda: wait([sentinel]), what, stop, STOP_LIMIT_S)
+    _stop_after(lambda: wait([sentinel]), what, stop.set, STOP_LIMIT_S)
 
 
-def stop_at_end_of_input(stop: threading.Event, limit_s: float = STOP_LIMIT_S) -> None:
-    """Watch, in the background, for the end of standard input.
+def stop_at_end_of_input(stop: Callable[[], None], limit_s: float = STOP_LIMIT_S) -> None:
+    """Watch, in the background, for the end of standard input, and call `stop` then.
 
     Whoever started this process holds the other end: a process on this host, or on another one by
     way of ssh. However that one or the connection goes, the system tells.
@@ -107,13 +107,13 @@ def stop_at_end_of_input(stop: threading.Event, limit_s: float = STOP_LIMIT_S) -
 def _stop_after(
     wait_for_it: Callable[[], object],
     what: str,
-    stop: threading.Event,
+    stop: Callable[[], None],
     limit_s: float,
 ) -> None:
     def watch() -> None:
         wait_for_it()
         log.warning("%s: stopping", what)
-        stop.set()
+        stop()
         threading.Event().wait(limit_s)
         log.error("did not stop within %.0f s: ending the process", limit_s)
         os._exit(UNEXPECTED)

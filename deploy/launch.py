@@ -16,20 +16,31 @@ from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import INTERRUPTED, handling_signals, process_start_s
+from common.process import (
+    INTERRUPTED,
+    handling_signals,
+    process_start_s,
+    stop_at_end_of_input,
+)
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
+from deploy.engines.fleet import Fleet
+from deploy.engines.hosts import Hosts, read_hosts
+from deploy.engines.options import Placing, check_placing
 from deploy.live_view import LiveView, show_return
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
-from deploy.topology import discard_shared_memory, follower_roles, learner_role
+from deploy.topology import ROLES, discard_shared_memory, follower_roles, learner_role
 
 POLL_S = 0.1
+STOP_S = 60.0
+"""How long a launch may take to stop whose standard input has ended."""
 
 
 @dataclass(kw_only=True)
-class Launch:
-    """Train an agent on this host: learner, replay server, actors and evaluator as processes.
+class Launch(Placing):
+    """Train an agent: learner, replay server, actors and evaluator as processes, on this host
+    unless another --engine places them.
 
     Ends by itself when the greedy score reaches the target (exit code 0) or the budget of
     environment steps is spent (exit code 1). Ctrl-C stops cleanly; --resume goes on from there."""
@@ -68,10 +79,22 @@ class Launch:
 def launch(argv: list[str]) -> int:
     """Returns the exit code. Raises ZapexError for what ends a run before its result."""
     started_s = process_start_s()
-    if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
+    placed = peek(argv, "--engine") in ("ray", "slurm")
+    if "--in-process" not in argv and not placed and not {"-h", "--help"} & set(argv):
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    check_placing(options, in_process=options.in_process)
+    hosts = None if options.hosts is None else read_hosts(options.hosts)
+    if hosts is not None:
+        # The ladder of ε is as long as all actors need it, from the start.
+        config = config.model_copy(update={"actors": max(config.actors, hosts.known_actors)})
+        if options.bind == Launch.bind:
+            options.bind = hosts.head.bind
     run_dir = _run_directory(options, config)
+    if options.engine == "slurm":
+        from deploy.engines.slurm import submit
+
+        return submit(options, config, run_dir)
     stop = threading.Event()
     interrupted = threading.Event()
 
@@ -79,6 +102,8 @@ def launch(argv: list[str]) -> int:
         interrupted.set()
         stop.set()
 
+    if options.stop_at_eof:
+        stop_at_end_of_input(interrupt, limit_s=STOP_S)
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
     with (
@@ -101,6 +126,10 @@ def launch(argv: list[str]) -> int:
                     stop=stop,
                     view=view,
                 )
+            elif options.engine == "ray":
+                from deploy.engines.ray import run_on_ray
+
+                run_on_ray(options, config, run_dir, stop, view)
             else:
                 _run_processes(options, config, run_dir, started_s, stop, view)
         finally:
@@ -119,8 +148,17 @@ def _run_processes(
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
     metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
+    elsewhere: Fleet | Hosts = Fleet([], view.say)
+    roles, actors_here = ROLES, config.actors
+    if options.hosts is not None:
+        elsewhere = Hosts(options.hosts, run_dir / "logs", view.say, insecure=options.insecure)
+        actors_here = elsewhere.file.head.actors
+        if elsewhere.file.replay_elsewhere:
+            roles = ROLES - {"replay_server"}
+    if options.actors_here is not None:
+        actors_here = options.actors_here
     # Learner and replay server; the evaluator does nothing that others wait for.
-    tracks = 2 + config.actors + (config.inference != "actor")
+    tracks = 2 + actors_here + (config.inference != "actor")
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:
@@ -144,6 +182,7 @@ def _run_processes(
         if options.bind.startswith("tcp://"):
             replay_bind = options.bind.rpartition(":")[0] + ":0"
         view.show_head(head)
+        elsewhere.start(head)
         head = transport.reachable(head, "tcp://127.0.0.1")
         for spec in follower_roles(
             config,
@@ -154,11 +193,13 @@ def _run_processes(
             metrics=metrics,
             profile=recorded_in,
         ):
-            supervisor.start(spec)
+            if spec.role in roles and (spec.role != "actor" or spec.number < actors_here):
+                supervisor.start(spec)
         announced = False
         with contextlib.closing(StatusClient(head)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
+                elsewhere.poll()
                 if not announced and supervisor.all_ready:
                     announced = True
                     names = ", ".join(supervisor.children)
@@ -172,6 +213,7 @@ def _run_processes(
                     return
     finally:
         supervisor.stop()
+        elsewhere.stop()
         if profile is not None:
             for line in profile.collect(at_the_end=True):
                 view.say(line)

@@ -27,9 +27,16 @@ from common.errors import (
     RoleFailed,
     ZapexError,
 )
-from common.process import LOG_FORMAT, UNEXPECTED, configure_logging, stop_with_parent
+from common.process import (
+    LOG_FORMAT,
+    UNEXPECTED,
+    configure_logging,
+    handling_signals,
+    stop_with_parent,
+)
 from common.restarts import Restarts
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1
 STOP_S = 5.0
 """A process that has not stopped so long after it was asked to is killed."""
@@ -80,22 +87,33 @@ def run_processes(
     Raises ZapexError, in the words and with the exit code of the actor that cannot be kept alive;
     the others are ended before.
     """
-    _CONTEXT.set_forkserver_preload(["actor.loop"])
-    # Ctrl-C reaches every process of the terminal; this one alone decides what it means.
-    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        forkserver.ensure_running()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     host = _Host(options, log_level)
     try:
-        for i in range(count):
-            host.start(f"process {i}")
+        # The first start takes as long as it takes to import torch; nobody need wait for that who
+        # wants this process to end.
+        with handling_signals(_leave):
+            _start_forkserver()
+            for i in range(count):
+                host.start(f"process {i}")
         while host.alive and not stop.is_set():
             host.poll()
     finally:
         host.stop()
+
+
+def _leave() -> None:
+    raise SystemExit(0)
+
+
+def _start_forkserver() -> None:
+    _CONTEXT.set_forkserver_preload(["actor.loop"])
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means. What is
+    # blocked stays so in the new process, and in those forked from it until they listen themselves.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @dataclass(slots=True)
@@ -193,6 +211,7 @@ def _act(options: Mapping[str, Any], name: str, log_level: str, pipe: Connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     configure_logging(log_level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(f"{name}: {LOG_FORMAT}"))

@@ -94,7 +94,7 @@ def launch(argv: list[str]) -> int:
     if options.engine == "slurm":
         from deploy.engines.slurm import submit
 
-        return submit(options, config, run_dir)
+        return submit(options, config, run_dir, options.bind, insecure=options.insecure)
     stop = threading.Event()
     interrupted = threading.Event()
 

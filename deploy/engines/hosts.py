@@ -134,7 +134,7 @@ class SshCommand:
 
     @property
     def vital(self) -> bool:
-        return bool(self._host.replay)
+        return self._name.endswith("replay_server")
 
     def start(self, head: str) -> None:
         with self._log_file.open("ab") as log:

@@ -106,7 +106,7 @@ def test_with_actors_elsewhere_the_run_goes_on_without_any_host() -> None:
 
 def test_without_a_replay_server_it_does_not() -> None:
     stage = Stage("cpu-1", "replay")
-    with pytest.raises(RoleFailed, match="replay: cannot listen on tcp://10.0.0.9:5560"):
+    with pytest.raises(RoleFailed, match="replay: cannot listen"):
         stage.ends("replay", Ended(2, "cannot listen on tcp://10.0.0.9:5560"))
 
 

@@ -129,7 +129,8 @@ def launch(argv: list[str]) -> int:
             elif options.engine == "ray":
                 from deploy.engines.ray import run_on_ray
 
-                run_on_ray(options, config, run_dir, stop, view)
+                insecure = options.insecure
+                run_on_ray(options, config, run_dir, options.bind, stop, view, insecure=insecure)
             else:
                 _run_processes(options, config, run_dir, started_s, stop, view)
         finally:

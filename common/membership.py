@@ -251,6 +251,9 @@ class Membership:
                 continue
             if message is None:
                 return
+            if self._warned:
+                silence_s = now_s - self._last_heard_s
+                log.info("word from the head at %s again after %.0f s", self.address, silence_s)
             self._last_heard_s, self._warned = now_s, False
             if isinstance(message, Welcome):
                 self._take_welcome(message)

@@ -6,6 +6,7 @@ half-open connections and the errors of a busy port are the same everywhere.
 
 import errno
 import ipaddress
+import logging
 import re
 import socket as stream_sockets
 import time
@@ -27,6 +28,18 @@ MAX_MESSAGE_BYTES = 1 << 30
 """A larger frame from a peer closes its connection."""
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
+LOST_S = 15
+"""A connection whose other end has acknowledged nothing for so long is given up, and made anew: a
+partition, a host that vanished. Told by TCP, which hears of every packet."""
+PROBE_PERIOD_S = 5
+"""Between two questions, on a connection where nothing is sent, whether the other end is there."""
+FRAME_LIMIT_S = 120
+"""A frame may take so long on its way. ZeroMQ's own heartbeats, which go all the way where TCP ends
+at a proxy, hear of whole frames alone: with a shorter limit, weights of 7 MB never come through a
+pipe that needs longer for them (docs/adr/0023-a-slow-network-is-not-a-dead-one.md)."""
+CONNECT_LIMIT_S = 2
+"""An attempt to connect, of which the next looks the name up again. Left to itself, TCP asks ever
+less often, and half a minute passes before it sees that the other end is back."""
 WATCH_PERIOD_S = 0.01
 """Between two looks of a watch for new connections, in seconds."""
 COPIED_BYTES = 64 << 10
@@ -37,6 +50,8 @@ _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _POLLIN = int(zmq.POLLIN)
 _ANY_PORT = (":*", ":0")
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
+
+log = logging.getLogger(__name__)
 
 
 def _make(
@@ -49,13 +64,16 @@ def _make(
     socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
     socket.maxmsgsize = MAX_MESSAGE_BYTES
     socket.ipv6 = "[" in address
-    # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.
-    # The side that connects sends them; the other learns from them how long silence may last (TTL)
-    # and need not ping its thousand peers as well.
+    socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, max(LOST_S // PROBE_PERIOD_S, 1)
+    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = PROBE_PERIOD_S
+    socket.tcp_maxrt = LOST_S * 1_000
+    # ZMTP pings. The side that connects sends them; the other learns from them how long silence may
+    # last (TTL) and need not ping its thousand peers as well.
     if socket_type not in (zmq.ROUTER, zmq.XPUB):
-        socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
-        socket.heartbeat_ttl = 15_000
+        socket.heartbeat_ivl = PROBE_PERIOD_S * 1_000
+        socket.heartbeat_timeout = socket.heartbeat_ttl = FRAME_LIMIT_S * 1_000
     socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000
+    socket.connect_timeout = CONNECT_LIMIT_S * 1_000
     return socket
 
 
@@ -259,7 +277,7 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
 
 class ReconnectWatch:
     """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again.
+    old one is lost and must be asked for or sent again. Each of both is a line in the log.
 
     Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
     `inproc` peers never reconnect and are not watched.
@@ -272,7 +290,9 @@ class ReconnectWatch:
             if address.startswith("inproc://")
             else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         )
-        self._lost = False
+        self._address = address
+        self._lost_s: float | None = None
+        """Since when there is no connection in place of the last one."""
         self._next_look_s = 0.0
 
     def reconnected(self) -> bool:
@@ -288,9 +308,12 @@ class ReconnectWatch:
         while self._monitor is not None and has_message(self._monitor):
             event = zmq.utils.monitor.recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_DISCONNECTED:
-                self._lost = True
-            elif self._lost:
-                again, self._lost = True, False
+                if self._lost_s is None:
+                    log.warning("lost the connection to %s", self._address)
+                    self._lost_s = now_s
+            elif self._lost_s is not None:
+                log.info("connected to %s again after %.1f s", self._address, now_s - self._lost_s)
+                again, self._lost_s = True, None
         return again
 
     def close(self) -> None:

@@ -47,8 +47,9 @@ RECORD_PERIOD_S = 1.0
 LEARNER, HEAD = -1, -2
 """Sessions of this process's own metrics; those of members are not negative."""
 MESSAGES_PER_TURN = 200
-WEIGHTS_QUEUE_MESSAGES = 4
-"""Versions queued for a slow subscriber before newer ones are dropped for it."""
+WEIGHTS_QUEUE_MESSAGES = 1
+"""Versions queued for a slow subscriber, behind the one that is on its way, before newer ones are
+dropped for it: what it gets is no older than the time that two versions take to reach it."""
 
 log = logging.getLogger(__name__)
 

@@ -70,8 +70,14 @@ class SlurmCluster:
         """Of a job's parts, as Slurm writes them: PENDING, RUNNING; none once it has ended."""
         return set(self.run("squeue", "--noheader", "--job", job, "--format=%T").split())
 
+    def queued_again(self, job: str) -> bool:
+        """Whether both parts of the job have ended and wait for their next start, for which Slurm
+        gives them two minutes."""
+        shown = self.run("squeue", "--noheader", "--job", job, "--format=%t %r").splitlines()
+        return shown == ["PD BeginTime"] * 2
+
     def start_now(self, job: str) -> None:
-        """A job that was queued again waits for two minutes before it may start."""
+        """A job that was queued again, without those two minutes."""
         for part in ("0", "1"):
             self.run("scontrol", "update", f"JobId={job}+{part}", "StartTime=now")
 

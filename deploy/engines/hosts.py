@@ -137,6 +137,7 @@ class SshCommand:
         return self._name.endswith("replay_server")
 
     def start(self, head: str) -> None:
+        self.ask_to_stop()  # Its predecessor has ended; what is left of that is our end of a pipe.
         with self._log_file.open("ab") as log:
             self._began_at = log.tell()
             self._ssh = self._spawn(self.command(head), log)

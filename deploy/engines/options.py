@@ -28,9 +28,9 @@ class Placing:
     head_gpus: int | None = None
     """GPUs that they reserve for the learner. None: one with --device cuda, else none."""
     sbatch: str = ""
-    """Further options of sbatch for the whole job: "--partition=short --time=4:00:00"."""
+    """Further options of sbatch for the whole job: --sbatch="--partition=short --time=4:00:00"."""
     sbatch_head: str = ""
-    """Further options of sbatch for the node of the head: "--partition=gpu"."""
+    """Further options of sbatch for the node of the head: --sbatch-head=--partition=gpu."""
     sbatch_actors: str = ""
     """Further options of sbatch for the nodes of the actors."""
     stop_at_eof: bool = False

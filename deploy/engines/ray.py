@@ -59,15 +59,16 @@ class Place:
         directory = directory if Path(directory).is_dir() else "."
         with _open_log(Path(log_file)) as log:
             began_at = log.tell()
-            self._process = subprocess.Popen(
+            with subprocess.Popen(
                 [sys.executable, "-m", *words, "--stop-at-eof"],
                 cwd=directory,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-            )
-            code = self._process.wait()
+            ) as self._process:
+                # Leaving this block would close its input, and so end it.
+                code = self._process.wait()
             return code, _last_line(log, began_at)
 
     def stop(self) -> None:
@@ -225,7 +226,10 @@ def _run_head(
     place = RayPlace(ray, "head", group, lambda _: [], logs)
     place.place()
     try:
-        node = _wait_for_node(ray, place, group.needs, stop, view)
+        try:
+            node = _wait_for_node(ray, place, group.needs, stop, view)
+        except ray.exceptions.RayError:
+            return Ended(_LOST, "its node is gone")
         if node is None:
             return None
         command = words(node[1])
@@ -294,10 +298,10 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
         if address is None:
             cores = head.cores + actors.count * actors.needs.cores
             cores = max(cores, os.cpu_count() or 1)
-            ray.init(num_cpus=cores, include_dashboard=False, **common)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)
         else:
             ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Some of what Ray raises has no class of its own.
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"--engine ray: no cluster at {address or 'this host'} ({reason}): start one with "

@@ -9,6 +9,7 @@ NAMES = (
     "all",
     "dashboard",
     "end_to_end",
+    "engines",
     "env_stepping",
     "inference",
     "learner_fed",

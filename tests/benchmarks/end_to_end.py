@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,24 +79,24 @@ def figures(
             print(f"skipped: {error}", file=sys.stderr)
             continue
         limit = _limit(name, config, limit_window_s)
-        speed = _speed(name, window_s, settle_s)
+        reached = speed(name, window_s, settle_s)
         where, bound = f"end_to_end.{name}", "bare loop and static batch"
         result += [
             Figure(
                 f"{where}.env_steps",
-                speed.env_steps_per_s,
+                reached.env_steps_per_s,
                 "env steps/s",
                 limit.env_steps_per_s,
                 limit_name=bound,
             ),
             Figure(
                 f"{where}.updates",
-                speed.updates_per_s,
+                reached.updates_per_s,
                 "updates/s",
                 limit.updates_per_s,
                 limit_name=bound,
             ),
-            Figure(f"{where}.learner_waiting", speed.waiting, "of the time"),
+            Figure(f"{where}.learner_waiting", reached.waiting, "of the time"),
         ]
     return result
 
@@ -113,12 +113,13 @@ def _limit(name: str, config: Config, window_s: float) -> Speed:
     return Speed(env_steps_per_s, env_steps_per_s / steps_per_update)
 
 
-def _speed(name: str, window_s: float, settle_s: float) -> Speed:
+def speed(name: str, window_s: float, settle_s: float, words: Sequence[str] = ()) -> Speed:
+    """Of a preset in a run without end. `words`: further flags of `deploy launch`."""
     with tempfile.TemporaryDirectory(prefix="zapex-") as directory:
         head = f"tcp://127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "deploy", "launch", "--preset", name, "--bind", head]
         command += ["--run-dir", str(Path(directory) / "run"), "--target-return", "none"]
-        command += ["--total-env-steps", str(ENDLESS)]
+        command += ["--total-env-steps", str(ENDLESS), *words]
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             with closing(StatusClient(head)) as status:

@@ -60,6 +60,7 @@ class RayCluster:
             text=True,
         )
         self.address = self._answer().removeprefix("at ")
+        assert self.address, "the cluster did not start"
 
     def tell(self, word: str) -> None:
         assert self._process.stdin is not None
@@ -84,7 +85,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def cluster() -> Iterator[RayCluster]:
+def cluster(patience: None) -> Iterator[RayCluster]:
     cluster = RayCluster()
     yield cluster
     cluster.end()

@@ -73,7 +73,7 @@ def test_a_job_is_queued_again_goes_on_and_ends(
 
     # Slurm warns the script of the time limit, and it queues the job again by itself.
     slurm.run("scancel", "--signal=USR1", "--batch", job)
-    until(lambda: slurm.states(job) == {"PENDING"}, "the job to be queued again")
+    until(lambda: slurm.queued_again(job), "the job to be queued again")
     assert result_of(run_dir)["reason"] == "stopped"
     assert "stopping: writing a checkpoint" in output.read_text()
     before = result_of(run_dir)["env_steps"]
@@ -85,7 +85,7 @@ def test_a_job_is_queued_again_goes_on_and_ends(
 
     # An operator queues it again: Slurm ends everything, and starts it anew.
     slurm.run("scontrol", "requeue", job)
-    until(lambda: slurm.states(job) == {"PENDING"}, "the job to be queued once more")
+    until(lambda: slurm.queued_again(job), "the job to be queued once more")
     slurm.start_now(job)
     until(lambda: not slurm.states(job), "the job's end")
     result = result_of(run_dir)
@@ -117,4 +117,4 @@ def test_more_than_the_cluster_has_is_said_at_once(
     (line,) = [x for x in submission.output().splitlines() if x.startswith("error: ")]
     assert "Requested node configuration is not available" in line
     assert "--actors, --head-cores" in line
-    assert slurm.run("squeue", "--noheader") == ""
+    assert "submitted" not in submission.output()

@@ -41,6 +41,14 @@ def check_placing(options: Placing, *, in_process: bool) -> None:
     """Make `--hosts` choose its engine. Raises ConfigError for flags that contradict each other."""
     if options.hosts is not None and options.engine == "local":
         options.engine = "hosts"
+    least = {"actors_here": 0, "head_cores": 1, "head_gpus": 0}
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {value}: must be at least {bound}")
+    if options.address is not None and options.engine != "ray":
+        raise ConfigError("--address is that of a Ray cluster: add --engine ray")
     if options.engine == "local":
         return
     if in_process:
@@ -51,5 +59,3 @@ def check_placing(options: Placing, *, in_process: bool) -> None:
         )
     if options.engine != "hosts" and options.actors_here is not None:
         raise ConfigError(f"--engine {options.engine} places all actors: drop --actors-here")
-    if options.address is not None and options.engine != "ray":
-        raise ConfigError("--address is that of a Ray cluster: add --engine ray")

@@ -158,8 +158,10 @@ def _run_processes(
             roles = ROLES - {"replay_server"}
     if options.actors_here is not None:
         actors_here = options.actors_here
+    if not actors_here:
+        roles = roles - {"inference"}  # Its actors would be those of this host.
     # Learner and replay server; the evaluator does nothing that others wait for.
-    tracks = 2 + actors_here + (config.inference != "actor")
+    tracks = 2 + actors_here + (actors_here > 0 and config.inference != "actor")
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:

@@ -9,6 +9,7 @@ alone. A process that its place has started ends with it, for the place holds it
 import contextlib
 import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -294,6 +295,7 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": variables},
     }
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address is None:
             cores = head.cores + actors.count * actors.needs.cores
@@ -307,6 +309,9 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
             f"--engine ray: no cluster at {address or 'this host'} ({reason}): start one with "
             "ray start --head, or leave --address out"
         ) from error
+    # Ray has put its own in their place.
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     try:
         yield address is None
     finally:

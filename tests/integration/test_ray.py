@@ -69,9 +69,7 @@ class RayCluster:
         assert self._answer() == "done"
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -99,6 +97,7 @@ def launched(start: Start, tmp_path: Path, *words: str, **changes: Any) -> Comma
 
 
 def pids(now: dict[str, Any], role: str = "actor") -> set[int]:
+    """Of the members of that role."""
     return {m["pid"] for m in now["members"] if m["role"] == role}
 
 
@@ -113,7 +112,7 @@ def test_a_node_is_lost_and_another_takes_its_actors(
     # The head's group has three of the first node's four cores.
     first = pids(status(head, lambda now: len(pids(now)) == 3 and updates_beyond(20)(now)))
     cluster.tell("remove")
-    # Two of them were on that node, unless one core of the other one took the third.
+    # Two of them were on that node; the third has the last core of the first.
     left = pids(status(head, lambda now: len(pids(now)) == 1))
     assert left < first
     cluster.tell("add")

@@ -35,6 +35,7 @@ ASK_PERIOD_S = 1.0
 PENDING_S = 10.0
 """A place that has no node after so long is said to wait for one."""
 STOP_S = 30.0
+LISTENS_S = 5.0
 TAIL_BYTES = 4_096
 ENVIRONMENT = ("PYTHONPATH", "ZAPEX_KEYS", "ZAPEX_KEY")
 """Variables that processes on other nodes get as they are here."""
@@ -289,6 +290,7 @@ def _ray() -> Any:
 def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> Iterator[bool]:
     """Connected to a cluster. Yields whether it is this host alone, made for this run."""
     address = address or os.environ.get("RAY_ADDRESS")
+    _check_listens(address)
     variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     common: dict[str, Any] = {
         "log_to_driver": False,
@@ -304,11 +306,7 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
         else:
             ray.init(address=address, **common)
     except Exception as error:  # Some of what Ray raises has no class of its own.
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"--engine ray: no cluster at {address or 'this host'} ({reason}): start one with "
-            "ray start --head, or leave --address out"
-        ) from error
+        raise ConfigError(_no_cluster(address, str(error).partition("\n")[0])) from error
     # Ray has put its own in their place.
     for number, handler in signals.items():
         signal.signal(number, handler)
@@ -316,6 +314,24 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
         yield address is None
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str | None) -> None:
+    """Raises ConfigError when nobody does: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=LISTENS_S).close()
+    except OSError as error:
+        raise ConfigError(_no_cluster(address, str(error))) from error
+
+
+def _no_cluster(address: str | None, reason: str) -> str:
+    return (
+        f"--engine ray: no cluster at {address or 'this host'} ({reason}): start one with "
+        "ray start --head, or leave --address out"
+    )
 
 
 def _check_room(ray: Any, head: Resources, actors: Group, say: Callable[[str], None]) -> None:

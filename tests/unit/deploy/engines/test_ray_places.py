@@ -87,6 +87,17 @@ def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch
         engine._ray()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_named_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"no cluster at {address} .*Connection refused"):
+        engine._check_listens(address)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local"])
+def test_a_cluster_that_ray_is_to_find_is_its_business(address: str | None) -> None:
+    engine._check_listens(address)
+
+
 def test_a_place_tells_how_its_command_ended_and_what_it_said_last(tmp_path: Path) -> None:
     place = engine.Place()
     log = tmp_path / "log"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-import zmq
 
 from actor.processes import process_count, run_processes
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.membership import JOIN_TIMEOUT_S
 from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
+from common.security import SecureContext, Security, announce, open_security
 
 
 @dataclass
@@ -41,8 +41,11 @@ class Flags:
     --inference host or gpu."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
+    keys: Path | None = None
+    """This host's key file, or the run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
+    says, or no keys."""
     insecure: bool = False
-    """Allow a --metrics-host that other hosts can reach, without keys."""
+    """Allow a --metrics-host that other hosts can reach, without a token."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
     metrics_host: str = "127.0.0.1"
@@ -71,12 +74,14 @@ def _run(flags: Flags) -> None:
                 "--processes cannot share a --number or --metrics-port: drop it (0: "
                 "each takes a free port)"
             )
+    security = open_security(flags.keys, insecure=flags.insecure)
     configure_logging(flags.log_level)
+    announce(security)
     stop = threading.Event()
     stop_on_signals(stop)
     if flags.stop_at_eof:
         stop_at_end_of_input(stop.set)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     if flags.processes is not None:
         options = {
             "connect": flags.connect,
@@ -84,12 +89,13 @@ def _run(flags: Flags) -> None:
             "metrics": metrics,
             "join_timeout_s": flags.join_timeout,
         }
-        run_processes(process_count(flags.processes), options, flags.log_level, stop)
+        count = process_count(flags.processes)
+        run_processes(count, options, security, flags.log_level, stop)
     else:
-        _act(flags, metrics, stop)
+        _act(flags, security, metrics, stop)
 
 
-def _act(flags: Flags, metrics: MetricsOptions, stop: threading.Event) -> None:
+def _act(flags: Flags, security: Security, metrics: MetricsOptions, stop: threading.Event) -> None:
     import torch
 
     from actor.evaluator import run_evaluator
@@ -105,7 +111,7 @@ def _act(flags: Flags, metrics: MetricsOptions, stop: threading.Event) -> None:
         join_timeout_s=flags.join_timeout,
         videos=flags.videos,
     )
-    with zmq.Context() as context:
+    with SecureContext(security) as context:
         if flags.inference:
             serving = InferenceOptions(
                 flags.connect,

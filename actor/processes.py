@@ -35,6 +35,7 @@ from common.process import (
     stop_with_parent,
 )
 from common.restarts import Restarts
+from common.security import SecureContext, Security
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1
@@ -77,7 +78,11 @@ def process_count(wanted: int | str) -> int:
 
 
 def run_processes(
-    count: int, options: Mapping[str, Any], log_level: str, stop: threading.Event
+    count: int,
+    options: Mapping[str, Any],
+    security: Security,
+    log_level: str,
+    stop: threading.Event,
 ) -> None:
     """Run that many actors until the head has ended them all, or `stop` is set.
 
@@ -87,7 +92,7 @@ def run_processes(
     Raises ZapexError, in the words and with the exit code of the actor that cannot be kept alive;
     the others are ended before.
     """
-    host = _Host(options, log_level)
+    host = _Host(options, security, log_level)
     try:
         # The first start takes as long as it takes to import torch; nobody need wait for that who
         # wants this process to end.
@@ -128,6 +133,7 @@ class _Child:
 @dataclass(slots=True)
 class _Host:
     options: Mapping[str, Any]
+    security: Security
     log_level: str
     _children: dict[str, _Child] = field(default_factory=dict)
     _due_s: dict[str, float] = field(default_factory=dict)
@@ -140,7 +146,7 @@ class _Host:
 
     def start(self, name: str) -> None:
         ours, theirs = _CONTEXT.Pipe(duplex=False)
-        words = (self.options, name, self.log_level, theirs)
+        words = (self.options, self.security, name, self.log_level, theirs)
         process = _CONTEXT.Process(target=_act, args=words, name=name)
         process.start()
         theirs.close()
@@ -206,7 +212,9 @@ class _Host:
             pass
 
 
-def _act(options: Mapping[str, Any], name: str, log_level: str, pipe: Connection) -> None:
+def _act(
+    options: Mapping[str, Any], security: Security, name: str, log_level: str, pipe: Connection
+) -> None:
     """One of the processes; ends it with the error's exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
@@ -220,7 +228,6 @@ def _act(options: Mapping[str, Any], name: str, log_level: str, pipe: Connection
         stop_with_parent(parent.sentinel, stop)
 
     import torch
-    import zmq
 
     from actor.loop import ActorOptions, run_actor
 
@@ -233,7 +240,7 @@ def _act(options: Mapping[str, Any], name: str, log_level: str, pipe: Connection
         pipe.send((True, ""))
 
     try:
-        with zmq.Context() as context:
+        with SecureContext(security) as context:
             run_actor(ActorOptions(**options), context, stop, ready)
     except ZapexError as error:
         log.debug("failed", exc_info=True)

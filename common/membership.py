@@ -32,6 +32,7 @@ from common.messages import (
 from common.metrics import Telemetry
 from common.process import machine_id
 from common.reachability import why_silent
+from common.security import security_of
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -82,7 +83,7 @@ class Membership:
         preferred_number: int = -1,
         metrics: MetricsOptions = NO_METRICS,
     ) -> None:
-        self._exporter = Exporter(metrics)
+        self._exporter = Exporter(metrics, security_of(context))
         self.address = address
         """The head's control address."""
         self._role = role
@@ -122,7 +123,7 @@ class Membership:
 
         Raises:
             HeadUnreachable: nobody answered in `timeout_s` seconds.
-            JoinRefused: the head said no, and why.
+            JoinRefused: the head said no, and why; or the keys of the two do not fit.
         """
         self._send_join()
         began_s, patience_s = now_s(), FIRST_WORD_S
@@ -150,7 +151,8 @@ class Membership:
     def poll(self, now_s: float, telemetry: Telemetry) -> None:
         """Hear what the head wants; send a heartbeat with a snapshot of `telemetry` if one is due.
 
-        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no.
+        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no, or
+        this process's key was revoked.
         """
         if now_s < self._next_poll_s:
             return

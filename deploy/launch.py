@@ -22,6 +22,7 @@ from common.process import (
     process_start_s,
     stop_at_end_of_input,
 )
+from common.security import Security, announce, open_security, summary
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.engines.fleet import Fleet
@@ -58,6 +59,9 @@ class Launch(Placing):
     """All roles as threads of this process, for debugging."""
     bind: str = "tcp://127.0.0.1:0"
     """Where the head listens, for more actors to join; port 0 takes a free one."""
+    keys: Path | None = None
+    """The run's key directory (python -m deploy keys new DIR): every connection is encrypted, and
+    only who is on its list can join. None: what ZAPEX_KEYS or ZAPEX_KEY says, or no keys."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     metrics_port: int | None = None
@@ -90,11 +94,12 @@ def launch(argv: list[str]) -> int:
         config = config.model_copy(update={"actors": max(config.actors, hosts.known_actors)})
         if options.bind == Launch.bind:
             options.bind = hosts.head.bind
+    security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
     if options.engine == "slurm":
         from deploy.engines.slurm import submit
 
-        return submit(options, config, run_dir, options.bind, insecure=options.insecure)
+        return submit(options, config, run_dir, options.bind, security, options.keys)
     stop = threading.Event()
     interrupted = threading.Event()
 
@@ -109,12 +114,14 @@ def launch(argv: list[str]) -> int:
     with (
         handling_signals(interrupt),
         LiveView(title) as view,
-        page_beside(runs_dir, view.say),
+        page_beside(runs_dir, view.say, options.keys),
     ):
         try:
             if options.in_process:
                 if options.profile:
                     raise ConfigError("--profile looks at processes: drop --in-process")
+                if options.keys:
+                    raise ConfigError("--keys is for connections between processes: drop it")
                 from deploy.in_process import run_in_process
 
                 run_in_process(
@@ -129,10 +136,10 @@ def launch(argv: list[str]) -> int:
             elif options.engine == "ray":
                 from deploy.engines.ray import run_on_ray
 
-                insecure = options.insecure
-                run_on_ray(options, config, run_dir, options.bind, stop, view, insecure=insecure)
+                bind, keys = options.bind, options.keys
+                run_on_ray(options, config, run_dir, bind, stop, view, security, keys)
             else:
-                _run_processes(options, config, run_dir, started_s, stop, view)
+                _run_processes(options, security, config, run_dir, started_s, stop, view)
         finally:
             discard_shared_memory(config, run_dir)
     return _conclude(config, run_dir, interrupted.is_set())
@@ -140,6 +147,7 @@ def launch(argv: list[str]) -> int:
 
 def _run_processes(
     options: Launch,
+    security: Security,
     config: Config,
     run_dir: Path,
     started_s: float,
@@ -147,7 +155,10 @@ def _run_processes(
     view: LiveView,
 ) -> None:
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
-    metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
+    announce(security)
+    if said := summary(security):
+        view.say(said)
+    metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     elsewhere: Fleet | Hosts = Fleet([], view.say)
     roles, actors_here = ROLES, config.actors
@@ -171,6 +182,7 @@ def _run_processes(
                 run_dir,
                 options.bind,
                 resume=options.resume is not None,
+                keys=options.keys,
                 insecure=options.insecure,
                 started_s=started_s,
                 metrics=metrics,
@@ -192,6 +204,7 @@ def _run_processes(
             run_dir,
             head,
             replay_bind,
+            keys=options.keys,
             insecure=options.insecure,
             metrics=metrics,
             profile=recorded_in,
@@ -199,7 +212,7 @@ def _run_processes(
             if spec.role in roles and (spec.role != "actor" or spec.number < actors_here):
                 supervisor.start(spec)
         announced = False
-        with contextlib.closing(StatusClient(head)) as status:
+        with contextlib.closing(StatusClient(head, security)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
                 elsewhere.poll()

@@ -81,7 +81,10 @@ class RoleSpec:
     """Of this process among its role."""
     resume: bool = False
     """The learner continues from its newest checkpoint."""
+    keys: Path | None = None
+    """The run's key directory, which the process reads itself; None: as its environment says."""
     insecure: bool = False
+    """Listen where other hosts can reach it, even without keys."""
     started_s: float | None = None
     """When the run began, as time.time()."""
     metrics: MetricsOptions = NO_METRICS
@@ -107,6 +110,7 @@ def learner_role(
     bind: str,
     *,
     resume: bool = False,
+    keys: Path | None = None,
     insecure: bool = False,
     started_s: float | None = None,
     metrics: MetricsOptions = NO_METRICS,
@@ -120,6 +124,7 @@ def learner_role(
         run_dir,
         bind,
         resume=resume,
+        keys=keys,
         insecure=insecure,
         started_s=started_s,
         metrics=metrics,
@@ -133,6 +138,7 @@ def follower_roles(
     head: str,
     replay_bind: str,
     *,
+    keys: Path | None = None,
     insecure: bool = False,
     metrics: MetricsOptions = NO_METRICS,
     profile: Path | None = None,
@@ -146,15 +152,7 @@ def follower_roles(
         bind = "tcp://127.0.0.1:0" if head.startswith("tcp://") else f"{head}-inference"
         inference.append(RoleSpec("inference", "inference", config, run_dir, head, bind=bind))
     roles = [
-        RoleSpec(
-            "replay_server",
-            "replay_server",
-            config,
-            run_dir,
-            head,
-            bind=replay_bind,
-            insecure=insecure,
-        ),
+        RoleSpec("replay_server", "replay_server", config, run_dir, head, bind=replay_bind),
         *inference,
         *(
             RoleSpec(f"actor-{i}", "actor", config, run_dir, head, number=i)
@@ -164,7 +162,10 @@ def follower_roles(
     ]
     if metrics.metrics_port is not None:
         metrics = replace(metrics, metrics_port=0)
-    return [replace(role, metrics=metrics, profile=profile) for role in roles]
+    return [
+        replace(role, keys=keys, insecure=insecure, metrics=metrics, profile=profile)
+        for role in roles
+    ]
 
 
 def groups(
@@ -205,11 +206,16 @@ def _replay_gb(config: Config) -> float:
     return block_bytes(manifest.spec, manifest.layout, config.replay_slots) / 1e9
 
 
-def head_words(run_dir: Path, bind: str, *, insecure: bool) -> list[str]:
+def security_words(keys: Path | None, *, insecure: bool = False) -> list[str]:
+    """Further words for a process that sees this host's files. `keys`: as `--keys` has it."""
+    words = [] if keys is None else ["--keys", str(keys.resolve())]
+    return [*words, *(["--insecure"] if insecure else [])]
+
+
+def head_words(run_dir: Path, bind: str) -> list[str]:
     """After `python -m`: the head's group, from the configuration in its run directory. It begins
     the run or goes on with it, whichever it is."""
-    words = ["deploy", "launch", "--resume", str(run_dir), "--actors-here", "0", "--bind", bind]
-    return [*words, *(["--insecure"] if insecure else [])]
+    return ["deploy", "launch", "--resume", str(run_dir), "--actors-here", "0", "--bind", bind]
 
 
 def actor_words(head: str, processes: int | str = 1) -> list[str]:
@@ -222,13 +228,13 @@ def inference_words(head: str) -> list[str]:
     return ["actor", "--inference", "--connect", head]
 
 
-def replay_words(head: str, bind: str, storage: Path | None, *, insecure: bool) -> list[str]:
+def replay_words(head: str, bind: str, storage: Path | None) -> list[str]:
     """After `python -m`: a replay server on another host than the head, which takes over from one
     that died there."""
     words = ["replay_server", "--connect", head, "--bind", bind, "--number", "0"]
     if storage is not None:
         words += ["--storage", str(storage)]
-    return [*words, *(["--insecure"] if insecure else [])]
+    return words
 
 
 def replay_storage(config: Config, run_dir: Path) -> Path | None:
@@ -266,7 +272,6 @@ def run_role(
                 spec.run_dir,
                 spec.head,
                 spec.resume,
-                spec.insecure,
                 spec.started_s,
                 spec.metrics,
                 spec.profile,
@@ -285,7 +290,6 @@ def run_role(
                 spec.head,
                 spec.bind,
                 storage,
-                spec.insecure,
                 spec.number,
                 spec.metrics,
                 spec.profile,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-import zmq
 
 from common.exporter import MetricsOptions
 from common.membership import JOIN_TIMEOUT_S
 from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
+from common.security import SecureContext, announce, open_security
 
 
 @dataclass
@@ -24,6 +24,9 @@ class Flags:
     """Where actors and learner reach this server; port 0 takes a free one."""
     storage: Path | None = None
     """File that keeps the experience and survives this process; none: memory."""
+    keys: Path | None = None
+    """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
+    says, or no keys."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
@@ -50,7 +53,9 @@ def main() -> int:
 def _run(flags: Flags) -> None:
     from replay_server.server import ReplayOptions, run_replay_server
 
+    security = open_security(flags.keys, insecure=flags.insecure)
     configure_logging(flags.log_level)
+    announce(security)
     stop = threading.Event()
     stop_on_signals(stop)
     if flags.stop_at_eof:
@@ -59,12 +64,11 @@ def _run(flags: Flags) -> None:
         flags.connect,
         flags.bind,
         flags.storage,
-        insecure=flags.insecure,
         number=flags.number,
-        metrics=MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure),
+        metrics=MetricsOptions(flags.metrics_port, flags.metrics_host),
         join_timeout_s=flags.join_timeout,
     )
-    with zmq.Context() as context:
+    with SecureContext(security) as context:
         run_replay_server(options, context, stop, lambda _: None)
 
 

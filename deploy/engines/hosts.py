@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config import read_toml
 from common.errors import ConfigError
 from deploy.engines.fleet import Ended, Fleet
-from deploy.topology import actor_words, inference_words, replay_words
+from deploy.topology import actor_words, inference_words, replay_words, security_words
 
 UNREACHABLE = 255
 """ssh's own exit code."""
@@ -60,6 +60,8 @@ class HostTable(_Table):
     reach it."""
     storage: str = ""
     """File that keeps its experience, from `dir`; empty: memory."""
+    keys: str = ""
+    """Key file there, from `dir`, made by `python -m deploy keys add`."""
     options: list[str] = []
     """Further words for every command there."""
     env: dict[str, str] = {}
@@ -145,7 +147,8 @@ class SshCommand:
     def command(self, head: str) -> list[str]:
         """The words for this host."""
         host = self._host
-        words = [host.python, "-m", *self._words(head), "--stop-at-eof", *host.options]
+        keys = ["--keys", host.keys] if host.keys else []
+        words = [host.python, "-m", *self._words(head), "--stop-at-eof", *keys, *host.options]
         variables = [f"{key}={value}" for key, value in sorted(host.env.items())]
         there = ["env", *variables, *words] if variables else words
         # What follows the name is one line for the shell of that host.
@@ -244,11 +247,11 @@ class Hosts:
         commands: list[tuple[str, Callable[[str], list[str]]]] = []
         if host.replay:
             storage = Path(host.storage) if host.storage else None
-            insecure = self._insecure
+            insecure = security_words(None, insecure=self._insecure)
             commands.append(
                 (
                     "replay_server",
-                    lambda head: replay_words(head, host.replay, storage, insecure=insecure),
+                    lambda head: [*replay_words(head, host.replay, storage), *insecure],
                 )
             )
         if host.inference:

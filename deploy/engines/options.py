@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import ConfigError
+from common.security import Security
 
 
 @dataclass(kw_only=True)
@@ -59,3 +60,13 @@ def check_placing(options: Placing, *, in_process: bool) -> None:
         )
     if options.engine != "hosts" and options.actors_here is not None:
         raise ConfigError(f"--engine {options.engine} places all actors: drop --actors-here")
+
+
+def check_reachable(options: Placing, security: Security) -> None:
+    """Raises ConfigError when the head may not listen to actors on other hosts."""
+    if security.keys is None and not security.insecure:
+        raise ConfigError(
+            f"--engine {options.engine}: the actors are on other hosts, and anyone who reaches the "
+            "head's port could write experience: give --keys DIR, made by python -m deploy keys "
+            "new DIR, or add --insecure on a network you trust"
+        )

@@ -23,11 +23,19 @@ from common import transport
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.restarts import Restarts
+from common.security import Security
 from deploy.engines.fleet import Ended, Fleet
-from deploy.engines.options import Placing
+from deploy.engines.options import Placing, check_reachable
 from deploy.live_view import LiveView
 from deploy.status_client import StatusClient
-from deploy.topology import Group, Resources, actor_words, groups, head_words
+from deploy.topology import (
+    Group,
+    Resources,
+    actor_words,
+    groups,
+    head_words,
+    security_words,
+)
 
 POLL_S = 0.2
 ASK_PERIOD_S = 1.0
@@ -87,13 +95,14 @@ def run_on_ray(
     bind: str,
     stop: threading.Event,
     view: LiveView,
-    *,
-    insecure: bool,
+    security: Security,
+    keys: Path | None,
 ) -> None:
     """Run until the head ends or `stop` is set.
 
     Args:
         bind: where the head is to listen; port 0: a free one of its node.
+        keys: the run's key directory, which all nodes see; None: as the environment says.
 
     Raises ConfigError when Ray is not there or no node can hold the head, RoleFailed when the head
     cannot be kept alive, in its own words.
@@ -102,26 +111,24 @@ def run_on_ray(
     head, actors = groups(config, head_cores=options.head_cores, head_gpus=options.head_gpus)
     with _cluster(ray, options.address, head.needs, actors) as alone:
         _check_room(ray, head.needs, actors, view.say)
-        if not alone and not insecure:
-            raise ConfigError(
-                "--engine ray: the actors are on other nodes, and anyone who reaches the head's "
-                "port could write experience: add --insecure on a network you trust"
-            )
+        if not alone:
+            check_reachable(options, security)
         logs = run_dir.resolve() / "logs"
         interface = "127.0.0.1" if alone else "0.0.0.0"
 
         def words(port: int) -> list[str]:
             listen = bind if not bind.endswith(":0") else f"tcp://{interface}:{port}"
-            return head_words(run_dir.resolve(), listen, insecure=insecure)
+            told = security_words(keys, insecure=security.insecure)
+            return [*head_words(run_dir.resolve(), listen), *told]
 
-        places = [
-            RayPlace(ray, f"actor-{i}", actors, lambda address: actor_words(address), logs)
-            for i in range(actors.count)
-        ]
+        def actor(address: str) -> list[str]:
+            return [*actor_words(address), *security_words(keys)]
+
+        places = [RayPlace(ray, f"actor-{i}", actors, actor, logs) for i in range(actors.count)]
         fleet = Fleet(places, view.say)
         restarts = Restarts(first_s=1.0)
         while not stop.is_set():
-            ended = _run_head(ray, head, words, interface, logs, fleet, stop, view)
+            ended = _run_head(ray, head, words, logs, fleet, stop, view, security)
             if ended is None or ended.exit_code in (0, 1):
                 return
             delay_s = restarts.delay_s("head", time.monotonic())
@@ -218,11 +225,11 @@ def _run_head(
     ray: Any,
     group: Group,
     words: Callable[[int], list[str]],
-    interface: str,
     logs: Path,
     fleet: Fleet,
     stop: threading.Event,
     view: LiveView,
+    security: Security,
 ) -> Ended | None:
     """The head's group and, as long as it lives, the actors. None: stopped before it had a node."""
     place = RayPlace(ray, "head", group, lambda _: [], logs)
@@ -240,7 +247,7 @@ def _run_head(
         place.run(command)
         view.show_head(address)
         fleet.start(address)
-        with contextlib.closing(StatusClient(address)) as status:
+        with contextlib.closing(StatusClient(address, security)) as status:
             while (ended := place.ended()) is None:
                 fleet.poll()
                 view.update(status.latest())

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 from common.config import Config
 from common.errors import ConfigError
-from deploy.engines.options import Placing
-from deploy.topology import Resources, actor_words, groups, head_words
+from common.security import Security
+from deploy.engines.options import Placing, check_reachable
+from deploy.topology import Resources, actor_words, groups, head_words, security_words
 
 WARNING_S = 120
 """So long before its time limit the job is told."""
@@ -73,25 +74,29 @@ exit $code
 """
 
 
-def submit(options: Placing, config: Config, run_dir: Path, bind: str, *, insecure: bool) -> int:
+def submit(
+    options: Placing,
+    config: Config,
+    run_dir: Path,
+    bind: str,
+    security: Security,
+    keys: Path | None,
+) -> int:
     """Write the job's script, hand it to Slurm, and say how to follow the run. Returns 0.
 
     Args:
         bind: where the head is to listen; port 0: one that the job's number makes.
+        keys: the run's key directory, which all nodes see; None: as the environment says.
 
     Raises ConfigError when Slurm is not there or refuses the job, with its reason.
     """
     if shutil.which("sbatch") is None:
         raise ConfigError("--engine slurm: there is no sbatch here: run this on a login node")
-    if not insecure:
-        raise ConfigError(
-            "--engine slurm: the actors are on other nodes, and anyone who reaches the head's port "
-            "could write experience: add --insecure on a network you trust"
-        )
+    check_reachable(options, security)
     directory = run_dir.resolve() / "slurm"
     directory.mkdir(exist_ok=True)
     script = directory / "job.sh"
-    script.write_text(job_script(options, config, run_dir.resolve(), bind, insecure=insecure))
+    script.write_text(job_script(options, config, run_dir.resolve(), bind, security, keys))
     # Without asking first, a job that no node can ever hold would wait for ever.
     _sbatch("--test-only", str(script))
     job = _sbatch("--parsable", str(script)).strip().partition(";")[0]
@@ -115,7 +120,12 @@ def _sbatch(*words: str) -> str:
 
 
 def job_script(
-    options: Placing, config: Config, run_dir: Path, bind: str, *, insecure: bool
+    options: Placing,
+    config: Config,
+    run_dir: Path,
+    bind: str,
+    security: Security,
+    keys: Path | None = None,
 ) -> str:
     """The text of the job's script. Nothing but names and numbers of the run goes into it.
 
@@ -125,6 +135,7 @@ def job_script(
     head, actors = groups(config, head_cores=options.head_cores, head_gpus=options.head_gpus)
     port, path = urlsplit(bind).port, os.environ.get("PYTHONPATH")
     python = [sys.executable, "-m"]
+    head_keys = security_words(keys, insecure=security.insecure)
     return _SCRIPT.format(
         script=run_dir / "slurm" / "job.sh",
         run_dir=run_dir,
@@ -141,8 +152,8 @@ def job_script(
         environment=f"export PYTHONPATH={shlex.quote(path)}\n" if path else "",
         # Of two jobs that meet on one node, one should not find the other's port taken.
         port=port or "$((20000 + SLURM_JOB_ID * 4 % 20000))",
-        head_command=_shell([*python, *head_words(run_dir, _BIND, insecure=insecure)]),
-        actor_command=_shell([*python, *actor_words("$head")]),
+        head_command=_shell([*python, *head_words(run_dir, _BIND), *head_keys]),
+        actor_command=_shell([*python, *actor_words("$head"), *security_words(keys)]),
     )
 
 

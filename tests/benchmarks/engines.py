@@ -10,7 +10,7 @@ import importlib.util
 import statistics
 import sys
 
-from tests.benchmarks.end_to_end import Speed, speed
+from tests.benchmarks.end_to_end import Speed, speed_of
 from tests.benchmarks.report import Figure, report
 
 WORDS = {"ray": ("--engine", "ray")}
@@ -49,8 +49,8 @@ def figures(preset: str, rounds: int, window_s: float, settle_s: float) -> list[
         placed: list[Speed] = []
         bare: list[Speed] = []
         for _ in range(rounds):
-            bare.append(speed(preset, window_s, settle_s))
-            placed.append(speed(preset, window_s, settle_s, words))
+            bare.append(speed_of(preset, window_s, settle_s))
+            placed.append(speed_of(preset, window_s, settle_s, words))
         for what, unit in (("env_steps", "env steps/s"), ("updates", "updates/s")):
             value, limit = (
                 statistics.median(getattr(one, f"{what}_per_s") for one in kind)

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from common.config import Config
-from deploy.topology import Resources, RoleSpec, actor_words, follower_roles, groups, head_words
+from deploy.topology import (
+    Resources,
+    RoleSpec,
+    actor_words,
+    follower_roles,
+    groups,
+    head_words,
+    security_words,
+)
 
 
 def followers(config: Config, head: str) -> dict[str, RoleSpec]:
@@ -70,9 +78,16 @@ def test_experience_in_memory_is_part_of_what_the_head_wants() -> None:
 
 
 def test_command_lines_begin_a_run_or_go_on_with_it() -> None:
-    assert " ".join(head_words(Path("/runs/a"), "tcp://0.0.0.0:5550", insecure=True)) == (
-        "deploy launch --resume /runs/a --actors-here 0 --bind tcp://0.0.0.0:5550 --insecure"
+    assert " ".join(head_words(Path("/runs/a"), "tcp://0.0.0.0:5550")) == (
+        "deploy launch --resume /runs/a --actors-here 0 --bind tcp://0.0.0.0:5550"
     )
     assert actor_words("tcp://head:5550", "auto") == (
         ["actor", "--connect", "tcp://head:5550", "--processes", "auto"]
     )
+
+
+def test_keys_are_told_by_where_they_lie() -> None:
+    assert security_words(None) == []
+    assert security_words(None, insecure=True) == ["--insecure"]
+    # A process elsewhere has another working directory.
+    assert security_words(Path("/keys/../keys/run")) == ["--keys", "/keys/run"]

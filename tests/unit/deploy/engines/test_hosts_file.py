@@ -75,6 +75,7 @@ def test_the_other_hosts_shell_gets_one_line(tmp_path: Path) -> None:
     host = HostTable(
         name="cpu-1",
         dir="/opt/our zapex",
+        keys="cpu-1.key",
         options=["--envs", "32"],
         env={"HOME_OF": "a $b"},
         ssh=["-p", "2222"],
@@ -86,13 +87,12 @@ def test_the_other_hosts_shell_gets_one_line(tmp_path: Path) -> None:
     assert words[-1].startswith("cd '/opt/our zapex' && exec env ")
     assert shlex.join(shlex.split(words[-1])[4:]) == (
         "env 'HOME_OF=a $b' .venv/bin/python -m actor --connect tcp://head:5550 --processes auto "
-        "--stop-at-eof --envs 32"
+        "--stop-at-eof --keys cpu-1.key --envs 32"
     )
 
 
 def test_a_replay_server_elsewhere_takes_over_from_its_predecessor() -> None:
-    words = replay_words("tcp://h:5550", "tcp://b:5560", Path("storage"), insecure=True)
+    words = replay_words("tcp://h:5550", "tcp://b:5560", Path("storage"))
     assert " ".join(words) == (
-        "replay_server --connect tcp://h:5550 --bind tcp://b:5560 --number 0 "
-        "--storage storage --insecure"
+        "replay_server --connect tcp://h:5550 --bind tcp://b:5560 --number 0 --storage storage"
     )

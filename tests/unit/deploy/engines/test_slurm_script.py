@@ -9,15 +9,18 @@ import pytest
 from common import run_directory
 from common.config import Config
 from common.errors import ConfigError
+from common.security import Security
 from deploy.engines import slurm
 from deploy.engines.options import Placing
 from deploy.engines.slurm import job_script, submit
+
+INSECURE = Security(insecure=True)
 
 
 def script(directory: Path, placing: Placing | None = None, **changes: object) -> str:
     config = Config(**{"actors": 8, **changes})
     return job_script(
-        placing or Placing(), config, directory / "run", "tcp://127.0.0.1:0", insecure=True
+        placing or Placing(), config, directory / "run", "tcp://127.0.0.1:0", INSECURE
     )
 
 
@@ -74,10 +77,18 @@ def test_a_shell_can_read_it(tmp_path: Path, name: str) -> None:
     assert '--bind "tcp://0.0.0.0:$port" --insecure &' in text
 
 
-def refusal(run_dir: Path, *, insecure: bool = True) -> str:
+def test_keys_are_told_to_both_parts(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    text = job_script(Placing(), Config(), tmp_path / "run", "tcp://h:0", Security(), keys)
+    assert f'--bind "tcp://0.0.0.0:$port" --keys {keys} &' in text
+    assert f"--processes 1 --keys {keys} &" in text
+    assert "--insecure" not in text
+
+
+def refusal(run_dir: Path, security: Security = INSECURE) -> str:
     run_directory.create(run_dir, Config())
     with pytest.raises(ConfigError) as raised:
-        submit(Placing(), Config(), run_dir, "tcp://0.0.0.0:0", insecure=insecure)
+        submit(Placing(engine="slurm"), Config(), run_dir, "tcp://0.0.0.0:0", security, None)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -91,7 +102,10 @@ def test_actors_on_other_nodes_need_a_head_that_listens_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/sbatch")
-    assert "add --insecure on a network you trust" in refusal(tmp_path / "run", insecure=False)
+    said = refusal(tmp_path / "run", Security())
+    assert said.startswith("--engine slurm: the actors are on other hosts")
+    assert "give --keys DIR" in said
+    assert "add --insecure on a network you trust" in said
 
 
 def test_slurms_own_reason_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

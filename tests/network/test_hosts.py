@@ -1,5 +1,5 @@
 """`deploy launch --hosts` over five hosts with addresses of their own: one is added while the run
-goes on, and one is cut off and comes back. Each has a real ssh server."""
+goes on, and one is cut off and comes back. Each has a real ssh server, and a key of the run."""
 
 import contextlib
 import sys
@@ -10,6 +10,8 @@ import psutil
 import pytest
 
 from common.config import Config, write_toml
+from common.keys import add_client, make_directory, open_keys
+from common.security import Security
 from deploy.status_client import Plain, StatusClient
 from tests.integration.runs import ENDLESS, ROOT, TINY, until
 from tests.integration.ssh_server import SshServer, needs_sshd
@@ -25,6 +27,7 @@ class Worker:
     def __init__(self, host: Host, directory: Path) -> None:
         self.host = host
         directory.mkdir()
+        self.key = directory / "run.key"
         self.ssh = SshServer(directory, host.address, port=22)
         self.ssh.start(["ip", "netns", "exec", host.namespace])
 
@@ -36,6 +39,9 @@ class Worker:
 @pytest.fixture
 def workers(lab: Lab, tmp_path: Path) -> Iterator[list[Worker]]:
     workers = [Worker(lab.host(), tmp_path / f"host-{i}") for i in range(4)]
+    make_directory(tmp_path / "keys")
+    for worker in workers:
+        add_client(tmp_path / "keys", worker.name.replace(".", "-"), worker.key)
     config = [worker.ssh.client_config([worker.name]) for worker in workers]
     (tmp_path / "ssh_config").write_text("".join(config))
     try:
@@ -50,7 +56,7 @@ def write_hosts(directory: Path, head: Host, workers: list[Worker]) -> None:
         f'head = {{ bind = "tcp://0.0.0.0:{PORT}", address = "{head.address}" }}',
         f'[defaults]\ndir = "{directory}"\npython = "{sys.executable}"\nactors = 1',
         f'env = {{ PYTHONPATH = "{ROOT}" }}\nssh = ["-F", "{directory}/ssh_config"]',
-        *(f'[[hosts]]\nname = "{worker.name}"' for worker in workers),
+        *(f'[[hosts]]\nname = "{worker.name}"\nkeys = "{worker.key}"' for worker in workers),
     ]
     (directory / "hosts.toml").write_text("\n".join(lines) + "\n")
 
@@ -73,13 +79,14 @@ def test_a_host_is_added_and_another_is_cut_off_and_comes_back(
     write_hosts(tmp_path, head, workers[:3])
     launch = head.start(
         tmp_path, "deploy", "launch", "--hosts", "hosts.toml", "--preset", "tiny.toml",
-        "--run-dir", "run", "--insecure",
+        "--run-dir", "run", "--keys", "keys",
     )  # fmt: skip
     launch.line("head at tcp://")
     with contextlib.ExitStack() as stack:
+        security = Security(open_keys(tmp_path / "keys", {}))
         with head.entered():
             client = stack.enter_context(
-                contextlib.closing(StatusClient(f"tcp://{head.address}:{PORT}"))
+                contextlib.closing(StatusClient(f"tcp://{head.address}:{PORT}", security))
             )
             client.latest()
 

@@ -70,7 +70,7 @@ def test_what_the_user_adds_comes_last_and_so_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["run", "our run's $HOME"])
 def test_a_shell_can_read_it(tmp_path: Path, name: str) -> None:
-    text = job_script(Placing(), Config(), tmp_path / name, "tcp://0.0.0.0:5550", insecure=True)
+    text = job_script(Placing(), Config(), tmp_path / name, "tcp://0.0.0.0:5550", INSECURE)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     assert "\nport=5550\n" in text
     assert f"--resume {shlex.quote(str(tmp_path / name))} " in text

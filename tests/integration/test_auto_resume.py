@@ -6,14 +6,14 @@ from pathlib import Path
 import psutil
 
 from tests.integration.conftest import Start
-from tests.integration.runs import ENDLESS, checkpoints_of, free_ports, result_of, write_preset
+from tests.integration.runs import ENDLESS, checkpoints_of, result_of, write_preset
 
 AUTO = ("learner", "--auto-resume", "--run-dir", "run")
 
 
 def test_it_begins_once_and_then_goes_on(start: Start, tmp_path: Path) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
-    words = (*AUTO, "--config", preset, "--bind", f"tcp://127.0.0.1:{free_ports(2)}")
+    words = (*AUTO, "--config", preset, "--bind", "tcp://127.0.0.1:0")
     first = start(*words)
     first.line("checkpoint run/checkpoints/00000000")
     psutil.Process(first.process.pid).kill()

@@ -13,7 +13,6 @@ from tests.integration.runs import (
     ENDLESS,
     ROOT,
     Command,
-    free_ports,
     head_of,
     status,
     until,
@@ -35,10 +34,10 @@ def ssh_config(tmp_path: Path) -> Iterator[Path]:
         yield config
 
 
-def write_hosts(directory: Path, port: int, *names: str) -> None:
+def write_hosts(directory: Path, *names: str) -> None:
     """One actor on each."""
     lines = [
-        f'head = {{ bind = "tcp://127.0.0.1:{port}", address = "127.0.0.1" }}',
+        'head = { bind = "tcp://127.0.0.1:0", address = "127.0.0.1" }',
         "[defaults]",
         f'dir = "{directory}"\npython = "{sys.executable}"\nactors = 1',
         f'env = {{ PYTHONPATH = "{ROOT}" }}',
@@ -70,8 +69,7 @@ def test_hosts_come_and_go_and_nothing_of_them_is_left(
         env="tests.integration.environments:Paced-v0",
         env_kwargs={"delay_s": 0.02},
     )
-    port = free_ports(2)
-    write_hosts(tmp_path, port, "cpu-1", "cpu-away")
+    write_hosts(tmp_path, "cpu-1", "cpu-away")
     launch = start(
         "deploy", "launch", "--hosts", "hosts.toml", "--preset", preset, "--run-dir", "run"
     )
@@ -83,9 +81,9 @@ def test_hosts_come_and_go_and_nothing_of_them_is_left(
     assert len(first) == 1
 
     # A host that is added to the file joins; one that is taken out of it leaves.
-    write_hosts(tmp_path, port, "cpu-1", "cpu-2", "cpu-3")
+    write_hosts(tmp_path, "cpu-1", "cpu-2", "cpu-3")
     both = actor_pids(status(head, lambda now: len(actor_pids(now)) == 3))
-    write_hosts(tmp_path, port, "cpu-1", "cpu-2")
+    write_hosts(tmp_path, "cpu-1", "cpu-2")
     left = actor_pids(status(head, lambda now: len(actor_pids(now)) == 2))
     assert first < left < both
     until(lambda: gone(both - left), "the end of what ran on cpu-3")
@@ -108,7 +106,7 @@ def test_a_run_that_ends_takes_its_hosts_along(
     start: Start, tmp_path: Path, ssh_config: Path
 ) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=800)
-    write_hosts(tmp_path, free_ports(2), "cpu-1")
+    write_hosts(tmp_path, "cpu-1")
     launch = start(
         "deploy", "launch", "--hosts", "hosts.toml", "--preset", preset, "--run-dir", "run"
     )
@@ -123,7 +121,7 @@ def test_a_key_that_is_not_let_in_is_said_in_one_line(
 ) -> None:
     ssh_config.write_text(ssh_config.read_text().replace("user_key", "host_key"))
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
-    write_hosts(tmp_path, free_ports(2), "cpu-1")
+    write_hosts(tmp_path, "cpu-1")
     launch = start(
         "deploy", "launch", "--hosts", "hosts.toml", "--preset", preset, "--run-dir", "run"
     )

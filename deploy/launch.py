@@ -39,7 +39,7 @@ STOP_S = 60.0
 
 
 @dataclass(kw_only=True)
-class Launch(Placing):
+class Launch:
     """Train an agent: learner, replay server, actors and evaluator as processes, on this host
     unless another --engine places them.
 
@@ -80,13 +80,18 @@ class Launch(Placing):
     """Print a traceback with an error."""
 
 
+@dataclass(kw_only=True)
+class PlacedLaunch(Placing, Launch):
+    __doc__ = Launch.__doc__
+
+
 def launch(argv: list[str]) -> int:
     """Returns the exit code. Raises ZapexError for what ends a run before its result."""
     started_s = process_start_s()
     placed = peek(argv, "--engine") in ("ray", "slurm")
     if "--in-process" not in argv and not placed and not {"-h", "--help"} & set(argv):
         launcher.preload()
-    options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    options, config = parse(PlacedLaunch, argv, prog="python -m deploy launch", base=_base(argv))
     check_placing(options, in_process=options.in_process)
     hosts = None if options.hosts is None else read_hosts(options.hosts)
     if hosts is not None:
@@ -146,7 +151,7 @@ def launch(argv: list[str]) -> int:
 
 
 def _run_processes(
-    options: Launch,
+    options: PlacedLaunch,
     security: Security,
     config: Config,
     run_dir: Path,

@@ -147,7 +147,10 @@ def launch(argv: list[str]) -> int:
                 _run_processes(options, security, config, run_dir, started_s, stop, view)
         finally:
             discard_shared_memory(config, run_dir)
-    return _conclude(config, run_dir, interrupted.is_set())
+    code = _conclude(config, run_dir, interrupted.is_set())
+    if options.engine != "ray":  # There the head has drawn them.
+        _draw_pictures(run_dir)
+    return code
 
 
 def _run_processes(
@@ -267,7 +270,6 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     path = run_dir / "result.json"
     if interrupted:
         print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}", flush=True)
-        _draw_pictures(run_dir)
         return INTERRUPTED
     if not path.exists():
         raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
@@ -296,7 +298,6 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     print(f"  python -m deploy evaluate {run_dir} --episodes 100")
     print(f"  python -m deploy play {run_dir} --q-values")
     sys.stdout.flush()
-    _draw_pictures(run_dir)
     return 0 if result["solved"] or config.target_return is None else 1
 
 

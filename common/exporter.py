@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import transport
 from common.errors import AddressInUse, ConfigError
+from common.health import Health
 from common.metric_table import METRICS
 from common.metrics import Histograms, Kind, Telemetry, Values
 
@@ -50,6 +51,8 @@ class Exporter:
     def __init__(self, options: MetricsOptions) -> None:
         self._shown: tuple[tuple[Telemetry, ...], tuple[str, ...]] = (), ()
         self._server: WSGIServer | None = None
+        self.health = Health()
+        """Asked at the same address."""
         self.endpoint = ""
         """host:port, as others reach it; empty: this process shows nothing."""
         if options.metrics_port is not None:
@@ -78,6 +81,7 @@ class Exporter:
                     "--metrics-port (0 takes a free one)"
                 ) from error
             raise ConfigError(f"cannot show metrics at {host}:{port}: {error.strerror}") from error
+        server.set_app(self.health.beside(server.get_app()))  # type: ignore[arg-type]
         self._server = server
         # An address that stands for all interfaces is nobody's.
         shown = host_names.gethostname() if host in ("0.0.0.0", "::") else host

@@ -132,6 +132,7 @@ class Membership:
             if self._watch.reconnected():
                 self._send_join()
             transport.wait(self._socket, 50)
+            self._exporter.health.turned()
             self._receive(now_s())
         return self.manifest
 
@@ -143,6 +144,7 @@ class Membership:
         if now_s < self._next_poll_s:
             return
         self._next_poll_s = now_s + POLL_PERIOD_S
+        self._exporter.health.turned()
         self._receive(now_s)
         if now_s < self._next_heartbeat_s:
             return
@@ -255,6 +257,7 @@ class Membership:
         self.ladder_size = welcome.ladder_size
         self._take_endpoints(welcome)
         self.joins += 1
+        self._exporter.health.in_the_run = True
         log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
 
     def _take_directive(self, directive: Directive) -> None:

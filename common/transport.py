@@ -146,6 +146,11 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
         ) from error
 
 
+def check_address(address: str) -> None:
+    """Raises ConfigError when nobody could connect to this."""
+    _check(address, any_port=False)
+
+
 def _check(address: str, *, any_port: bool) -> None:
     """Raises ConfigError when the address is none that zapex uses. `any_port`: whether the choice
     of a free port may be left open."""

@@ -17,6 +17,7 @@ import zmq
 from common import codec, transport
 from common.block_columns import block_bytes
 from common.errors import AddressInUse, SchemaMismatch, WireError
+from common.health import Health
 from common.manifest import Manifest
 from common.messages import (
     EvalResult,
@@ -66,6 +67,7 @@ class ControlPlane:
         recorder: takes the run's metrics once a second.
         targets: tells Prometheus where to scrape.
         announcement: tells others where to ask, and what they would have heard.
+        health: told that the control thread is alive.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -85,6 +87,7 @@ class ControlPlane:
         recorder: Recorder | None = None,
         targets: Targets | None = None,
         announcement: Announcement | None = None,
+        health: Health | None = None,
     ) -> None:
         self._manifest = manifest
         self._telemetry = telemetry or Telemetry(dict)
@@ -94,6 +97,7 @@ class ControlPlane:
         """The head's own metrics, those of the run as a whole."""
         self._targets = targets
         self._announcement = announcement or Announcement(None)
+        self._health = health or Health()
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
@@ -202,6 +206,7 @@ class ControlPlane:
 
     def _turn(self, now_s: float) -> bool:
         """Whether there was a message, and no more are waiting."""
+        self._health.turned("control")
         self._wakeup.clear()
         self._publish_outbox()
         self._serve_late_subscribers()

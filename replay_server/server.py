@@ -57,6 +57,8 @@ class ReplayOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    advertise: str = ""
+    """Where others reach this server, if that is not where it listens."""
 
 
 def build_table(
@@ -111,8 +113,11 @@ def run_replay_server(
     ready: Callable[[str], None],
 ) -> None:
     """Serve until the head says stop or `stop` is set."""
+    if options.advertise:
+        transport.check_address(options.advertise)
     # Bound before joining: a busy port is this process's own trouble, not the run's.
     socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind, insecure=options.insecure)
+    served_at = options.advertise or endpoint
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
     with (
@@ -134,10 +139,10 @@ def run_replay_server(
             )
             with contextlib.closing(table):
                 log.info("restored transitions: %d", table.sampler.size)
-                membership.send(_serving(endpoint, table, membership))
+                membership.send(_serving(served_at, table, membership))
                 ready(endpoint)
                 trace = trace_to(options.profile, "replay_server")
-                serve(socket, endpoint, table, membership, stop, trace)
+                serve(socket, served_at, table, membership, stop, trace)
                 trace.close()
                 table.storage.flush()
 

@@ -4,6 +4,7 @@ A process that another one started ends with it: when the parent is gone, howeve
 child is asked to stop and, if it does not, ended.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -64,6 +65,14 @@ def stop_on_signals(stop: threading.Event) -> None:
     """SIGINT and SIGTERM ask for a clean stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    # Python gives up its handlers before it ends: whoever stops all processes of a run that has
+    # just ended would kill those on their way out, and take the signal for how they ended.
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -23,13 +23,13 @@ from common.config import Config, write_toml
 from common.errors import RunDirectoryError
 from common.exporter import Exporter, MetricsOptions
 from common.flags import peek
-from common.process import handling_signals
+from common.process import stop_on_signals
 from deploy import presets
 
 MAX_RESTARTS = 5
 """Restarts of the learner within `RESTART_WINDOW_S` after which the run is given up."""
 RESTART_WINDOW_S = 60.0
-RESTART_DELAY_S = 0.5
+LOOK_S = 0.1
 ENDED = (0, 1)
 """Exit codes of a learner that came to the run's end: target reached, or missed."""
 
@@ -58,6 +58,7 @@ def head(argv: list[str]) -> int:
     config = presets.load(options.preset, peek(learner_flags, "--env"))
     _check_same_environment(options.run_dir, config)
     stop = threading.Event()
+    stop_on_signals(stop)
     with tempfile.TemporaryDirectory() as directory:
         preset_file = Path(directory) / "preset.toml"
         write_toml(config, preset_file)
@@ -83,31 +84,24 @@ def _check_same_environment(run_dir: Path, config: Config) -> None:
 
 def _learn(flags: list[str], stop: threading.Event) -> int:
     """The exit code of a learner that was not killed, or 128 + the signal of the last that was."""
-    command = [sys.executable, "-m", "learner", *flags]
-    running: list[subprocess.Popen[bytes]] = []
     restarts_s: list[float] = []
-
-    def terminate() -> None:
-        stop.set()
-        for learner in running:
-            learner.terminate()
-
-    with handling_signals(terminate):
-        while True:
-            running[:] = [subprocess.Popen(command)]
-            if stop.is_set():
-                # The signal came before there was a learner to tell.
-                running[0].terminate()
-            code = running[0].wait()
-            if code >= 0:
-                return code
-            now_s = time.monotonic()
-            restarts_s = [t for t in restarts_s if now_s - t < RESTART_WINDOW_S]
-            if stop.is_set() or len(restarts_s) >= MAX_RESTARTS:
-                return 128 - code
-            restarts_s.append(now_s)
-            _say(f"the learner was killed by signal {-code}: it goes on from its newest checkpoint")
-            stop.wait(RESTART_DELAY_S)
+    while True:
+        learner = subprocess.Popen([sys.executable, "-m", "learner", *flags])
+        while learner.poll() is None:
+            if stop.wait(LOOK_S):
+                learner.terminate()
+                learner.wait()
+        if learner.returncode >= 0:
+            return learner.returncode
+        now_s = time.monotonic()
+        restarts_s = [t for t in restarts_s if now_s - t < RESTART_WINDOW_S]
+        if stop.is_set() or len(restarts_s) >= MAX_RESTARTS:
+            return 128 - learner.returncode
+        restarts_s.append(now_s)
+        _say(
+            f"the learner was killed by signal {-learner.returncode}: it goes on from its newest "
+            "checkpoint"
+        )
 
 
 def _linger(learner_flags: list[str], stop: threading.Event) -> None:
@@ -117,7 +111,7 @@ def _linger(learner_flags: list[str], stop: threading.Event) -> None:
         None if port is None else int(port), host or "127.0.0.1", "--insecure" in learner_flags
     )
     _say("waiting to be stopped")
-    with handling_signals(stop.set), contextlib.closing(Exporter(metrics)) as exporter:
+    with contextlib.closing(Exporter(metrics)) as exporter:
         while not stop.wait(1.0):
             exporter.health.turned()
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-import zmq
 
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.process import configure_logging, run_main, stop_on_signals
+from common.security import SecureContext, announce, open_security
 
 
 @dataclass
@@ -32,8 +32,11 @@ class Flags:
     --inference host or gpu."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
+    keys: Path | None = None
+    """This host's key file, or the run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
+    says, or no keys."""
     insecure: bool = False
-    """Allow a --metrics-host that other hosts can reach, without keys."""
+    """Allow a --metrics-host that other hosts can reach, without a token."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
     metrics_host: str = "127.0.0.1"
@@ -54,6 +57,7 @@ def _run(flags: Flags) -> None:
         raise ConfigError("--evaluator and --inference are two processes: start each by itself")
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
+    security = open_security(flags.keys, insecure=flags.insecure)
     import torch
 
     from actor.evaluator import run_evaluator
@@ -61,12 +65,13 @@ def _run(flags: Flags) -> None:
     from actor.loop import ActorOptions, run_actor
 
     configure_logging(flags.log_level)
+    announce(security)
     torch.set_num_threads(1)
     stop = threading.Event()
     stop_on_signals(stop)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
-    with zmq.Context() as context:
+    with SecureContext(security) as context:
         if flags.inference:
             serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)
             run_inference_server(serving, context, stop, lambda _: None)

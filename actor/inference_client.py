@@ -17,7 +17,9 @@ class InferenceClient:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, num_actions: int
     ) -> None:
-        self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
+        self._socket, self._watch = transport.connect_watched(
+            context, zmq.DEALER, endpoint, on_this_host=True
+        )
         self._num_actions = num_actions
         self._request: InferenceRequest | None = None
         self._sequence = 0

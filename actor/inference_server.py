@@ -31,6 +31,7 @@ from common.messages import InferenceRequest, Message, QValues, Rejected, Servin
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
 from common.process import machine_id
+from common.security import refused_peers
 from common.trace import Trace, trace_to
 
 POLL_MS = 20
@@ -71,7 +72,7 @@ def run_inference_server(
     Raises ConfigError when the run's actors do not ask for this, or the device is not there.
     """
     socket, endpoint = transport.bind(
-        context, zmq.ROUTER, options.bind, queue_messages=QUEUE_MESSAGES
+        context, zmq.ROUTER, options.bind, for_this_host=True, queue_messages=QUEUE_MESSAGES
     )
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
@@ -232,6 +233,7 @@ class _InferenceServer:
             "inference_batches_total": self._batches,
             "inference_rejected_requests_total": self._rejected,
             "inference_weights_version": self._policy.version,
+            "inference_refused_peers_total": refused_peers(self._socket.context),
         }
 
 

@@ -16,6 +16,7 @@ import zmq
 
 from actor.acting_policy import WAIT_MS, Interrupted, LocalPolicy
 from actor.inference_client import InferenceClient
+from common.errors import JoinRefused
 from common.membership import Membership
 from common.messages import QValues
 
@@ -83,9 +84,11 @@ class RemotePolicy:
                 if self._client is not asked:
                     self._client.ask(obs)
                     asked = self._client
-                answer = self._client.answer(WAIT_MS)
+                answer = self._answer(self._client, WAIT_MS)
                 if answer is not None:
                     return answer
+                if self._client is None:
+                    return None
             if not self._goes_on():
                 raise Interrupted
         return None
@@ -108,8 +111,18 @@ class RemotePolicy:
         """Whether another process is there, or the one that did not answer does now. What it
         answers is old: by now the observations that it was asked about have changed."""
         return self._follow_head() or (
-            self._client is not None and self._client.answer() is not None
+            self._client is not None and self._answer(self._client) is not None
         )
+
+    def _answer(self, client: InferenceClient, timeout_ms: int = 0) -> QValues | None:
+        try:
+            return client.answer(timeout_ms)
+        except JoinRefused as error:
+            # It is somebody else's on this host, and holds another key: nothing more to hope for.
+            log.warning("%s", error)
+            client.close()
+            self._client = None
+            return None
 
     def _compute_there(self, answer: QValues) -> None:
         if self._local is not None or self._version < 0:

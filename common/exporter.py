@@ -5,17 +5,20 @@ nothing and cannot hold them up.
 """
 
 import errno
+import hmac
 import socket as host_names
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common import transport
 from common.errors import AddressInUse, ConfigError
 from common.health import Health
+from common.keys import metrics_token
 from common.metric_table import METRICS
 from common.metrics import Histograms, Kind, Telemetry, Values
+from common.security import NOTHING_TOLD, Security
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -32,8 +35,6 @@ class MetricsOptions:
     """Port for Prometheus to scrape this process; 0 takes a free one; none: it cannot."""
     metrics_host: str = "127.0.0.1"
     """Address of the interface that it can be scraped at."""
-    insecure: bool = False
-    """Allow an interface that other hosts reach."""
 
 
 NO_METRICS = MetricsOptions()
@@ -42,13 +43,19 @@ NO_METRICS = MetricsOptions()
 class Exporter:
     """Serves until `close`; `show` what there is once it is known.
 
+    On loopback everybody may read. Elsewhere a reader shows a token, as Prometheus does with
+    `authorization: {credentials_file: …}`.
+
+    Args:
+        security: of this process; the token is in its key directory or in ZAPEX_METRICS_TOKEN.
+
     Raises:
         AddressInUse: the port is taken.
         ConfigError: prometheus-client is not installed, there is no such interface, or other hosts
-            could read and that is not allowed.
+            could read without a token and that is not allowed.
     """
 
-    def __init__(self, options: MetricsOptions) -> None:
+    def __init__(self, options: MetricsOptions, security: Security = NOTHING_TOLD) -> None:
         self._shown: tuple[tuple[Telemetry, ...], tuple[str, ...]] = (), ()
         self._server: WSGIServer | None = None
         self.health = Health()
@@ -56,19 +63,23 @@ class Exporter:
         self.endpoint = ""
         """host:port, as others reach it; empty: this process shows nothing."""
         if options.metrics_port is not None:
-            self._serve(options.metrics_host, options.metrics_port, options.insecure)
+            self._serve(options.metrics_host, options.metrics_port, security)
 
-    def _serve(self, host: str, port: int, insecure: bool) -> None:
+    def _serve(self, host: str, port: int, security: Security) -> None:
         try:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:
             raise ConfigError(
                 "--metrics-port needs the package prometheus-client: pip install 'zapex[watch]'"
             ) from error
-        if not insecure and not transport.is_local(f"tcp://{host}:{port}"):
+        local = transport.is_local(f"tcp://{f'[{host}]' if ':' in host else host}:{port}")
+        token = None if local else metrics_token(security.keys)
+        if token is None and not local and not security.insecure:
             raise ConfigError(
-                f"refusing to show metrics at {host}: anyone who can reach it could read them. Use "
-                "--metrics-host 127.0.0.1, or add --insecure on a network you trust"
+                f"refusing to show metrics at {host}: anyone who can reach it could read them. Set "
+                "ZAPEX_METRICS_TOKEN to what readers must show (with --keys DIR it is in "
+                "DIR/metrics.token), use --metrics-host 127.0.0.1, or add --insecure on a network "
+                "you trust"
             )
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
@@ -81,7 +92,11 @@ class Exporter:
                     "--metrics-port (0 takes a free one)"
                 ) from error
             raise ConfigError(f"cannot show metrics at {host}:{port}: {error.strerror}") from error
-        server.set_app(self.health.beside(server.get_app()))  # type: ignore[arg-type]
+        app: Any = server.get_app()
+        if token is not None:
+            # Until `show` is called there is nothing to read.
+            app = _guarded(app, token)
+        server.set_app(self.health.beside(app))
         self._server = server
         # An address that stands for all interfaces is nobody's.
         shown = host_names.gethostname() if host in ("0.0.0.0", "::") else host
@@ -104,6 +119,21 @@ class Exporter:
             threading.Thread(target=self._server.shutdown, daemon=True).start()
             self._server.server_close()
             self._server = None
+
+
+def _guarded(app: Any, token: str) -> Callable[..., Any]:
+    """The same WSGI application for those who show the token."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        scheme, _, shown = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        # How long the answer takes tells nothing of the token.
+        known = hmac.compare_digest(shown.strip().encode("latin-1"), token.encode())
+        if scheme.lower() == "bearer" and known:
+            return app(environ, start_response)
+        start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
+        return [b""]
+
+    return guarded
 
 
 def families(values: Values, histograms: Histograms, labels: tuple[str, ...]) -> Iterator[Any]:

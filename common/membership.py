@@ -31,6 +31,7 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.process import machine_id
+from common.security import security_of
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -79,7 +80,7 @@ class Membership:
         preferred_number: int = -1,
         metrics: MetricsOptions = NO_METRICS,
     ) -> None:
-        self._exporter = Exporter(metrics)
+        self._exporter = Exporter(metrics, security_of(context))
         self.address = address
         """The head's control address."""
         self._role = role
@@ -117,7 +118,7 @@ class Membership:
 
         Raises:
             HeadUnreachable: nobody answered in `timeout_s` seconds.
-            JoinRefused: the head said no, and why.
+            JoinRefused: the head said no, and why; or the keys of the two do not fit.
         """
         self._send_join()
         deadline_s = now_s() + timeout_s
@@ -139,7 +140,8 @@ class Membership:
     def poll(self, now_s: float, telemetry: Telemetry) -> None:
         """Hear what the head wants; send a heartbeat with a snapshot of `telemetry` if one is due.
 
-        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no.
+        Raises HeadUnreachable after a long silence, JoinRefused when a restarted head says no, or
+        this process's key was revoked.
         """
         if now_s < self._next_poll_s:
             return

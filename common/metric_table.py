@@ -103,6 +103,11 @@ _METRICS = (
         "inference_rejected_requests_total", "requests", "Requests that broke the contract.", "0.",
         "An actor of another run, or a network that gives NaN: this process's log has the reason.",
     ),
+    _counter(
+        "inference_refused_peers_total", "handshakes",
+        "Connections that did not show this host's key.", "0.",
+        "Start the host's actors with the key file of its inference process.",
+    ),
     _gauge(
         "inference_weights_version", "updates", "Version of the weights that it computes with.",
         "As actor_weights_version.", "As actor_weights_version.",
@@ -143,6 +148,11 @@ _METRICS = (
         "replay_rejected_messages_total", "messages", "Messages that broke the contract.",
         "0.", "Something speaks to this port that is not zapex, or an environment gives values "
         "that its spaces do not hold: the sender's log has the reason.",
+    ),
+    _counter(
+        "replay_refused_peers_total", "handshakes",
+        "As head_refused_peers_total, at the replay server.", "As head_refused_peers_total.",
+        "As head_refused_peers_total.",
     ),
     _counter(
         "replay_priorities_total", "priorities", "Priorities written for the learner.",
@@ -267,6 +277,14 @@ _METRICS = (
     _counter(
         "head_rejected_messages_total", "messages", "Messages to the head that could not be read.",
         "0.", "Something else speaks to this port.",
+    ),
+    _counter(
+        "head_refused_peers_total", "handshakes",
+        "Connections to the head that did not get through the handshake: with no key, or none that "
+        "is allowed. Without --keys they are not counted.",
+        "0, or as many as something probes the port for health.",
+        "The learner's log has the address and the reason. Growing on a port that the world can "
+        "reach: somebody is knocking; close it with a firewall.",
     ),
     _gauge(
         "head_policy_lag_updates", "updates",

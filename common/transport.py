@@ -1,7 +1,10 @@
 """ZeroMQ sockets by address: `tcp://HOST:PORT`, `ipc://PATH` or, within one process, `inproc://NAME`.
 
 All roles send and receive through here, so that limits on queues and message sizes, heartbeats of
-half-open connections and the errors of a busy port are the same everywhere.
+half-open connections, keys and the errors of a busy port are the same everywhere.
+
+Where the context has keys (`common/security.py`), every connection but those within the process is
+encrypted by CURVE: who listens proves to hold the run's key, who connects is on its allow-list.
 """
 
 import errno
@@ -16,10 +19,12 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.utils.monitor
 
-from common import codec
+from common import authentication, codec
 from common.codec import Frame
 from common.errors import AddressInUse, ConfigError
+from common.handshake import FAILED, Handshakes
 from common.messages import Message
+from common.security import SecureContext, security_of
 
 QUEUE_MESSAGES = 1_000
 """Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
@@ -64,19 +69,26 @@ def bind(
     socket_type: int,
     address: str,
     *,
-    insecure: bool = False,
+    for_this_host: bool = False,
     queue_messages: int = QUEUE_MESSAGES,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound socket and the endpoint it really has (`:0` and `:*` take a free port).
 
+    Args:
+        for_this_host: its peers are processes of this host with the same key file; without keys
+            this makes no difference.
+
     Raises:
         AddressInUse: another process listens there.
-        ConfigError: no such address here, or it is open to the network and `insecure` is false.
+        ConfigError: no such address here, or it is open to the network and there are neither keys
+            nor --insecure, or the keys are those of a client.
     """
-    if not insecure and not is_local(address):
+    security = security_of(context)
+    if security.keys is None and not security.insecure and not is_local(address):
         raise ConfigError(
             f"refusing to listen on {address}: anyone who can reach it could write experience and "
-            "read weights. Use tcp://127.0.0.1:PORT, or add --insecure on a network you trust"
+            "read weights. Give --keys DIR, made by python -m deploy keys new DIR, or use "
+            "tcp://127.0.0.1:PORT, or add --insecure on a network you trust"
         )
     if address.endswith(_ANY_PORT):
         address = address[: address.rindex(":")] + ":*"
@@ -87,7 +99,11 @@ def bind(
         )
     socket = _make(context, socket_type, address, queue_messages)
     try:
+        _serve_with_keys(socket, address, for_this_host)
         socket.bind(address)
+    except ConfigError:
+        socket.close()
+        raise
     except zmq.ZMQError as error:
         socket.close()
         if error.errno == errno.EADDRINUSE:
@@ -114,6 +130,7 @@ def connect(
     _check(address, any_port=False)
     socket = _make(context, socket_type, address, queue_messages)
     try:
+        _show_key(socket, address)
         _connect(socket, address)
     except ConfigError:
         socket.close()
@@ -122,13 +139,22 @@ def connect(
 
 
 def connect_watched(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    *,
+    on_this_host: bool = False,
 ) -> tuple[zmq.Socket[bytes], "ReconnectWatch"]:
-    """As `connect`, with a watch that was there before the first connection."""
+    """As `connect`, with a watch that was there before the first connection.
+
+    Args:
+        on_this_host: whoever listens there was bound `for_this_host`.
+    """
     _check(address, any_port=False)
     socket = _make(context, socket_type, address, QUEUE_MESSAGES)
     watch = ReconnectWatch(socket, address)
     try:
+        _show_key(socket, address, on_this_host)
         _connect(socket, address)
     except ConfigError:
         watch.close()
@@ -149,6 +175,29 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
 def check_address(address: str) -> None:
     """Raises ConfigError when nobody could connect to this."""
     _check(address, any_port=False)
+
+
+def _serve_with_keys(socket: zmq.Socket[bytes], address: str, for_this_host: bool) -> None:
+    context, keys = socket.context, security_of(socket.context).keys
+    if keys is None or address.startswith("inproc://"):
+        return
+    if not (keys.serves or for_this_host):
+        raise ConfigError(
+            f"{keys.source} is a client's key, with which nobody can listen for a run: give "
+            "--keys DIR, the run's key directory"
+        )
+    assert isinstance(context, SecureContext)
+    authenticator = context.authenticator(keys)
+    socket.curve_server, socket.curve_secretkey = 1, keys.secret
+    socket.zap_domain = authentication.HOST if for_this_host else authentication.RUN
+    authenticator.watch(socket)
+
+
+def _show_key(socket: zmq.Socket[bytes], address: str, on_this_host: bool = False) -> None:
+    keys = security_of(socket.context).keys
+    if keys is not None and not address.startswith("inproc://"):
+        socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+        socket.curve_serverkey = keys.public if on_this_host else keys.server
 
 
 def _check(address: str, *, any_port: bool) -> None:
@@ -264,7 +313,7 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
 
 class ReconnectWatch:
     """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again.
+    old one is lost and must be asked for or sent again; and when it cannot get one.
 
     Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
     `inproc` peers never reconnect and are not watched.
@@ -275,15 +324,19 @@ class ReconnectWatch:
         self._monitor = (
             None
             if address.startswith("inproc://")
-            else socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            else socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILED
+            )
         )
+        self._handshakes = Handshakes(address, security_of(socket.context).keys)
         self._lost = False
         self._next_look_s = 0.0
 
     def reconnected(self) -> bool:
         """Whether a connection was made in place of one that was lost, and that was not said yet.
 
-        Looks every WATCH_PERIOD_S, however often it is asked.
+        Looks every WATCH_PERIOD_S, however often it is asked. Raises JoinRefused when there will be
+        no connection, for one of the two sides has no key, or another one than it should have.
         """
         again = False
         now_s = time.monotonic()
@@ -291,11 +344,15 @@ class ReconnectWatch:
             return False
         self._next_look_s = now_s + WATCH_PERIOD_S
         while self._monitor is not None and has_message(self._monitor):
-            event = zmq.utils.monitor.recv_monitor_message(self._monitor)["event"]
-            if event == zmq.EVENT_DISCONNECTED:
+            told = zmq.utils.monitor.recv_monitor_message(self._monitor)
+            event = told["event"]
+            if event & FAILED:
+                self._handshakes.failed(event, told["value"])
+            elif event == zmq.EVENT_DISCONNECTED:
                 self._lost = True
-            elif self._lost:
-                again, self._lost = True, False
+            else:
+                self._handshakes.succeeded()
+                again, self._lost = again or self._lost, False
         return again
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ COMMANDS = {
     "head": "the head of a run alone: the other roles are started by something else",
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
     "play": "watch them: in a window or as videos",
+    "keys": "who may connect to a run: new, add, list, revoke",
     "status": "how a run goes, on this machine or another",
     "dashboard": "a page with all runs of a directory, live and afterwards",
     "plot": "draw a run's curves, or several runs and seeds side by side",

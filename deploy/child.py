@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 
 from common.errors import ZapexError
 from common.process import UNEXPECTED, configure_logging, stop_with_parent
+from common.security import SecureContext, announce, open_security
 from deploy.topology import RoleSpec, run_role
 
 READY, FAILED = "ready", "failed"
@@ -38,7 +39,6 @@ def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
         os.dup2(file.fileno(), sys.stderr.fileno())
     configure_logging(log_level)
     log = logging.getLogger(spec.name)
-    log.info("pid %d", os.getpid())
     parent = multiprocessing.parent_process()
     if parent is not None:
         stop_with_parent(parent.sentinel, stop)
@@ -53,11 +53,13 @@ def _run(
     log: logging.Logger,
 ) -> int:
     import torch
-    import zmq
 
     torch.set_num_threads(1)
     try:
-        with zmq.Context() as context:
+        security = open_security(spec.keys, insecure=spec.insecure)
+        announce(security)
+        log.info("pid %d", os.getpid())
+        with SecureContext(security) as context:
             run_role(spec, context, stop, lambda address: pipe.send((READY, address)))
     except ZapexError as error:
         log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))

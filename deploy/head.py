@@ -8,11 +8,13 @@ that crashed (docs/adr/0026-containers.md).
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,20 @@ import tyro
 
 from common import run_directory
 from common.config import Config, write_toml
-from common.errors import RunDirectoryError
+from common.errors import ConfigError, RunDirectoryError
 from common.exporter import Exporter, MetricsOptions
 from common.flags import peek
+from common.keys import (
+    PATH_VARIABLE,
+    SERVER_FILE,
+    TOKEN_FILE,
+    add_client,
+    clients,
+    make_directory,
+    revoke_client,
+)
 from common.process import stop_on_signals
+from common.security import open_security
 from deploy import presets
 
 MAX_RESTARTS = 5
@@ -43,6 +55,9 @@ class HeadOptions:
     """A preset of deploy/presets, several joined by +, or the path of a TOML file."""
     run_dir: Path = Path("runs/head")
     """Where configuration, checkpoints and result go."""
+    client_key: Path | None = None
+    """With a key directory (ZAPEX_KEYS): make the run's keys if there are none, and put the key
+    that actors and evaluator need here."""
     linger: bool = False
     """Once the run has ended, wait to be stopped: for engines that start whatever ends again."""
 
@@ -57,6 +72,8 @@ def head(argv: list[str]) -> int:
     )
     config = presets.load(options.preset, peek(learner_flags, "--env"))
     _check_same_environment(options.run_dir, config)
+    if options.client_key is not None:
+        _make_keys(options.client_key)
     stop = threading.Event()
     stop_on_signals(stop)
     with tempfile.TemporaryDirectory() as directory:
@@ -80,6 +97,20 @@ def _check_same_environment(run_dir: Path, config: Config) -> None:
                 f"{run_dir} holds a run of {stored.env}, and {config.env} is wanted: name another "
                 "--run-dir (with docker compose: ZAPEX_RUN)"
             )
+
+
+def _make_keys(client_file: Path, environment: Mapping[str, str] = os.environ) -> None:
+    directory = Path(environment.get(PATH_VARIABLE) or "")
+    if not environment.get(PATH_VARIABLE):
+        raise ConfigError(f"--client-key needs {PATH_VARIABLE}, the run's key directory")
+    if not (directory / SERVER_FILE).exists():
+        make_directory(directory)
+        # Who scrapes these metrics is on the run's own network, and has no token to show.
+        (directory / TOKEN_FILE).unlink()
+    if not client_file.exists():
+        if client_file.stem in clients(directory):
+            revoke_client(directory, client_file.stem)
+        add_client(directory, client_file.stem, client_file)
 
 
 def _learn(flags: list[str], stop: threading.Event) -> int:
@@ -107,11 +138,13 @@ def _learn(flags: list[str], stop: threading.Event) -> int:
 def _linger(learner_flags: list[str], stop: threading.Event) -> None:
     """Answer in the learner's place that all is well until a signal comes."""
     port, host = (peek(learner_flags, flag) for flag in ("--metrics-port", "--metrics-host"))
-    metrics = MetricsOptions(
-        None if port is None else int(port), host or "127.0.0.1", "--insecure" in learner_flags
+    metrics = MetricsOptions(None if port is None else int(port), host or "127.0.0.1")
+    keys = peek(learner_flags, "--keys")
+    security = open_security(
+        None if keys is None else Path(keys), insecure="--insecure" in learner_flags
     )
     _say("waiting to be stopped")
-    with contextlib.closing(Exporter(metrics)) as exporter:
+    with contextlib.closing(Exporter(metrics, security)) as exporter:
         while not stop.wait(1.0):
             exporter.health.turned()
 

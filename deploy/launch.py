@@ -17,6 +17,7 @@ from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import INTERRUPTED, handling_signals, process_start_s
+from common.security import Security, announce, open_security, summary
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
@@ -47,6 +48,9 @@ class Launch:
     """All roles as threads of this process, for debugging."""
     bind: str = "tcp://127.0.0.1:0"
     """Where the head listens, for more actors to join; port 0 takes a free one."""
+    keys: Path | None = None
+    """The run's key directory (python -m deploy keys new DIR): every connection is encrypted, and
+    only who is on its list can join. None: what ZAPEX_KEYS or ZAPEX_KEY says, or no keys."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     metrics_port: int | None = None
@@ -71,6 +75,7 @@ def launch(argv: list[str]) -> int:
     if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
     stop = threading.Event()
     interrupted = threading.Event()
@@ -84,12 +89,14 @@ def launch(argv: list[str]) -> int:
     with (
         handling_signals(interrupt),
         LiveView(title) as view,
-        page_beside(runs_dir, view.say),
+        page_beside(runs_dir, view.say, options.keys),
     ):
         try:
             if options.in_process:
                 if options.profile:
                     raise ConfigError("--profile looks at processes: drop --in-process")
+                if options.keys:
+                    raise ConfigError("--keys is for connections between processes: drop it")
                 from deploy.in_process import run_in_process
 
                 run_in_process(
@@ -102,7 +109,7 @@ def launch(argv: list[str]) -> int:
                     view=view,
                 )
             else:
-                _run_processes(options, config, run_dir, started_s, stop, view)
+                _run_processes(options, security, config, run_dir, started_s, stop, view)
         finally:
             discard_shared_memory(config, run_dir)
     return _conclude(config, run_dir, interrupted.is_set())
@@ -110,6 +117,7 @@ def launch(argv: list[str]) -> int:
 
 def _run_processes(
     options: Launch,
+    security: Security,
     config: Config,
     run_dir: Path,
     started_s: float,
@@ -117,7 +125,10 @@ def _run_processes(
     view: LiveView,
 ) -> None:
     logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
-    metrics = MetricsOptions(options.metrics_port, options.metrics_host, options.insecure)
+    announce(security)
+    if said := summary(security):
+        view.say(said)
+    metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     # Learner and replay server; the evaluator does nothing that others wait for.
     tracks = 2 + config.actors + (config.inference != "actor")
@@ -130,6 +141,7 @@ def _run_processes(
                 run_dir,
                 options.bind,
                 resume=options.resume is not None,
+                keys=options.keys,
                 insecure=options.insecure,
                 started_s=started_s,
                 metrics=metrics,
@@ -150,13 +162,14 @@ def _run_processes(
             run_dir,
             head,
             replay_bind,
+            keys=options.keys,
             insecure=options.insecure,
             metrics=metrics,
             profile=recorded_in,
         ):
             supervisor.start(spec)
         announced = False
-        with contextlib.closing(StatusClient(head)) as status:
+        with contextlib.closing(StatusClient(head, security)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
                 if not announced and supervisor.all_ready:

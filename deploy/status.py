@@ -5,11 +5,13 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from common.errors import HeadUnreachable
+from common.security import open_security
 from deploy.live_view import LiveView
 from deploy.status_client import Plain, StatusClient
 
@@ -24,6 +26,8 @@ class Watch:
 
     head: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="HEAD")]
     """The head's address, as the launcher printed it: tcp://HOST:PORT."""
+    keys: Path | None = None
+    """Your key file, for a run that wants one. None: what ZAPEX_KEYS or ZAPEX_KEY says, or none."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one line of JSON, how it goes now, and end."""
     debug: bool = False
@@ -33,12 +37,15 @@ class Watch:
 def status(argv: list[str]) -> int:
     """Returns the exit code. Raises HeadUnreachable when nobody answers there."""
     options = tyro.cli(Watch, args=argv, prog="python -m deploy status")
-    with contextlib.closing(StatusClient(options.head)) as client:
+    security = open_security(options.keys)
+    with contextlib.closing(StatusClient(options.head, security)) as client:
         first = _next(client)
         if first is None:
-            because = client.refusal or "is the run over, or is this not its head's address?"
+            if client.refusal:
+                raise HeadUnreachable(f"no status from {options.head}: {client.refusal}")
             raise HeadUnreachable(
-                f"no status from {options.head} within {PATIENCE_S:.0f} s: {because}"
+                f"no status from {options.head} within {PATIENCE_S:.0f} s: is the run over, or is "
+                "this not its head's address?"
             )
         if options.as_json:
             print(json.dumps(finite(first), allow_nan=False))

@@ -36,7 +36,10 @@ class RoleSpec:
     """Of this process among its role."""
     resume: bool = False
     """The learner continues from its newest checkpoint."""
+    keys: Path | None = None
+    """The run's key directory, which the process reads itself; None: as its environment says."""
     insecure: bool = False
+    """Listen where other hosts can reach it, even without keys."""
     started_s: float | None = None
     """When the run began, as time.time()."""
     metrics: MetricsOptions = NO_METRICS
@@ -62,6 +65,7 @@ def learner_role(
     bind: str,
     *,
     resume: bool = False,
+    keys: Path | None = None,
     insecure: bool = False,
     started_s: float | None = None,
     metrics: MetricsOptions = NO_METRICS,
@@ -75,6 +79,7 @@ def learner_role(
         run_dir,
         bind,
         resume=resume,
+        keys=keys,
         insecure=insecure,
         started_s=started_s,
         metrics=metrics,
@@ -88,6 +93,7 @@ def follower_roles(
     head: str,
     replay_bind: str,
     *,
+    keys: Path | None = None,
     insecure: bool = False,
     metrics: MetricsOptions = NO_METRICS,
     profile: Path | None = None,
@@ -101,15 +107,7 @@ def follower_roles(
         bind = "tcp://127.0.0.1:0" if head.startswith("tcp://") else f"{head}-inference"
         inference.append(RoleSpec("inference", "inference", config, run_dir, head, bind=bind))
     roles = [
-        RoleSpec(
-            "replay_server",
-            "replay_server",
-            config,
-            run_dir,
-            head,
-            bind=replay_bind,
-            insecure=insecure,
-        ),
+        RoleSpec("replay_server", "replay_server", config, run_dir, head, bind=replay_bind),
         *inference,
         *(
             RoleSpec(f"actor-{i}", "actor", config, run_dir, head, number=i)
@@ -119,7 +117,10 @@ def follower_roles(
     ]
     if metrics.metrics_port is not None:
         metrics = replace(metrics, metrics_port=0)
-    return [replace(role, metrics=metrics, profile=profile) for role in roles]
+    return [
+        replace(role, keys=keys, insecure=insecure, metrics=metrics, profile=profile)
+        for role in roles
+    ]
 
 
 def replay_storage(config: Config, run_dir: Path) -> Path | None:
@@ -157,7 +158,6 @@ def run_role(
                 spec.run_dir,
                 spec.head,
                 spec.resume,
-                spec.insecure,
                 spec.started_s,
                 spec.metrics,
                 spec.profile,
@@ -176,7 +176,6 @@ def run_role(
                 spec.head,
                 spec.bind,
                 storage,
-                spec.insecure,
                 spec.number,
                 spec.metrics,
                 spec.profile,

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import zmq
-
 from common import run_directory
 from common.config import Config, config_from_mapping, read_toml
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import configure_logging, run_main, stop_on_signals
+from common.security import SecureContext, announce, open_security
 
 
 @dataclass(kw_only=True)
@@ -34,6 +33,9 @@ class Flags:
     end ends at once, as it did."""
     overwrite: bool = False
     """Replace the run in run_dir."""
+    keys: Path | None = None
+    """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
+    says, or no keys."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     metrics_port: int | None = None
@@ -53,6 +55,7 @@ def main() -> int:
 
 def _run(argv: list[str]) -> int:
     flags, config = parse(Flags, argv, prog="python -m learner", base=_base(argv))
+    security = open_security(flags.keys, insecure=flags.insecure)
     if flags.auto_resume and (flags.resume or flags.overwrite):
         raise ConfigError("--auto-resume decides by itself: drop --resume and --overwrite")
     resume = flags.resume or (flags.auto_resume and run_directory.is_resumable(flags.run_dir))
@@ -67,11 +70,12 @@ def _run(argv: list[str]) -> int:
     from learner.loop import LearnerOptions, run_learner
 
     configure_logging(flags.log_level)
+    announce(security)
     stop = threading.Event()
     stop_on_signals(stop)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure)
-    options = LearnerOptions(flags.run_dir, flags.bind, resume, flags.insecure, metrics=metrics)
-    with zmq.Context() as context:
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
+    options = LearnerOptions(flags.run_dir, flags.bind, resume, metrics=metrics)
+    with SecureContext(security) as context:
         outcome = run_learner(
             options, config, context, stop, lambda address: print(f"head at {address}", flush=True)
         )

@@ -16,6 +16,7 @@ import zmq
 
 from common import codec, transport
 from common.block_columns import block_bytes
+from common.cut_off import CutOff
 from common.errors import AddressInUse, SchemaMismatch, WireError
 from common.health import Health
 from common.manifest import Manifest
@@ -31,6 +32,7 @@ from common.messages import (
 )
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
+from common.security import refused_peers
 from learner.announcement import Announcement
 from learner.head import Head, Reply
 from learner.recorder import Record, Recorder
@@ -82,7 +84,6 @@ class ControlPlane:
         wall_s: Callable[[], float],
         *,
         epoch: int = 0,
-        insecure: bool = False,
         telemetry: Telemetry | None = None,
         recorder: Recorder | None = None,
         targets: Targets | None = None,
@@ -101,17 +102,18 @@ class ControlPlane:
         self._next_record_s = 0.0
         self._counters = counters
         self._wall_s = wall_s
-        self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind, insecure=insecure)
+        self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind)
         self._control.router_mandatory = True
         try:
             self._weights, weights_endpoint = _bind_weights(
-                context, weights_addresses(bind, self.endpoint), insecure
+                context, weights_addresses(bind, self.endpoint)
             )
         except Exception:
             self._control.close()
             raise
         # Tell about every subscription, not only a topic's first: each wants the current version.
         self._weights.xpub_verbose = True
+        self._cut_off = CutOff((self._control, self.endpoint), (self._weights, weights_endpoint))
         self._head = Head(manifest, weights_endpoint, epoch)
         self._current: dict[bytes, Weights] = {}
         self._outbox: dict[bytes, Weights] = {}
@@ -208,6 +210,7 @@ class ControlPlane:
         """Whether there was a message, and no more are waiting."""
         self._health.turned("control")
         self._wakeup.clear()
+        self._cut_off.poll()
         self._publish_outbox()
         self._serve_late_subscribers()
         with self._lock:
@@ -289,6 +292,7 @@ class ControlPlane:
             "head_actors": len(head.of_role("actor")),
             "head_lost_members_total": sum(head.lost.values()),
             "head_rejected_messages_total": self._rejected,
+            "head_refused_peers_total": refused_peers(self._control.context),
             "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
         }
         if returns:
@@ -375,17 +379,11 @@ def weights_addresses(bind: str, control_endpoint: str) -> list[str]:
 
 
 def _bind_weights(
-    context: zmq.Context[zmq.Socket[bytes]], addresses: list[str], insecure: bool
+    context: zmq.Context[zmq.Socket[bytes]], addresses: list[str]
 ) -> tuple[zmq.Socket[bytes], str]:
     for address in addresses[:-1]:
         try:
-            return _bind_weights(context, [address], insecure)
+            return _bind_weights(context, [address])
         except AddressInUse:
             log.warning("%s is in use: publishing weights from a free port", address)
-    return transport.bind(
-        context,
-        zmq.XPUB,
-        addresses[-1],
-        insecure=insecure,
-        queue_messages=WEIGHTS_QUEUE_MESSAGES,
-    )
+    return transport.bind(context, zmq.XPUB, addresses[-1], queue_messages=WEIGHTS_QUEUE_MESSAGES)

@@ -25,6 +25,7 @@ from common.messages import ACTING, EVALUATION, NamedTensors
 from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.networks import build_network
+from common.security import security_of
 from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
@@ -64,7 +65,6 @@ class LearnerOptions:
     run_dir: Path
     bind: str = "tcp://127.0.0.1:5550"
     resume: bool = False
-    insecure: bool = False
     started_s: float | None = None
     """When the run's first process started, as time.time(); None: now."""
     metrics: MetricsOptions = NO_METRICS
@@ -140,7 +140,7 @@ class _Learner:
     def run(self, ready: Callable[[str], None]) -> Outcome:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
-        exporter = Exporter(options.metrics)
+        exporter = Exporter(options.metrics, security_of(self._context))
         self._health = exporter.health
         telemetry = Telemetry(
             lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
@@ -153,7 +153,6 @@ class _Learner:
             self._counters,
             self._wall_s,
             epoch=self._state.epoch,
-            insecure=options.insecure,
             telemetry=telemetry,
             targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
             recorder=recorder,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-import zmq
 
 from common.exporter import MetricsOptions
 from common.process import configure_logging, run_main, stop_on_signals
+from common.security import SecureContext, announce, open_security
 
 
 @dataclass
@@ -26,6 +26,9 @@ class Flags:
     the name of a container or a service."""
     storage: Path | None = None
     """File that keeps the experience and survives this process; none: memory."""
+    keys: Path | None = None
+    """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
+    says, or no keys."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
@@ -48,19 +51,20 @@ def main() -> int:
 def _run(flags: Flags) -> None:
     from replay_server.server import ReplayOptions, run_replay_server
 
+    security = open_security(flags.keys, insecure=flags.insecure)
     configure_logging(flags.log_level)
+    announce(security)
     stop = threading.Event()
     stop_on_signals(stop)
     options = ReplayOptions(
         flags.connect,
         flags.bind,
         flags.storage,
-        insecure=flags.insecure,
         number=flags.number,
-        metrics=MetricsOptions(flags.metrics_port, flags.metrics_host, flags.insecure),
+        metrics=MetricsOptions(flags.metrics_port, flags.metrics_host),
         advertise=flags.advertise,
     )
-    with zmq.Context() as context:
+    with SecureContext(security) as context:
         run_replay_server(options, context, stop, lambda _: None)
 
 

@@ -17,6 +17,7 @@ import zmq
 
 from common import codec, transport
 from common.block_columns import block_bytes
+from common.cut_off import CutOff
 from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
@@ -25,6 +26,7 @@ from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.process import machine_id
+from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
@@ -49,8 +51,6 @@ class ReplayOptions:
     """Where actors and learner reach this server; port 0 takes a free one."""
     storage: Path | None = None
     """File that holds the experience and survives this process; none: memory."""
-    insecure: bool = False
-    """Listen on an address that other hosts can reach, without keys."""
     number: int = -1
     """Take over from the process of this host that had this number and died; −1: any."""
     metrics: MetricsOptions = NO_METRICS
@@ -116,7 +116,7 @@ def run_replay_server(
     if options.advertise:
         transport.check_address(options.advertise)
     # Bound before joining: a busy port is this process's own trouble, not the run's.
-    socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind, insecure=options.insecure)
+    socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind)
     served_at = options.advertise or endpoint
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
@@ -158,9 +158,17 @@ def serve(
     """Answer what arrives at `socket` until the head says stop or `stop` is set."""
     joins = membership.joins
     batch_s = histogram("replay_batch_seconds")
-    telemetry = Telemetry(lambda: table_values(table), [*table.histograms, batch_s])
+    telemetry = Telemetry(
+        lambda: {
+            **table_values(table),
+            "replay_refused_peers_total": refused_peers(socket.context),
+        },
+        [*table.histograms, batch_s],
+    )
+    cut_off = CutOff((socket, endpoint))
     while not (stop.is_set() or membership.stop_requested):
         membership.poll(time.monotonic(), telemetry)
+        cut_off.poll()
         if membership.joins != joins:
             joins = membership.joins
             membership.send(_serving(endpoint, table, membership))

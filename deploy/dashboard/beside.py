@@ -16,13 +16,15 @@ from deploy.dashboard.options import Dashboard, check
 
 
 @contextlib.contextmanager
-def page_beside(runs_dir: Path | None, say: Callable[[str], None]) -> Iterator[None]:
+def page_beside(
+    runs_dir: Path | None, say: Callable[[str], None], keys: Path | None = None
+) -> Iterator[None]:
     """The page in a process of its own while the body runs; None: no page. `say` gets the line
-    with its address, or with what is wrong."""
+    with its address, or with what is wrong. `keys`: with which heads are asked."""
     if runs_dir is None:
         yield
         return
-    options = Dashboard(runs_dir=runs_dir)
+    options = Dashboard(runs_dir=runs_dir, keys=keys)
     check(options)
     context = multiprocessing.get_context("spawn")
     heard, told = context.Pipe(duplex=False)

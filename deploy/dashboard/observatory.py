@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from common.config import Config, config_from_mapping
 from common.errors import ConfigError, ZapexError
+from common.security import NOTHING_TOLD, SecureContext, Security
 from deploy.dashboard.catalogue import Catalogue, Run, State
 from deploy.dashboard.flows import NOTHING, Flows, flows
 from deploy.dashboard.following import Following
@@ -66,9 +65,9 @@ class _Watched:
 class Observatory:
     """Ask for `runs` and `views`, from any thread."""
 
-    def __init__(self, runs_dir: Path) -> None:
+    def __init__(self, runs_dir: Path, security: Security = NOTHING_TOLD) -> None:
         self._catalogue = Catalogue(runs_dir)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = SecureContext(security)
         self._lock = threading.Lock()
         self._runs: list[Run] = []
         self._next_s = float("-inf")
@@ -168,7 +167,7 @@ class Observatory:
             # A file that somebody else wrote names no address.
             with contextlib.suppress(ZapexError):
                 if address:
-                    watched.client = StatusClient(address, self._context)
+                    watched.client = StatusClient(address, context=self._context)
         if watched.client is None:
             return
         latest = watched.client.latest()

@@ -25,6 +25,9 @@ class Dashboard:
     who look."""
     token: str | None = None
     """That visitors must give; None: one is made and printed where one is needed."""
+    keys: Path | None = None
+    """A run's key directory or a client's key file, to ask heads that want one. None: what
+    ZAPEX_KEYS or ZAPEX_KEY says, or no keys."""
     insecure: bool = False
     """Serve other hosts without a token."""
     debug: bool = False

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 
 from common.errors import AddressInUse, ConfigError
 from common.process import INTERRUPTED, handling_signals
+from common.security import open_security
 from deploy.dashboard.guard import Guard
 from deploy.dashboard.observatory import Observatory
 from deploy.dashboard.options import Dashboard, is_loopback, token_for
@@ -41,12 +42,13 @@ def serve(
 
     Raises:
         AddressInUse: the port is taken.
-        ConfigError: there is no such interface.
+        ConfigError: there is no such interface, or no such keys.
     """
+    security = open_security(options.keys)
     listener = listen(options.host, options.port)
     port = listener.getsockname()[1]
     token = token_for(options)
-    observatory = Observatory(options.runs_dir)
+    observatory = Observatory(options.runs_dir, security)
     try:
         # Read before anybody looks: the first page need not wait.
         observatory.runs()

@@ -2,7 +2,10 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+import zmq
 
+from common.keys import Keys
+from common.security import Security
 from tests.contract.sockets import Sockets
 
 
@@ -12,13 +15,25 @@ def sockets() -> Iterator[Sockets]:
         yield sockets
 
 
-@pytest.fixture(params=["tcp", "ipc", "inproc"])
-def address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A free address to bind to, on each transport."""
+@pytest.fixture(scope="session")
+def keys() -> Keys:
+    """A run's own."""
+    public, secret = zmq.curve_keypair()
+    return Keys("a test", secret, public, public)
+
+
+@pytest.fixture(params=["tcp", "ipc", "inproc", "tcp with keys", "ipc with keys"])
+def address(
+    request: pytest.FixtureRequest, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A free address to bind to, on each transport, with keys and without."""
+    transport, *with_keys = request.param.split(" ", 1)
+    if with_keys:
+        monkeypatch.setattr(Sockets, "security", Security(keys))
     # The path of a Unix socket has at most 107 bytes: too few for pytest's own directories.
     with tempfile.TemporaryDirectory() as directory:
         yield {
             "tcp": "tcp://127.0.0.1:0",
             "ipc": f"ipc://{directory}/socket",
             "inproc": "inproc://server",
-        }[request.param]
+        }[transport]

@@ -1,11 +1,13 @@
 """Sockets for tests of the transport, closed when the test ends."""
 
+import functools
 from typing import Any, Self
 
 import zmq
 
 from common import codec, transport
 from common.messages import Ack, Message
+from common.security import NOTHING_TOLD, SecureContext, Security
 
 Socket = zmq.Socket[bytes]
 
@@ -16,10 +18,17 @@ class Sockets:
     """`transport.bind` and `transport.connect` of one context, as one process has them: when it is
     closed, so is everything, and its addresses are free."""
 
-    def __init__(self) -> None:
-        self._context: zmq.Context[Socket] = zmq.Context()
+    security: Security = NOTHING_TOLD
+    """Of all processes of a test."""
+
+    def __init__(self, security: Security | None = None) -> None:
+        self._own_security = security
         self._opened: list[Socket] = []
         self._watches: list[transport.ReconnectWatch] = []
+
+    @functools.cached_property
+    def _context(self) -> SecureContext:
+        return SecureContext(self._own_security or self.security)
 
     def __enter__(self) -> Self:
         return self
@@ -29,7 +38,7 @@ class Sockets:
             watch.close()
         for socket in self._opened:
             socket.close(linger=0)
-        self._context.destroy(linger=0)
+        self._context.term()
 
     def bind(self, socket_type: int, address: str, **options: Any) -> tuple[Socket, str]:
         socket, endpoint = transport.bind(self._context, socket_type, address, **options)
@@ -41,9 +50,9 @@ class Sockets:
         return self._opened[-1]
 
     def connect_watched(
-        self, socket_type: int, address: str
+        self, socket_type: int, address: str, **options: Any
     ) -> tuple[Socket, transport.ReconnectWatch]:
-        socket, watch = transport.connect_watched(self._context, socket_type, address)
+        socket, watch = transport.connect_watched(self._context, socket_type, address, **options)
         self._opened.append(socket)
         self._watches.append(watch)
         return socket, watch

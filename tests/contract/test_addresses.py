@@ -10,7 +10,9 @@ import zmq
 
 from common import transport
 from common.errors import AddressInUse, ConfigError, ZapexError
+from common.keys import Keys
 from common.messages import Ack
+from common.security import Security
 from tests.contract.sockets import Sockets, receive, receive_with_prefix
 from tests.waiting import wait_until
 
@@ -108,8 +110,14 @@ def test_an_address_of_this_host_alone_needs_no_permission(address: str) -> None
     assert transport.is_local(address)
 
 
-def test_insecure_listens_on_all_interfaces(sockets: Sockets) -> None:
-    server, endpoint = sockets.bind(zmq.ROUTER, "tcp://0.0.0.0:0", insecure=True)
+@pytest.mark.parametrize("how", ["insecure", "keys"])
+def test_with_permission_or_keys_one_listens_on_all_interfaces(how: str, keys: Keys) -> None:
+    with Sockets(Security(insecure=True) if how == "insecure" else Security(keys)) as sockets:
+        _listens_on_all_interfaces(sockets)
+
+
+def _listens_on_all_interfaces(sockets: Sockets) -> None:
+    server, endpoint = sockets.bind(zmq.ROUTER, "tcp://0.0.0.0:0")
     assert endpoint.startswith("tcp://0.0.0.0:")
 
     client = sockets.connect(zmq.DEALER, transport.reachable(endpoint, "tcp://127.0.0.1:5550"))

@@ -12,7 +12,9 @@ from tests.contract.examples import EXAMPLES
 from tests.contract.sockets import PATIENCE_MS, Sockets, receive, receive_with_prefix
 from tests.waiting import wait_until
 
-over_a_network = pytest.mark.parametrize("address", ["tcp", "ipc"], indirect=True)
+over_a_network = pytest.mark.parametrize(
+    "address", ["tcp", "ipc", "tcp with keys", "ipc with keys"], indirect=True
+)
 
 
 def test_every_message_arrives_in_both_directions(sockets: Sockets, address: str) -> None:

@@ -11,6 +11,7 @@ from common.errors import AddressInUse, ConfigError
 from common.exporter import Exporter, MetricsOptions
 from common.metric_table import histogram
 from common.metrics import Telemetry
+from common.security import Security
 
 parser = pytest.importorskip("prometheus_client.parser")
 ANY_PORT = MetricsOptions(metrics_port=0)
@@ -97,7 +98,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_interface_that_others_reach_is_refused_unless_allowed() -> None:
     with pytest.raises(ConfigError, match="refusing to show metrics at"):
         Exporter(MetricsOptions(0, "0.0.0.0"))
-    exporter = Exporter(MetricsOptions(0, "0.0.0.0", insecure=True))
+    exporter = Exporter(MetricsOptions(0, "0.0.0.0"), Security(insecure=True))
     # Whoever scrapes it is on another host: it needs a name that leads here.
     assert exporter.endpoint.startswith(f"{socket.gethostname()}:")
     exporter.close()
@@ -105,7 +106,7 @@ def test_an_interface_that_others_reach_is_refused_unless_allowed() -> None:
 
 def test_an_interface_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"cannot show metrics at 192\.0\.2\.1:0"):
-        Exporter(MetricsOptions(0, "192.0.2.1", insecure=True))
+        Exporter(MetricsOptions(0, "192.0.2.1"), Security(insecure=True))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def test_the_head_shows_the_runs_own_metrics(context: zmq.Context[zmq.Socket[byt
             "head_actors": 0,
             "head_lost_members_total": 0,
             "head_rejected_messages_total": 0,
+            "head_refused_peers_total": 0,
             "head_dropped_records_total": 1,
         }
 

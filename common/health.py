@@ -16,7 +16,7 @@ LIMIT_S = 60.0
 PORT = 9550
 """Where the processes of deploy/docker-compose.yml and deploy/k8s answer."""
 ANSWER_S = 5.0
-_PATHS = ("/livez", "/readyz")
+PATHS = ("/livez", "/readyz")
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application (PEP 3333)."""
@@ -55,7 +55,7 @@ class Health:
 
         def answering(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
             path = environ["PATH_INFO"]
-            if path not in _PATHS:
+            if path not in PATHS:
                 return app(environ, start_response)
             well, seen = self.answer(path)
             status = "200 OK" if well else "503 Service Unavailable"

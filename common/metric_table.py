@@ -270,6 +270,12 @@ _METRICS = (
         "head_actors", "processes", "Actors of the run.", "As many as were started.",
         "Fewer: look at their logs.",
     ),
+    _gauge(
+        "head_actors_wanted", "processes",
+        "Actors that the run could use, by what they and the learner waited for each other in the "
+        "last minute. For autoscalers.",
+        "Near head_actors.", "Start or stop actors; a cluster does it: docs/kubernetes.md.",
+    ),
     _counter(
         "head_lost_members_total", "processes", "Members that fell silent.", "0.",
         "Growing: hosts vanish, or loops take longer than 15 s.",

@@ -33,6 +33,7 @@ from common.messages import (
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.security import refused_peers
+from learner.actors_wanted import ActorsWanted
 from learner.announcement import Announcement
 from learner.head import Head, Reply
 from learner.recorder import Record, Recorder
@@ -94,6 +95,7 @@ class ControlPlane:
         self._telemetry = telemetry or Telemetry(dict)
         self._recorder = recorder
         self._actor_lag = histogram("head_actor_lag_updates")
+        self._actors_wanted = ActorsWanted()
         self.head_telemetry = Telemetry(self._values, [self._actor_lag])
         """The head's own metrics, those of the run as a whole."""
         self._targets = targets
@@ -297,6 +299,14 @@ class ControlPlane:
         }
         if returns:
             values["head_training_return"] = sum(returns) / len(returns)
+        wanted = self._actors_wanted.see(
+            time.monotonic(),
+            len(lags),
+            head.metrics.total("actor_blocked_seconds_total"),
+            self._counters.waited_s,
+        )
+        if wanted is not None:
+            values["head_actors_wanted"] = wanted
         if len(lags):
             values["head_policy_lag_updates"] = float(lags.mean())
         return values

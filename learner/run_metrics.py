@@ -73,6 +73,10 @@ class RunMetrics:
         gone = [seen for s in sessions if (seen := self._sessions.pop(s, None)) is not None]
         self._sum_histograms(gone)
 
+    def total(self, counter: str) -> float:
+        """Of a counter, over all members that there were."""
+        return self._totals.get(counter, 0.0)
+
     def values(self) -> Values:
         """Totals of counters and means of gauges over the members, by name."""
         gauges: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""deploy/k8s: what a cluster would be told, against Kubernetes' own schemas and against the program.
+"""deploy/k8s: what a cluster would be told, against Kubernetes' schemas and against the program.
 
 Overlays are rendered by the real kustomize, alone or in kubectl, and left out where there is none.
 """
@@ -184,7 +184,7 @@ def test_probes_ask_what_the_process_answers(name: str) -> None:
 
 
 def test_keys_come_from_secrets_and_lie_where_they_are_looked_for() -> None:
-    """The run's own as files, for its list of clients lies beside them; a client's as a variable."""
+    """The run's as files, for its list of clients lies beside them; a client's as a variable."""
     for name, pod in pods(base()):
         (container,) = pod["containers"]
         by_name = {e["name"]: e for e in container["env"]}

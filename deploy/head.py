@@ -73,7 +73,7 @@ def head(argv: list[str]) -> int:
     config = presets.load(options.preset, peek(learner_flags, "--env"))
     _check_same_environment(options.run_dir, config)
     if options.client_key is not None:
-        _make_keys(options.client_key)
+        make_keys(options.client_key)
     stop = threading.Event()
     stop_on_signals(stop)
     with tempfile.TemporaryDirectory() as directory:
@@ -99,10 +99,15 @@ def _check_same_environment(run_dir: Path, config: Config) -> None:
             )
 
 
-def _make_keys(client_file: Path, environment: Mapping[str, str] = os.environ) -> None:
-    directory = Path(environment.get(PATH_VARIABLE) or "")
-    if not environment.get(PATH_VARIABLE):
+def make_keys(client_file: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """Keys of a run where ZAPEX_KEYS says, and of a client; those that are there stay.
+
+    Raises ConfigError when there is no such variable, or nothing can be written there.
+    """
+    named = environment.get(PATH_VARIABLE)
+    if not named:
         raise ConfigError(f"--client-key needs {PATH_VARIABLE}, the run's key directory")
+    directory = Path(named)
     if not (directory / SERVER_FILE).exists():
         make_directory(directory)
         # Who scrapes these metrics is on the run's own network, and has no token to show.

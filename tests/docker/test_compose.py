@@ -85,7 +85,8 @@ def test_a_run_outlives_its_containers_and_reaches_its_target(project: Project) 
     project.compose(*up)
     until(lambda: "training began" in project.log("learner"), "training began")
 
-    # The learner's process dies, as when the kernel picks it for want of memory, and comes back by itself with all that it knew.
+    # The learner's process dies, as when the kernel picks it for want of memory, and comes back by
+    # itself with all that it knew.
     (learner,) = project.containers("learner")
     python(learner, signalled("learner", "SIGKILL"))
     until(lambda: "it goes on from its newest checkpoint" in project.log("learner"), "it resumes")

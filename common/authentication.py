@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 
 class Authenticator:
-    """Serves one context, from before its first socket listens until the context is closed.
+    """Serves one context, from before its first socket listens until nobody uses its sockets.
 
-    There is no moment without an answer: if this thread failed, handshakes would wait for ever.
+    While there is no answer handshakes wait: if this thread failed, nobody would be let in.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> None:
@@ -54,7 +54,12 @@ class Authenticator:
         self._requests = context.socket(zmq.REP)
         self._requests.linger = 0
         self._requests.bind(ZAP_ADDRESS)
-        threading.Thread(target=self._run, name="authentication", daemon=True).start()
+        end = f"inproc://authentication-{id(self)}"
+        self._end, self._ended = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        self._end.bind(end)
+        self._ended.connect(end)
+        self._thread = threading.Thread(target=self._run, name="authentication", daemon=True)
+        self._thread.start()
 
     def watch(self, socket: zmq.Socket[bytes]) -> None:
         """Count the handshakes that fail at this listening socket."""
@@ -68,19 +73,27 @@ class Authenticator:
             )
         )
 
+    def close(self) -> None:
+        """Called when the context is about to be closed."""
+        self._end.send(b"")
+        self._thread.join()
+        self._end.close()
+
     def _run(self) -> None:
         try:
             while True:
-                sources = [(socket, zmq.POLLIN) for socket in (self._requests, *self._monitors)]
+                sockets = (self._ended, self._requests, *self._monitors)
+                sources = [(socket, zmq.POLLIN) for socket in sockets]
                 ready = [source for source, _ in zmq.zmq_poll(sources, round(READ_PERIOD_S * 1e3))]
+                if self._ended in ready:
+                    return
                 if self._requests in ready:
                     self._answer(self._requests.recv_multipart())
                 for monitor in [monitor for monitor in self._monitors if monitor in ready]:
                     self._note(monitor)
                 self._read_list(time.monotonic())
-        except zmq.ContextTerminated:
-            # By now no socket of this context sends or receives any more.
-            for socket in (self._requests, *self._monitors):
+        finally:
+            for socket in (self._ended, self._requests, *self._monitors):
                 socket.close(linger=0)
 
     def _answer(self, request: list[bytes]) -> None:

@@ -69,6 +69,20 @@ class SecureContext(Context):
                 self._authenticator = Authenticator(self, keys)
             return self._authenticator
 
+    def destroy(self, linger: int | None = None) -> None:
+        self._close_authenticator()
+        super().destroy(linger)
+
+    def term(self) -> None:
+        self._close_authenticator()
+        super().term()
+
+    def _close_authenticator(self) -> None:
+        with self._lock:
+            authenticator, self._authenticator = self._authenticator, None
+        if authenticator is not None:
+            authenticator.close()
+
     @property
     def refused_peers(self) -> int:
         return self._authenticator.refused if self._authenticator else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     actor_pipeline,
+    curve,
     end_to_end,
     env_stepping,
     inference,
@@ -82,6 +83,9 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
         (1, 2), 32, "nature", "auto", *((2, 1.0) if quick else (5, 2.0))
     ),
     "end_to_end": _end_to_end,
+    "curve": lambda quick, peers: curve.figures(
+        ("vectors", "frames"), ("cartpole",), *((1, 1.0, 10.0) if quick else (5, 2.0, 20.0))
+    ),
     "telemetry_head": lambda quick, peers: telemetry_head.figures(
         (1000,), *((5.0, 1) if quick else (10.0, 3))
     ),

@@ -22,6 +22,7 @@ from pathlib import Path
 from common.config import Config
 from common.environments import probe_spec
 from common.errors import ConfigError, EnvironmentFault
+from common.security import open_security
 from deploy import presets
 from deploy.live_view import BLOCKED
 from deploy.status_client import Plain, StatusClient
@@ -79,7 +80,7 @@ def figures(
             print(f"skipped: {error}", file=sys.stderr)
             continue
         limit = _limit(name, config, limit_window_s)
-        speed = _speed(name, window_s, settle_s)
+        speed = speed_of(name, window_s, settle_s)
         where, bound = f"end_to_end.{name}", "bare loop and static batch"
         result += [
             Figure(
@@ -113,7 +114,8 @@ def _limit(name: str, config: Config, window_s: float) -> Speed:
     return Speed(env_steps_per_s, env_steps_per_s / steps_per_update)
 
 
-def _speed(name: str, window_s: float, settle_s: float) -> Speed:
+def speed_of(name: str, window_s: float, settle_s: float) -> Speed:
+    """Of a run of that preset, with the keys that the environment names."""
     with tempfile.TemporaryDirectory(prefix="zapex-") as directory:
         head = f"tcp://127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "deploy", "launch", "--preset", name, "--bind", head]
@@ -121,7 +123,7 @@ def _speed(name: str, window_s: float, settle_s: float) -> Speed:
         command += ["--total-env-steps", str(ENDLESS)]
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            with closing(StatusClient(head)) as status:
+            with closing(StatusClient(head, open_security(None))) as status:
                 watch = _Watch(status, launcher)
                 started = watch.until(
                     lambda s: s["learner"]["phase"] == "training", START_TIMEOUT_S

@@ -24,6 +24,7 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Batch, SampleRequest, Serving
 from common.process import machine_id
+from common.security import SecureContext, open_security
 from common.spec import EnvSpec
 from learner.feed import open_feed
 from replay_server.server import build_table, serve
@@ -75,7 +76,7 @@ def _server(manifest: Manifest, storage: Path | None, pipe: Connection) -> None:
         pipe.poll(None)
         stop.set()
 
-    with zmq.Context() as context:
+    with SecureContext(open_security(None)) as context:
         socket, endpoint = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
         socket.router_mandatory = True
         path = "" if storage is None else str(storage)
@@ -109,7 +110,7 @@ def _in_shared_memory(workload: Workload) -> Iterator[Serving]:
 
 @contextmanager
 def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
-    with zmq.Context() as context:
+    with SecureContext(open_security(None)) as context:
         # A session of its own for every process: sequence numbers start at 0.
         session = secrets.randbits(62)
         # As actors do, also on loopback.
@@ -147,7 +148,7 @@ def _confirm(server: Serving, workload: Workload, inserts: int) -> list[float]:
 def _read_wire(server: Serving, workload: Workload, progress: Progress) -> None:
     priority = _new_priority(workload, progress.seed)
     frames = np.empty(0, np.uint8)
-    with zmq.Context() as context:
+    with SecureContext(open_security(None)) as context:
         socket: zmq.Socket[Any] = transport.connect(context, zmq.DEALER, server.endpoint)
         transport.send(socket, SampleRequest(workload.in_flight))
         while not progress.stopped:
@@ -164,7 +165,7 @@ def _read_wire(server: Serving, workload: Workload, progress: Progress) -> None:
 
 def _read_mapped(server: Serving, workload: Workload, progress: Progress) -> None:
     priority = _new_priority(workload, progress.seed)
-    with zmq.Context() as context:
+    with SecureContext(open_security(None)) as context:
         manifest = manifest_of(workload, replay_link="shared_memory")
         feed = open_feed(context, server, manifest, torch.device("cpu"))
         while not progress.stopped:

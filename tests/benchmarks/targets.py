@@ -72,6 +72,7 @@ def _targets() -> Iterator[Target]:
         yield Target(f"learner_fed.{case}.shared_memory", "limit", at_least=0.97)
     for how in ("counted", "measured"):
         yield Target(f"transition_memory.frames.blocks_of_64.{how}", "limit", at_most=1.1)
+    yield Target("curve.end_to_end.cartpole.env_steps", "limit", at_least=0.9)
     yield Target("telemetry_head.1000_actors.cpu", "value", at_most=5.0)
     for rate in ("env_steps", "updates"):
         yield Target(f"sinks.cartpole.{rate}", "limit", at_least=0.97)

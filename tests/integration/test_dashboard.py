@@ -337,6 +337,35 @@ def test_where_others_can_reach_it_nobody_sees_it_without_the_token(
     assert browser.errors(page) == []
 
 
+def test_a_video_is_looked_for_among_the_runs_and_nowhere_else(
+    start: Start, runs_dir: Path
+) -> None:
+    """Names that lead out of the directory are names of no run."""
+    (runs_dir.parent / "videos").mkdir()
+    (runs_dir.parent / "videos" / "outside.mp4").write_bytes(b"not for you")
+    _, address = serve(start, runs_dir)
+    for path in ("..", ".", "%2e%2e", "..%2f", "%2e%2e%2fvideos", "..%5c", "%00", "/etc/passwd",
+                 "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd"):  # fmt: skip
+        status, content = fetch(f"{address}video/{path}")
+        assert status in (307, 400, 404) or b"NiceGUI" in content, path
+        assert b"not for you" not in content
+        assert b"root:" not in content
+    for path in ("_nicegui/../../../../etc/passwd", "_nicegui/%2e%2e/%2e%2e/etc/passwd",
+                 "static/..%2f..%2fetc/passwd"):  # fmt: skip
+        assert b"root:" not in fetch(address + path)[1]
+
+
+def test_looking_changes_nothing(start: Start, runs_dir: Path) -> None:
+    """No address of the page writes: what lies in the runs' directory stays as it is."""
+    _, address = serve(start, runs_dir)
+    before = {p: p.stat().st_mtime_ns for p in runs_dir.rglob("*")}
+    for path in ("", "?run=cartpole-2", "?delete=cartpole-2", "video/cartpole-2", "delete", "stop",
+                 "shutdown", "docs", "openapi.json"):  # fmt: skip
+        assert fetch(address + path)[0] in (200, 404)
+    assert fetch(address)[0] == 200
+    assert {p: p.stat().st_mtime_ns for p in runs_dir.rglob("*")} == before
+
+
 def test_without_a_token_given_one_is_made_and_insecure_wants_none(
     start: Start, runs_dir: Path
 ) -> None:

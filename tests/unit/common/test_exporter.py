@@ -2,13 +2,16 @@
 
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from common.errors import AddressInUse, ConfigError
 from common.exporter import Exporter, MetricsOptions
+from common.keys import add_client, make_directory, open_keys
 from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.security import Security
@@ -102,6 +105,60 @@ def test_an_interface_that_others_reach_is_refused_unless_allowed() -> None:
     # Whoever scrapes it is on another host: it needs a name that leads here.
     assert exporter.endpoint.startswith(f"{socket.gethostname()}:")
     exporter.close()
+
+
+@pytest.mark.parametrize("source", ["environment", "key directory"])
+def test_where_others_reach_it_a_reader_shows_the_token(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_directory(tmp_path / "keys")
+    token = (tmp_path / "keys" / "metrics.token").read_text().strip()
+    security = Security(open_keys(tmp_path / "keys", {}))
+    if source == "environment":
+        token, security = "t0ken", Security()
+        monkeypatch.setenv("ZAPEX_METRICS_TOKEN", token)
+    exporter = Exporter(MetricsOptions(0, "0.0.0.0"), security)
+    address = f"http://127.0.0.1:{exporter.endpoint.rpartition(':')[2]}/metrics"
+    try:
+        for header, status in (
+            ({}, 401),
+            ({"Authorization": "Bearer "}, 401),
+            ({"Authorization": f"Bearer {token}x"}, 401),
+            ({"Authorization": f"Basic {token}"}, 401),
+            ({"Authorization": f"Bearer {token}"}, 200),
+            # Prometheus takes the token from a file, whose last line may end.
+            ({"Authorization": f"bearer {token} "}, 200),
+        ):
+            assert fetched(address, **header) == status
+        # There is nothing to change, however one asks.
+        for path in ("/", "/metrics?name[]=x", "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"):
+            assert fetched(address.removesuffix("/metrics") + path) == 401
+    finally:
+        exporter.close()
+
+
+def fetched(address: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            status: int = answer.status
+            return status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_on_loopback_nothing_is_asked(tmp_path: Path) -> None:
+    make_directory(tmp_path / "keys")
+    exporter = Exporter(MetricsOptions(0), Security(open_keys(tmp_path / "keys", {})))
+    assert fetched(f"http://{exporter.endpoint}/metrics") == 200
+    exporter.close()
+
+
+def test_a_clients_key_opens_no_metrics_to_others(tmp_path: Path) -> None:
+    make_directory(tmp_path / "keys")
+    add_client(tmp_path / "keys", "a", tmp_path / "a.key")
+    with pytest.raises(ConfigError, match="Set ZAPEX_METRICS_TOKEN to what readers must show"):
+        Exporter(MetricsOptions(0, "0.0.0.0"), Security(open_keys(tmp_path / "a.key", {})))
 
 
 def test_an_interface_that_is_not_there_is_named() -> None:

@@ -7,6 +7,7 @@ import tyro
 NAMES = (
     "actor_pipeline",
     "all",
+    "compose",
     "curve",
     "dashboard",
     "end_to_end",

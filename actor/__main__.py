@@ -1,5 +1,6 @@
 """`python -m actor --connect tcp://HEAD:5550`: joins the run of that head."""
 
+import faulthandler
 import sys
 import threading
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ import tyro
 
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
-from common.process import configure_logging, run_main, stop_on_signals
+from common.process import (
+    configure_logging,
+    hear_last_words,
+    print_error,
+    run_main,
+    stop_on_signals,
+)
 from common.security import SecureContext, announce, open_security
 
 
@@ -30,6 +37,9 @@ class Flags:
     inference: bool = False
     """Compute Q-values for the actors of this host instead of acting, in a run with
     --inference host or gpu."""
+    relay: bool = False
+    """Take weights from the head for all actors of this host instead of acting: they cross the
+    network once."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
     keys: Path | None = None
@@ -53,8 +63,10 @@ def main() -> int:
 
 
 def _run(flags: Flags) -> None:
-    if flags.evaluator and flags.inference:
-        raise ConfigError("--evaluator and --inference are two processes: start each by itself")
+    if flags.evaluator + flags.inference + flags.relay > 1:
+        raise ConfigError(
+            "--evaluator, --inference and --relay are different processes: start each by itself"
+        )
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
     security = open_security(flags.keys, insecure=flags.insecure)
@@ -63,16 +75,22 @@ def _run(flags: Flags) -> None:
     from actor.evaluator import run_evaluator
     from actor.inference_server import InferenceOptions, run_inference_server
     from actor.loop import ActorOptions, run_actor
+    from actor.weight_relay import RelayOptions, run_weight_relay
 
     configure_logging(flags.log_level)
     announce(security)
+    faulthandler.enable()
+    hear_last_words(print_error)
     torch.set_num_threads(1)
     stop = threading.Event()
     stop_on_signals(stop)
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
     with SecureContext(security) as context:
-        if flags.inference:
+        if flags.relay:
+            relaying = RelayOptions(flags.connect, number=flags.number, metrics=metrics)
+            run_weight_relay(relaying, context, stop, lambda _: None)
+        elif flags.inference:
             serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)
             run_inference_server(serving, context, stop, lambda _: None)
         else:

@@ -145,7 +145,17 @@ def families(values: Values, histograms: Histograms, labels: tuple[str, ...]) ->
     )
 
     for name, value in values.items():
-        metric = METRICS[name]
+        metric = METRICS.get(name)
+        if metric is None:
+            continue  # A part, which is shown with its counter.
+        if metric.parts:
+            by_part = CounterMetricFamily(
+                PREFIX + name, metric.meaning, labels=(*LABELS, metric.label)
+            )
+            for part in metric.parts:
+                by_part.add_metric((*labels, part), values.get(f"{name}.{part}", 0.0))
+            yield by_part
+            continue
         make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
         family = make(PREFIX + name, metric.meaning, labels=LABELS)
         family.add_metric(labels, value)

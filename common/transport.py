@@ -9,6 +9,7 @@ encrypted by CURVE: who listens proves to hold the run's key, who connects is on
 
 import errno
 import ipaddress
+import logging
 import re
 import socket as stream_sockets
 import time
@@ -30,8 +31,24 @@ QUEUE_MESSAGES = 1_000
 """Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
 MAX_MESSAGE_BYTES = 1 << 30
 """A larger frame from a peer closes its connection."""
+HANDSHAKE_MS = 10_000
+"""A peer that has not said who it is by then is disconnected."""
+BACKLOG = 1_024
+"""Connections that the system keeps until they are accepted: a flood must not crowd others out."""
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
+LOST_S = 15
+"""A connection whose other end has acknowledged nothing for so long is given up, and made anew: a
+partition, a host that vanished. Told by TCP, which hears of every packet."""
+PROBE_PERIOD_S = 5
+"""Between two questions, on a connection where nothing is sent, whether the other end is there."""
+FRAME_LIMIT_S = 120
+"""A frame may take so long on its way. ZeroMQ's own heartbeats, which go all the way where TCP ends
+at a proxy, hear of whole frames alone: with a shorter limit, weights of 7 MB never come through a
+pipe that needs longer for them (docs/adr/0023-a-slow-network-is-not-a-dead-one.md)."""
+CONNECT_LIMIT_S = 2
+"""An attempt to connect, of which the next looks the name up again. Left to itself, TCP asks ever
+less often, and half a minute passes before it sees that the other end is back."""
 WATCH_PERIOD_S = 0.01
 """Between two looks of a watch for new connections, in seconds."""
 COPIED_BYTES = 64 << 10
@@ -43,24 +60,36 @@ _POLLIN = int(zmq.POLLIN)
 _ANY_PORT = (":*", ":0")
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
 
+log = logging.getLogger(__name__)
+
 
 def _make(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str, queue_messages: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    queue_messages: int,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(socket_type)
     socket.linger = LINGER_MS
-    socket.rcvhwm = queue_messages
+    socket.rcvhwm = queue_messages if received_messages is None else received_messages
     # What a SUB sends are its subscriptions: one that found no room would be lost for good.
     socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
-    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.maxmsgsize = max_message_bytes
+    socket.handshake_ivl = HANDSHAKE_MS
+    socket.backlog = BACKLOG
     socket.ipv6 = "[" in address
-    # ZMTP pings: a peer whose host vanished is noticed without waiting for TCP's own time-outs.
-    # The side that connects sends them; the other learns from them how long silence may last (TTL)
-    # and need not ping its thousand peers as well.
+    socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, max(LOST_S // PROBE_PERIOD_S, 1)
+    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = PROBE_PERIOD_S
+    socket.tcp_maxrt = LOST_S * 1_000
+    # ZMTP pings. The side that connects sends them; the other learns from them how long silence may
+    # last (TTL) and need not ping its thousand peers as well.
     if socket_type not in (zmq.ROUTER, zmq.XPUB):
-        socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
-        socket.heartbeat_ttl = 15_000
+        socket.heartbeat_ivl = PROBE_PERIOD_S * 1_000
+        socket.heartbeat_timeout = socket.heartbeat_ttl = FRAME_LIMIT_S * 1_000
     socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000
+    socket.connect_timeout = CONNECT_LIMIT_S * 1_000
     return socket
 
 
@@ -71,12 +100,17 @@ def bind(
     *,
     for_this_host: bool = False,
     queue_messages: int = QUEUE_MESSAGES,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound socket and the endpoint it really has (`:0` and `:*` take a free port).
 
     Args:
         for_this_host: its peers are processes of this host with the same key file; without keys
             this makes no difference.
+        queue_messages: kept per peer and direction.
+        max_message_bytes: a larger frame from a peer closes its connection.
+        received_messages: kept of each peer until they are looked at; None: `queue_messages`.
 
     Raises:
         AddressInUse: another process listens there.
@@ -97,7 +131,9 @@ def bind(
         raise AddressInUse(
             f"{address} is in use by another process: stop it or choose another path"
         )
-    socket = _make(context, socket_type, address, queue_messages)
+    socket = _make(
+        context, socket_type, address, queue_messages, max_message_bytes, received_messages
+    )
     try:
         _serve_with_keys(socket, address, for_this_host)
         socket.bind(address)
@@ -177,6 +213,24 @@ def check_address(address: str) -> None:
     _check(address, any_port=False)
 
 
+def reconnect(
+    socket: zmq.Socket[bytes], before: str, address: str, *, on_this_host: bool = False
+) -> None:
+    """Have a socket that is connected to `before` connect to `address` instead.
+
+    Args:
+        on_this_host: whoever listens there was bound `for_this_host`.
+    """
+    try:
+        socket.disconnect(before)
+    except zmq.ZMQError as error:
+        # Within a process a connection ends with its other end.
+        if error.errno != errno.ENOENT:
+            raise
+    _show_key(socket, address, on_this_host)
+    _connect(socket, address)
+
+
 def _serve_with_keys(socket: zmq.Socket[bytes], address: str, for_this_host: bool) -> None:
     context, keys = socket.context, security_of(socket.context).keys
     if keys is None or address.startswith("inproc://"):
@@ -215,6 +269,16 @@ def _check(address: str, *, any_port: bool) -> None:
             f"{address!r} is no address: expected tcp://HOST:PORT with a port up to 65535, "
             "or ipc://PATH"
         )
+
+
+def is_endpoint(address: str) -> bool:
+    """Whether one can connect there, as far as the address itself tells."""
+    try:
+        _check(address, any_port=False)
+        urlsplit(address)
+    except (ConfigError, ValueError):
+        return False
+    return "\0" not in address
 
 
 def _is_served(address: str) -> bool:
@@ -292,6 +356,11 @@ def wait(socket: zmq.Socket[bytes], timeout_ms: int) -> bool:
     return bool(zmq.zmq_poll([(socket, _POLLIN)], timeout_ms))
 
 
+def wait_any(sockets: Sequence[zmq.Socket[bytes]], timeout_ms: int) -> bool:
+    """As `wait`, for a message at any of them."""
+    return bool(zmq.zmq_poll([(socket, _POLLIN) for socket in sockets], timeout_ms))
+
+
 def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
     """The next message's frames without waiting, or None."""
     try:
@@ -313,7 +382,8 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
 
 class ReconnectWatch:
     """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again; and when it cannot get one.
+    old one is lost and must be asked for or sent again, each of which is a line in the log; and
+    when it cannot get one.
 
     Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
     `inproc` peers never reconnect and are not watched.
@@ -329,7 +399,9 @@ class ReconnectWatch:
             )
         )
         self._handshakes = Handshakes(address, security_of(socket.context).keys)
-        self._lost = False
+        self._address = address
+        self._lost_s: float | None = None
+        """Since when there is no connection in place of the last one."""
         self._next_look_s = 0.0
 
     def reconnected(self) -> bool:
@@ -349,11 +421,21 @@ class ReconnectWatch:
             if event & FAILED:
                 self._handshakes.failed(event, told["value"])
             elif event == zmq.EVENT_DISCONNECTED:
-                self._lost = True
+                if self._lost_s is None:
+                    log.warning("lost the connection to %s", self._address)
+                    self._lost_s = now_s
             else:
                 self._handshakes.succeeded()
-                again, self._lost = again or self._lost, False
+                if self._lost_s is not None:
+                    away_s = now_s - self._lost_s
+                    log.info("connected to %s again after %.1f s", self._address, away_s)
+                    again, self._lost_s = True, None
         return again
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection was lost when `reconnected` looked last, with no new one yet."""
+        return self._lost_s is not None
 
     def close(self) -> None:
         if self._monitor is not None:

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import logging
 import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,12 @@ from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import INTERRUPTED, handling_signals, process_start_s
+from common.process import INTERRUPTED, configure_logging, handling_signals, process_start_s
 from common.security import Security, announce, open_security, summary
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.live_view import LiveView, show_return
+from deploy.named_code import tell_named_code
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
 from deploy.topology import discard_shared_memory, follower_roles, learner_role
@@ -46,6 +47,9 @@ class Launch:
     """Replace the run in run_dir if there is one."""
     in_process: bool = False
     """All roles as threads of this process, for debugging."""
+    deterministic: bool = False
+    """With --in-process: all roles in turn, in one thread, so that the same command gives the same
+    weights, bit by bit, and a debugger steps from one role into the next."""
     bind: str = "tcp://127.0.0.1:0"
     """Where the head listens, for more actors to join; port 0 takes a free one."""
     keys: Path | None = None
@@ -75,8 +79,11 @@ def launch(argv: list[str]) -> int:
     if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
         launcher.preload()
     options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    _refuse_contradictions(options, config)
     security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
+    if options.resume is not None:
+        tell_named_code(run_dir, config)
     stop = threading.Event()
     interrupted = threading.Event()
 
@@ -87,19 +94,14 @@ def launch(argv: list[str]) -> int:
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
     with (
+        run_directory.held(run_dir, run_directory.LAUNCHER),
         handling_signals(interrupt),
         LiveView(title) as view,
         page_beside(runs_dir, view.say, options.keys),
     ):
         try:
             if options.in_process:
-                if options.profile:
-                    raise ConfigError("--profile looks at processes: drop --in-process")
-                if options.keys:
-                    raise ConfigError("--keys is for connections between processes: drop it")
-                from deploy.in_process import run_in_process
-
-                run_in_process(
+                _in_process_runner(options.deterministic)(
                     config,
                     run_dir,
                     resume=options.resume is not None,
@@ -115,6 +117,30 @@ def launch(argv: list[str]) -> int:
     return _conclude(config, run_dir, interrupted.is_set())
 
 
+def _refuse_contradictions(options: Launch, config: Config) -> None:
+    if options.in_process and options.profile:
+        raise ConfigError("--profile looks at processes: drop --in-process")
+    if options.in_process and options.keys:
+        raise ConfigError("--keys is for connections between processes: drop it")
+    if options.deterministic and not options.in_process:
+        raise ConfigError("--deterministic runs all roles in one process: add --in-process")
+    if options.deterministic:
+        from deploy.deterministic import refuse_unrepeatable
+
+        refuse_unrepeatable(config)
+
+
+def _in_process_runner(deterministic: bool) -> Callable[..., None]:
+    # Imported here: with processes, their parent needs neither torch nor gymnasium.
+    if deterministic:
+        from deploy.deterministic import run_deterministic
+
+        return run_deterministic
+    from deploy.in_process import run_in_process
+
+    return run_in_process
+
+
 def _run_processes(
     options: Launch,
     security: Security,
@@ -124,14 +150,14 @@ def _run_processes(
     stop: threading.Event,
     view: LiveView,
 ) -> None:
-    logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
+    configure_logging(options.log_level, run_dir / "logs" / "launcher.log")
     announce(security)
     if said := summary(security):
         view.say(said)
     metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
-    # Learner and replay server; the evaluator does nothing that others wait for.
-    tracks = 2 + config.actors + (config.inference != "actor")
+    # Learner and replay servers; the evaluator does nothing that others wait for.
+    tracks = 1 + config.replay_servers + config.actors + (config.inference != "actor")
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:
@@ -175,7 +201,7 @@ def _run_processes(
                 if not announced and supervisor.all_ready:
                     announced = True
                     names = ", ".join(supervisor.children)
-                    view.say(f"ready after {time.time() - started_s:.1f} s: {names}")
+                    view.say(f"ready after {time.monotonic() - started_s:.1f} s: {names}")
                 view.update(status.latest())
                 if profile is not None:
                     for line in profile.collect():
@@ -192,6 +218,7 @@ def _run_processes(
 
 def _run_directory(options: Launch, config: Config) -> Path:
     if options.resume is not None:
+        run_directory.require_writable(options.resume)
         return options.resume
     name = re.sub(r"[^A-Za-z0-9.]+", "-", config.env)
     stamp = time.strftime("%Y%m%d-%H%M%S")

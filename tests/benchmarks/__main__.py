@@ -18,6 +18,7 @@ NAMES = (
     "machine",
     "memory",
     "replay_served",
+    "replay_storage",
     "sinks",
     "solve",
     "sum_tree",

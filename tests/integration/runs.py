@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,15 +81,19 @@ def write_preset(path: Path, **changes: Any) -> str:
 
 
 class Command:
-    """`python -m MODULE …` as the leader of a process group of its own."""
+    """`python -m MODULE …` as the leader of a process group of its own.
 
-    def __init__(self, directory: Path, *words: str) -> None:
+    Args:
+        within: a command that becomes this one, such as `ip netns exec NAME`.
+    """
+
+    def __init__(self, directory: Path, *words: str, within: Sequence[str] = ()) -> None:
         self._mark = uuid.uuid4().hex
         self._output_file = directory / f"output-{self._mark}.txt"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: self._mark}
         with self._output_file.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *words],
+                [*within, sys.executable, "-m", *words],
                 cwd=directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,

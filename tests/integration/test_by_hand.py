@@ -93,7 +93,7 @@ def test_another_actor_gets_the_next_stretch_of_the_ladder_and_gives_it_back(run
     third = run.ask(probe(3))
     assert isinstance(third, Welcome)
     assert (third.number, third.first_env_index, third.ladder_size) == (2, 10, 13)
-    assert third.replay_endpoints == [run.replay]
+    assert third.replay_endpoint == run.replay
     status(run.head, lambda now: any(_steps(m) > 0 for m in now["members"] if m["num_envs"] == 6))
     extra.process.terminate()
     assert extra.wait() == 0

@@ -1,0 +1,1 @@
+"""Networks that misbehave: real processes in network namespaces of this kernel."""

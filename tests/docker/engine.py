@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -100,8 +99,3 @@ class Project:
         label = f"--filter=label=com.docker.compose.project={self.name}"
         kinds = (("ps", "--all"), ("network", "ls"), ("volume", "ls"))
         return [line for kind in kinds for line in run("docker", *kind, "-q", label).split()]
-
-
-def say(line: str) -> None:
-    """A figure, to be seen whatever pytest does with output."""
-    print(line, file=sys.__stdout__, flush=True)

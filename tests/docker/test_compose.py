@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker.engine import Project, compose_commands, engine, run, say
+from tests.docker.engine import Project, compose_commands, engine, run
 from tests.monitoring import ROOT
 from tests.waiting import wait_until
 
@@ -153,7 +153,9 @@ def asked(project: Project, role: str) -> str:
     return run("docker", "exec", container, "python", "-m", "common.health", check=False)
 
 
-def test_the_image_is_small_and_nobody_in_it_is_root(image: str) -> None:
+def test_the_image_is_small_and_nobody_in_it_is_root(
+    image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     environment = {
         "BASE_IMAGE": os.environ.get("ZAPEX_BASE_IMAGE"),
         "TORCH_INDEX": os.environ.get("ZAPEX_TORCH_INDEX"),
@@ -166,7 +168,10 @@ def test_the_image_is_small_and_nobody_in_it_is_root(image: str) -> None:
         for name in (image, with_torch)
     ]
     added = sizes[0] - sizes[1]
-    say(f"\nthe image adds {added / 1e6:.0f} MB to its base and PyTorch ({sizes[1] / 1e6:.0f} MB)")
+    with capsys.disabled():
+        print(
+            f"\nthe image adds {added / 1e6:.0f} MB to {sizes[1] / 1e6:.0f} MB of base and PyTorch"
+        )
     assert added <= MOST_ADDED_BYTES
     look = ("docker", "run", "--rm", "--entrypoint", "sh", image, "-c")
     assert run(*look, "id -u").strip() == "10001"

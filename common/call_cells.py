@@ -1,9 +1,9 @@
 """Which sub-environment is in which call, in memory that others can read.
 
-Six numbers that are written before every call of an environment and wiped after it. A thread beside
-a loop that hangs reads them, the process that started this one reads them once it is dead, and an
-actor reads those of its environments' processes. They are written one after the other, without a
-lock: a reader may see half of a change, which is as good as either half for a message.
+Four numbers that are written around every call of an environment. A thread beside a loop that hangs
+reads them, the process that started this one reads them once it is dead, and an actor reads those
+of its environments' processes. They are written one after the other, without a lock: a reader may
+see half of a change, which is as good as either half for a message.
 """
 
 import time
@@ -15,14 +15,16 @@ from typing import cast
 Cells = MutableSequence[float]
 """CELLS numbers: a memoryview of doubles."""
 
-CALL, INDEX, SINCE_S, SEED, STEP, EPISODE_STEP = range(6)
-"""What each cell holds: a `Call`, the sub-environment's number within its process's vector (-1: all
-of them), the monotonic clock when the call began, the seed of its last seeded reset, and its steps
-since the process began and since its episode did; -1: unknown."""
-CELLS = 6
+DOING, STEP, FIRST_SEED, SINCE_S = range(4)
+"""What each cell holds: who is in which call (`doing`); that environment's steps since its process
+began; the seed that the vector's first environment was last reset with, the others having the
+numbers after it (-1: none yet); the monotonic clock when the vector's last call began."""
+CELLS = 4
 CELL_BYTES = 8
 ALL = -1
 UNKNOWN = -1
+_CALLS = 8
+"""More than there are in `Call`."""
 
 
 class Call(IntEnum):
@@ -71,7 +73,10 @@ def cells_in(memory: object, row: int = 0) -> Cells:
     """The cells of one row of some memory, such as a multiprocessing RawArray."""
     size = CELLS * CELL_BYTES
     view = memoryview(memory).cast("B")[row * size : (row + 1) * size]  # type: ignore[arg-type]
-    return cast(Cells, view.cast("d"))
+    cells = cast(Cells, view.cast("d"))
+    if not cells[DOING]:
+        cells[FIRST_SEED] = UNKNOWN
+    return cells
 
 
 def own_cells() -> Cells:
@@ -92,17 +97,27 @@ def process_cells() -> Cells:
     return _shared[0] if _shared else own_cells()
 
 
-def begin(cells: Cells, call: Call, place: Place) -> None:
-    """Note that a call begins."""
-    cells[INDEX], cells[SEED] = place.index, place.seed
-    cells[STEP], cells[EPISODE_STEP] = place.step, place.episode_step
+def doing(call: Call, index: int = ALL) -> float:
+    """For the cell DOING."""
+    return (index + 1) * _CALLS + call
+
+
+def begin(cells: Cells, call: Call, index: int = ALL) -> None:
+    """Note that a call begins, and when."""
     cells[SINCE_S] = time.monotonic()
-    cells[CALL] = call
+    cells[DOING] = doing(call, index)
+
+
+def end(cells: Cells) -> None:
+    """Note that it is over. Whose it was stays there."""
+    cells[DOING] = cells[DOING] // _CALLS * _CALLS
 
 
 def call_in(cells: Cells) -> Call:
-    return Call(int(cells[CALL]))
+    return Call(int(cells[DOING]) % _CALLS)
 
 
 def place_in(cells: Cells) -> Place:
-    return Place(*(int(cells[cell]) for cell in (INDEX, SEED, STEP, EPISODE_STEP)))
+    index, first_seed = int(cells[DOING]) // _CALLS - 1, int(cells[FIRST_SEED])
+    seed = UNKNOWN if first_seed == UNKNOWN else first_seed + index
+    return Place(index, seed, int(cells[STEP]))

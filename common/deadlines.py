@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from common.call_cells import SINCE_S, Call, Cells, call_in, place_in
+from common.call_cells import DOING, STEP, Call, Cells, call_in, place_in
 from common.config import Config
 from common.process import end_at_once
 from common.watched_vector import Watch, watches
@@ -29,6 +29,8 @@ LOOKS = 10
 """The calls are looked at so often within the shortest deadline, or every MAX_LOOK_S."""
 MIN_LOCKED_S = 5.0
 """The lock may be held for twice the deadline, or for so much longer if that is more."""
+
+_Key = tuple[int, float, float]
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,8 @@ class Deadlines:
         self._look_s = min([MAX_LOOK_S, *(limit_s / LOOKS for limit_s in limits_s)])
         self._has_limits = bool(limits_s)
         self._owns_process = threading.current_thread() is threading.main_thread()
-        self._lasted_s: dict[tuple[int, float], float] = {}
-        self._said: set[tuple[int, float]] = set()
+        self._lasted_s: dict[_Key, float] = {}
+        self._said: set[_Key] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
 
@@ -100,10 +102,11 @@ class Deadlines:
 
     def _look(self, elapsed_s: float) -> None:
         """`elapsed_s`: since the last look, as far as this process was running."""
-        lasted_s: dict[tuple[int, float], float] = {}
+        lasted_s: dict[_Key, float] = {}
         for watch in watches():
             for cells in watch.calls():
-                key = id(cells), cells[SINCE_S]
+                # No two calls of an environment are the same after the same number of steps.
+                key = id(cells), cells[DOING], cells[STEP]
                 # Began at some time since the last look.
                 lasted_s[key] = self._lasted_s.get(key, -elapsed_s) + elapsed_s
                 limit_s = self._limit_s[call_in(cells)]
@@ -111,7 +114,7 @@ class Deadlines:
                     self._report(watch, cells, limit_s, key)
         self._lasted_s = lasted_s
 
-    def _report(self, watch: Watch, cells: Cells, limit_s: float, key: tuple[int, float]) -> None:
+    def _report(self, watch: Watch, cells: Cells, limit_s: float, key: _Key) -> None:
         call = call_in(cells)
         setting = "env_make_timeout" if call is Call.MAKE else "env_step_timeout"
         error = watch.fault(

@@ -92,26 +92,29 @@ def require_writable(run_dir: Path) -> None:
 
 
 def write_or_explain(path: Path, text: str) -> None:
-    """As `replace_text`, durable. Raises RunDirectoryError in place of OSError."""
+    """As `replace_text`, and on the disk afterwards. Raises RunDirectoryError in place of
+    OSError."""
     try:
-        replace_text(path, text, durable=True)
+        replace_text(path, text, flush=True)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write {path} ({error.strerror}): free space or make it writable"
         ) from error
 
 
-def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a file that is whole or as it was before, whenever somebody reads it; `durable`: also
-    after the machine has lost its power, which takes the disk's time.
+def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
+    """Write a file that is whole or as it was before, whenever somebody reads it.
+
+    Args:
+        flush: have it on the disk before this returns, for the power may fail.
 
     Raises OSError when it stays as it was.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
-            if durable:
+            if flush:
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(path)

@@ -13,7 +13,6 @@ import logging
 import multiprocessing
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, SupportsFloat
@@ -24,13 +23,10 @@ import numpy.typing as npt
 from gymnasium.vector.async_vector_env import _async_worker
 
 from common.call_cells import (
-    CALL,
     CELLS,
-    EPISODE_STEP,
-    INDEX,
+    DOING,
+    FIRST_SEED,
     NOBODY,
-    SEED,
-    SINCE_S,
     STEP,
     UNKNOWN,
     Call,
@@ -38,6 +34,8 @@ from common.call_cells import (
     Place,
     begin,
     cells_in,
+    doing,
+    end,
 )
 
 _TRUTHS = frozenset({bool, np.bool_})
@@ -68,8 +66,9 @@ class Misbehaved(Exception):
             self.what, self.place = what, place
 
 
-class SubEnvironment(gym.Wrapper[Any, Any, Any, Any]):
-    """The outermost wrapper of an environment.
+class SubEnvironment(gym.Env[Any, Any]):
+    """The outermost wrapper of an environment. Not a gym.Wrapper: that has a `__getattr__`, with
+    which Python looks up every attribute the slow way, at every step.
 
     Raises Misbehaved from `reset` and `step`; `close` only warns, for what is closed is not needed
     any more.
@@ -80,10 +79,13 @@ class SubEnvironment(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], index: int, cells: Cells) -> None:
-        super().__init__(env)
+        self.env = env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.metadata, self.render_mode, self.spec = env.metadata, env.render_mode, env.spec
         self._step = env.step
         self._index, self._cells = index, cells
-        self._seed, self._steps, self._episode_steps = UNKNOWN, 0, 0
+        self._in_step, self._in_none = doing(Call.STEP, index), doing(Call.NONE, index)
+        self._seed, self._steps, self._episode_began = UNKNOWN, 0, 0
         space = env.observation_space
         # Others are refused when the run's spec is made.
         self._is_box = isinstance(space, gym.spaces.Box)
@@ -91,40 +93,35 @@ class SubEnvironment(gym.Wrapper[Any, Any, Any, Any]):
 
     @property
     def place(self) -> Place:
-        return Place(self._index, self._seed, self._steps, self._episode_steps)
+        return Place(self._index, self._seed, self._steps, self._steps - self._episode_began)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
             self._seed = seed
-        self._episode_steps = 0
-        begin(self._cells, Call.RESET, self.place)
+            self._cells[FIRST_SEED] = seed - self._index
+        self._episode_began = self._steps
+        self._begin(Call.RESET)
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
             raise self._raised("reset", error) from error
-        self._cells[CALL] = Call.NONE
+        end(self._cells)
         return self._declared(obs), self._checked_info(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        # The way of every step: what `begin` does, written out, and what must be looked at closer
-        # found by its class.
+        # The way of every step: what `_begin` and `end` do, written out, but for the clock.
         cells = self._cells
-        self._steps += 1
-        self._episode_steps += 1
-        cells[INDEX] = self._index
-        cells[SEED] = self._seed
-        cells[STEP] = self._steps
-        cells[EPISODE_STEP] = self._episode_steps
-        cells[SINCE_S] = time.monotonic()
-        cells[CALL] = 3
+        self._steps = cells[STEP] = self._steps + 1
+        cells[DOING] = self._in_step
         try:
             obs, reward, terminated, truncated, info = self._step(action)
         except (Exception, SystemExit) as error:
             raise self._raised("step", error) from error
-        cells[CALL] = 0
-        if terminated.__class__ not in _TRUTHS or truncated.__class__ not in _TRUTHS:
+        cells[DOING] = self._in_none
+        # What must be looked at closer is found by its class.
+        if terminated.__class__ is not bool or truncated.__class__ is not bool:
             terminated = self._truth("terminated", terminated)
             truncated = self._truth("truncated", truncated)
         if reward.__class__ is not float:
@@ -139,18 +136,38 @@ class SubEnvironment(gym.Wrapper[Any, Any, Any, Any]):
             info = self._checked_info(info)
         return obs, reward, terminated, truncated, info
 
+    @property
+    def unwrapped(self) -> gym.Env[Any, Any]:
+        return self.env.unwrapped
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        return self.env.has_wrapper_attr(name)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        return self.env.get_wrapper_attr(name)
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        return self.env.set_wrapper_attr(name, value, force=force)
+
     def close(self) -> None:
-        begin(self._cells, Call.CLOSE, self.place)
+        self._begin(Call.CLOSE)
         try:
             self.env.close()
         except (Exception, SystemExit) as error:
             log.warning(
                 "an environment raised in close: %s (%s)", _one_line(error), self.place.text()
             )
-        self._cells[CALL] = Call.NONE
+        end(self._cells)
+
+    def _begin(self, call: Call) -> None:
+        self._cells[STEP] = self._steps
+        begin(self._cells, call, self._index)
 
     def _misbehaved(self, what: str) -> Misbehaved:
-        self._cells[CALL] = Call.NONE
+        end(self._cells)
         return Misbehaved(what, self.place)
 
     def _raised(self, call: str, error: BaseException) -> Misbehaved:
@@ -229,7 +246,7 @@ def _work(
 ) -> None:
     _end_with_parent()
     row = cells_in(cells, index)
-    begin(row, Call.MAKE, Place(index))
+    begin(row, Call.MAKE, index)
     try:
         env = SubEnvironment(env_fn(), index, row)
     except (Exception, SystemExit) as error:
@@ -239,7 +256,7 @@ def _work(
         error_queue.put((index, Misbehaved, failure, traceback.format_exc()))
         pipe.send((None, False))
         return
-    row[CALL] = Call.NONE
+    end(row)
     _async_worker(
         index,
         lambda: env,
@@ -253,8 +270,9 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this process when its actor is gone, whatever it is doing then. Elsewhere the
-    end of its pipe ends it, once it listens."""
+    """Have Linux kill this process when its actor is gone, or the server that forked it for the
+    actor and that ends with it, whatever it is doing then. Elsewhere the end of its pipe ends it,
+    once it listens."""
     if not sys.platform.startswith("linux"):
         return
     parent = multiprocessing.parent_process()

@@ -8,6 +8,7 @@ raise or hang.
 
 import contextlib
 import logging
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
@@ -22,7 +23,9 @@ from gymnasium.vector import AsyncVectorEnv, VectorEnv, VectorWrapper
 from common import call_cells, sub_environment
 from common.call_cells import (
     ALL,
-    CALL,
+    DOING,
+    SINCE_S,
+    STEP,
     UNKNOWN,
     Call,
     Cells,
@@ -30,6 +33,8 @@ from common.call_cells import (
     begin,
     call_in,
     cells_in,
+    doing,
+    end,
     place_in,
 )
 from common.errors import EnvironmentFault, ZapexError
@@ -80,11 +85,11 @@ class Watch:
     def making(self, vectorization: str) -> Iterator[None]:
         """While the environments are made."""
         unknown = vectorization not in ("sync", "async")
-        begin(self.cells, Call.MAKE, Place(ALL if unknown else 0))
+        begin(self.cells, Call.MAKE, ALL if unknown else 0)
         try:
             yield
         finally:
-            self.cells[CALL] = Call.NONE
+            end(self.cells)
 
     @property
     def place_being_made(self) -> Place:
@@ -95,7 +100,7 @@ class Watch:
         single = SubEnvironment(env, len(self.singles), self.cells)
         self.singles.append(single)
         # The next one is about to be made.
-        begin(self.cells, Call.MAKE, Place(min(len(self.singles), self.num_envs - 1)))
+        begin(self.cells, Call.MAKE, min(len(self.singles), self.num_envs - 1))
         return single
 
     def calls(self) -> list[Cells]:
@@ -140,7 +145,7 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
             result = self.env.reset(seed=seed, options=options)
         except Exception as error:
             raise self._explained(Call.RESET, error) from error
-        self.watch.cells[CALL] = Call.NONE
+        end(self.watch.cells)
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -150,16 +155,16 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
             result = self.env.step(actions)
         except Exception as error:
             raise self._explained(Call.STEP, error) from error
-        self.watch.cells[CALL] = Call.NONE
+        end(self.watch.cells)
         return result
 
     def render(self) -> tuple[RenderFrame, ...] | None:
-        begin(self.watch.cells, Call.RENDER, Place(ALL, step=self._steps))
+        begin(self.watch.cells, Call.RENDER)
         try:
             pictures = self.env.render()
         except Exception as error:
             raise self._explained(Call.RENDER, error) from error
-        self.watch.cells[CALL] = Call.NONE
+        end(self.watch.cells)
         return pictures
 
     def close(self, **kwargs: Any) -> None:
@@ -174,7 +179,7 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
             log.warning("%s", self._explained(Call.CLOSE, error))
             if processes is not None:
                 _end_workers(processes)
-        self.watch.cells[CALL] = Call.NONE
+        end(self.watch.cells)
 
     @property
     def envs(self) -> Sequence[gym.Env[Any, Any]]:
@@ -238,14 +243,18 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
         return self.fault(row if streams is None else int(streams[row]), what)
 
     def _begin(self, call: Call) -> None:
-        """Note that a vector class is about to do it, unless its environments do so."""
+        """Note that a vector class is about to do it; environments of their own do so themselves,
+        and leave it to their vector to look at the clock."""
+        cells = self.watch.cells
+        cells[SINCE_S] = time.monotonic()
         if self._is_whole:
-            begin(self.watch.cells, call, Place(ALL, step=self._steps))
+            cells[STEP] = self._steps
+            cells[DOING] = doing(call)
 
     def _explained(self, call: Call, error: Exception) -> ZapexError:
         """Whatever was raised in a call, with the name of the environment that did it."""
         self._has_failed = True
-        self.watch.cells[CALL] = Call.NONE
+        end(self.watch.cells)
         if isinstance(error, ZapexError):
             return error
         if isinstance(error, Misbehaved):

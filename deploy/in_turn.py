@@ -9,6 +9,7 @@ and is the only one that runs by itself. No clock decides anything: one only tel
 the run goes. And nothing is under way to anybody, so nothing can arrive in another order.
 """
 
+import contextlib
 import os
 import socket as host_names
 import threading
@@ -64,6 +65,7 @@ from learner.report import Report
 from learner.status import LearnerCounters
 from learner.transfer import Transfer
 from learner.update import TrainBatch
+from replay_server.only_writer import only_writer
 from replay_server.server import build_table, table_values
 from replay_server.table import Table
 
@@ -87,7 +89,9 @@ class TurnActor:
         config = manifest.config
         self.session = welcome.session
         self._newest = newest
-        self._vector = make_vector(config, config.envs_per_actor)
+        self._vector = make_vector(
+            config, config.envs_per_actor, first_env_index=welcome.first_env_index
+        )
         rng, env_seed = random_numbers(config, welcome)
         self._policy = Policy(manifest)
         self._rollout = Rollout(self._vector, manifest, self._policy.q_values, rng, env_seed)
@@ -269,6 +273,7 @@ class InTurn:
         self.head_telemetry = self._report.head_telemetry
         self._weights: dict[bytes, Weights] = {}
         self._table: Table | None = None
+        self._ends = contextlib.ExitStack()
         self._actors: list[TurnActor] = []
         self._sessions: dict[str, int] = {}
         self._peers: dict[int, bytes] = {}
@@ -323,6 +328,7 @@ class InTurn:
             lambda: not self._stop.is_set(),
         )
         storage = replay_storage(config, self._run_dir, 0)
+        self._ends.enter_context(only_writer(storage))
         self._table = build_table(manifest, storage, (replay.epoch, replay.incarnation))
         for welcome in welcomes:
             self._actors.append(TurnActor(welcome, manifest, lambda: self._weights[ACTING]))
@@ -347,6 +353,7 @@ class InTurn:
         if self._table is not None:
             self._table.close()
             self._table.storage.flush()
+        self._ends.close()
 
     def _join(self, role: str, number: int) -> Welcome:
         token = len(self._head.members)

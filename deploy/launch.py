@@ -195,7 +195,7 @@ def _run_processes(
         ):
             supervisor.start(spec)
         announced = False
-        with contextlib.closing(StatusClient(head, security)) as status:
+        with contextlib.closing(StatusClient(head, security=security)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
                 if not announced and supervisor.all_ready:

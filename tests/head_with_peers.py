@@ -89,6 +89,5 @@ class Run:
 def directive(
     session: int, run_state: str = "run", ladder_size: int = 8, replay: str = REPLAY
 ) -> Directive:
-    """What an actor is told; others have no `replay`, and strangers nothing to hold on to."""
-    weights = "" if run_state == "rejoin" else WEIGHTS
-    return Directive(session, run_state, ladder_size, replay, weights_endpoint=weights)
+    """What an actor is told; others have no `replay`."""
+    return Directive(session, run_state, ladder_size, replay)

@@ -82,7 +82,7 @@ def _speed_in_containers(project: Project, keys: Path, window_s: float, settle_s
             "learner", "range .NetworkSettings.Networks}}{{.IPAddress}}{{end"
         )
         # As its host reaches it, on the bridge between them.
-        with closing(StatusClient(f"tcp://{address}:5550", open_security(keys))) as status:
+        with closing(StatusClient(f"tcp://{address}:5550", security=open_security(keys))) as status:
             return end_to_end.speed_seen(status, window_s, settle_s).env_steps_per_s
     finally:
         project.compose("down", "--volumes", check=False)

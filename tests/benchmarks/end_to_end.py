@@ -123,7 +123,7 @@ def speed_of(name: str, window_s: float, settle_s: float) -> Speed:
         command += ["--total-env-steps", str(ENDLESS)]
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            with closing(StatusClient(head, open_security(None))) as status:
+            with closing(StatusClient(head, security=open_security(None))) as status:
                 return speed_seen(status, window_s, settle_s, launcher.poll)
         finally:
             launcher.terminate()

@@ -1,5 +1,6 @@
 """Commands that end with their test, and a run that has ended."""
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from tests.integration.runs import TINY, Command, own_logging
 Start = Callable[..., Command]
 InProcess = Callable[..., Path]
 
+DISK = "1m"
+"""Room for the replay of a tiny run and for some dozens of its checkpoints."""
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
@@ -30,6 +34,20 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for command in commands:
         command.kill_family()
+
+
+@pytest.fixture
+def full_soon(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a disk that holds hardly anything."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small disk needs the right to mount one: {error}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def test_an_actor_of_another_release_is_refused_in_one_line(run: ByHand) -> None
     (line,) = actor.output().splitlines()
     assert line.startswith(f"error: the head at {run.head} cannot be joined: the peer speaks")
     assert "run the same zapex release on every host" in line
-    assert "refused a peer" in run.commands["learner"].line("schema version 999")
+    assert "rejected a message (schema)" in run.commands["learner"].line("schema version 999")
 
 
 def test_a_second_replay_server_is_refused_in_one_line(run: ByHand) -> None:

@@ -144,7 +144,7 @@ def test_environments_in_processes_of_their_own_leave_none_behind(
         head,
         lambda now: any(m["values"].get("actor_env_steps_total", 0) > 100 for m in now["members"]),
     )
-    until(lambda: not orphans(tmp_path), "the end of all environments of earlier lives")
+    until(lambda: not orphans(launch, tmp_path), "the end of all environments of earlier lives")
     launch.process.terminate()
     assert launch.wait() == 130
     assert launch.nothing_left()
@@ -156,13 +156,15 @@ def lives(directory: Path, role: str) -> list[int]:
     return list(map(int, file.read_text().split())) if file.exists() else []
 
 
-def orphans(directory: Path) -> list[psutil.Process]:
+def orphans(launch: Command, directory: Path) -> list[psutil.Process]:
     """Processes of environments whose roles are not there any more."""
     present = [lives(directory, role)[-1] for role in ("actor-0", "evaluator")]
+    workers = set(map(int, (directory / "workers").read_text().split()))
     found = []
-    for pid in map(int, (directory / "workers").read_text().split()):
+    for process in launch.family():
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE and process.ppid() not in present:
+            # Between a role and them there is the server that they are forked from.
+            above = {parent.pid for parent in process.parents()}
+            if process.pid in workers and not above & set(present):
                 found.append(process)
     return found

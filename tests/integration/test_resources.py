@@ -39,7 +39,6 @@ from tests.integration.runs import (
     write_preset,
 )
 from tests.integration.test_bad_input import error_of
-from tests.integration.test_disasters import full_soon  # noqa: F401
 from tests.scarcity import file_size_limit, no_more_files
 
 BAD_CONFIG, DIRECTORY = 2, 7
@@ -143,7 +142,7 @@ def test_a_run_directory_that_is_removed_ends_the_run_and_stays_away(
 
 
 @pytest.fixture
-def read_only_run(full_soon: Path, finished_run: Path) -> Iterator[Path]:  # noqa: F811
+def read_only_run(full_soon: Path, finished_run: Path) -> Iterator[Path]:
     """A run that has ended, on a disk that was mounted again so that nobody can write to it."""
     run_dir = full_soon / "run"
     shutil.copytree(finished_run, run_dir, ignore=shutil.ignore_patterns("replay"))
@@ -167,7 +166,7 @@ def test_a_run_is_not_resumed_where_it_cannot_write(read_only_run: Path) -> None
 def test_a_run_of_processes_goes_on_when_its_full_disk_has_room_again(
     start: Start,
     tmp_path: Path,
-    full_soon: Path,  # noqa: F811
+    full_soon: Path,
 ) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS, checkpoint_period=300)
     run_dir, ballast = full_soon / "run", full_soon / "ballast"
@@ -196,7 +195,7 @@ def test_a_run_of_processes_goes_on_when_its_full_disk_has_room_again(
 def test_a_full_tmp_keeps_nobody_from_running(
     start: Start,
     tmp_path: Path,
-    full_soon: Path,  # noqa: F811
+    full_soon: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with contextlib.suppress(OSError), (full_soon / "ballast").open("wb", buffering=0) as file:

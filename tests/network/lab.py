@@ -117,8 +117,7 @@ class Host:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            assert self._wire.stdout is not None
-            if self._wire.stdout.readline() != "ready\n":
+            if self._answer() != "ready\n":
                 raise OSError("no TAP devices")
         else:
             peer = ["type", "veth", "peer", "name", self._port, "netns", self._lab.switch]
@@ -168,6 +167,7 @@ class Host:
         assert self._wire.stdin is not None
         self._wire.stdin.write(f"{delay_ms}\n")
         self._wire.stdin.flush()
+        assert self._answer() == "done\n"
 
     def move(self) -> None:
         """To another address of the network: the old one answers no more."""
@@ -212,6 +212,12 @@ class Host:
         shutil.rmtree(_HOSTS_FILES / self.namespace)
         if _file_of(self.namespace).exists():
             _run("ip", "netns", "delete", self.namespace)
+
+    def _answer(self) -> str:
+        """The wire's next line."""
+        assert self._wire is not None
+        assert self._wire.stdout is not None
+        return self._wire.stdout.readline()
 
     def _here(self, *words: str) -> None:
         _inside(self.namespace, *words)

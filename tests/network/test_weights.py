@@ -119,7 +119,7 @@ def test_whole_versions_come_through_and_none_from_a_long_queue(
 def test_a_pipe_that_several_share_is_slow_but_not_dead(lab: Lab, control: ControlPlane) -> None:
     """Three actors of one host behind 1 MB/s: the network of the Atari preset, 7 MB in 32 bits,
     takes 20 s to each. With ZeroMQ's heartbeats alone, and 15 s for an answer, their connections
-    broke every 20 s, and in a minute one of them got a version, once."""
+    broke every 20 s, and in a minute two of the three got nothing."""
     far = lab.host()
     far.narrow(1_000_000)
     with context_on(far) as there:

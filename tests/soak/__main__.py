@@ -3,9 +3,10 @@ promise is broken."""
 
 import contextlib
 import platform
+import shlex
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -22,7 +23,8 @@ class Flags:
     """Duration."""
     kill: str = "all"
     """all, none, or roles and names with commas between: learner, replay_server, actor, actor-1,
-    evaluator, launcher (followed by --resume), everything (all at once, followed by --resume)."""
+    evaluator, inference (if the run has one), launcher (followed by --resume), everything (all at
+    once, followed by --resume)."""
     seed: int = 0
     """Of the kills and of the run."""
     every: float = 5.0
@@ -41,8 +43,8 @@ class Flags:
     """Where the run is to stay; none: it is removed at the end."""
     json: Path | None = None
     """File for the figures."""
-    words: tuple[str, ...] = field(default=())
-    """Further options of the launch, as --words=--envs-per-actor --words=4."""
+    launch: str = ""
+    """Further options of the launch, as in --launch="--inference host"."""
 
 
 def main() -> int:
@@ -58,7 +60,7 @@ def main() -> int:
         capacity=flags.capacity,
         most_kills=flags.kills,
         solve=flags.solve,
-        words=flags.words,
+        words=shlex.split(flags.launch),
     )
     with contextlib.ExitStack() as stack:
         directory = flags.directory

@@ -1,6 +1,7 @@
 """Memory, file descriptors and threads of every process, over time."""
 
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from types import TracebackType
@@ -71,7 +72,7 @@ class Watch:
 
 def _use_of(process: psutil.Process) -> tuple[float, float, float] | None:
     try:
-        age_s = psutil.time.time() - process.create_time()
+        age_s = time.time() - process.create_time()
         if age_s < YOUNG_S or process.status() == psutil.STATUS_ZOMBIE:
             return None
         memory = process.memory_info()

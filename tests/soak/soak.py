@@ -14,7 +14,7 @@ from tests.soak.run import EVERYTHING, LAUNCHER, LIMIT_S, SoakRun, role_of
 from tests.soak.scores import forgetting, scores_of
 from tests.waiting import wait_until
 
-ROLES = ("learner", "replay_server", "actor", "evaluator", LAUNCHER, EVERYTHING)
+ROLES = ("learner", "replay_server", "actor", "evaluator", "inference", LAUNCHER, EVERYTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ def soak(options: Options, directory: Path) -> Result:
     rng = random.Random(options.seed)
     names = ["learner", "replay_server", "evaluator"]
     names += [f"actor-{i}" for i in range(options.actors)]
+    if "--inference" in options.words:
+        names.append("inference")
     run = SoakRun(directory, _launch_words(options), names)
     audit = Audit(run.ledger, run.storage)
     killer = Killer(run, audit, rng)

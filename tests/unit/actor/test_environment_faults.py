@@ -140,14 +140,19 @@ def test_an_evaluation_names_it_as_well(fault: str, what: str, when: str) -> Non
 
 
 IN_PROCESSES = [
-    *(case for case in FAULTS if case[0] in (
-        "step raises", "step exits", "reset raises", "observation is NaN",
-        "observation is a column", "reward is infinite", "reward is a list",
-        "terminated is missing",
-    )),
-    ("step is killed", "had its process killed by signal 9 in step", THIRD_STEP),
-    ("step crashes", "had its process killed by signal 11 in step", THIRD_STEP),
-    ("step ends its process", "ended its process with exit code 0 in step", THIRD_STEP),
+    *(
+        case for case in FAULTS
+        if case[0] in (
+            "step raises", "step exits", "reset raises", "observation is a column",
+            "reward is a list", "terminated is missing",
+        )
+    ),
+    # How long its episode was, its process alone knows, and has not been asked.
+    ("observation is NaN", "returned an observation that is not finite", "seed 11, step 3"),
+    ("reward is infinite", "returned a reward that is not finite: -inf", "seed 11, step 3"),
+    ("step is killed", "had its process killed by signal 9 in step", "seed 11, step 3"),
+    ("step crashes", "had its process killed by signal 11 in step", "seed 11, step 3"),
+    ("step ends its process", "ended its process with exit code 0 in step", "seed 11, step 3"),
 ]  # fmt: skip
 
 

@@ -90,20 +90,20 @@ def test_those_who_act_on_a_relays_host_get_their_weights_from_it() -> None:
     run = Run()
     before = run.welcome(b"a", join(machine="m1"))
     relay = run.welcome(b"relay", join("relay", machine="m1"))
-    assert before.weights_endpoint == relay.weights_endpoint == WEIGHTS
+    assert before.relay_endpoint == relay.relay_endpoint == ""
     told = dict(run.send(b"relay", Serving(relay.session, RELAY, "m1")))
-    assert {peer: m.weights_endpoint for peer, m in told.items() if isinstance(m, Directive)} == {
-        b"a": RELAY, b"relay": WEIGHTS, b"replay": WEIGHTS
+    assert {peer: m.relay_endpoint for peer, m in told.items() if isinstance(m, Directive)} == {
+        b"a": RELAY, b"relay": "", b"replay": ""
     }  # fmt: skip
     for role, machine, endpoint in (
         ("actor", "m1", RELAY),
         ("inference", "m1", RELAY),
-        ("evaluator", "m1", WEIGHTS),  # It plays other versions.
-        ("actor", "m2", WEIGHTS),
-        ("actor", "", WEIGHTS),
+        ("evaluator", "m1", ""),  # It plays other versions.
+        ("actor", "m2", ""),
+        ("actor", "", ""),
     ):
-        assert run.welcome(role.encode() + machine.encode(), join(role, machine=machine)
-                           ).weights_endpoint == endpoint  # fmt: skip
+        welcome = run.welcome(role.encode() + machine.encode(), join(role, machine=machine))
+        assert (welcome.weights_endpoint, welcome.relay_endpoint) == (WEIGHTS, endpoint)
 
 
 def test_when_a_relay_is_gone_weights_come_from_the_head_again() -> None:

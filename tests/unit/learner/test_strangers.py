@@ -250,9 +250,10 @@ class Publisher:
 
 def test_many_who_come_at_once_get_the_current_version_once(sockets: Sockets) -> None:
     publisher = Publisher(sockets, "tcp://127.0.0.1:0")
+    sockets.connect(zmq.SUB, publisher.endpoint).subscribe(ACTING)
+    publisher.until(lambda: publisher.resent, "the first is there")
     for _ in range(20):
         sockets.connect(zmq.SUB, publisher.endpoint).subscribe(ACTING)
-    publisher.until(lambda: publisher.resent, "the first is there")
     wait_until(lambda: publisher.look(0.1) or len(publisher.subscriptions._wanted), "others are")
     assert publisher.resent == [ACTING]
     publisher.look(RESEND_PERIOD_S)

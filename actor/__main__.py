@@ -1,5 +1,6 @@
 """`python -m actor --connect tcp://HEAD:5550`: joins the run of that head."""
 
+import faulthandler
 import sys
 import threading
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ from actor.processes import process_count, run_processes
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.membership import JOIN_TIMEOUT_S
-from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
+from common.process import (
+    configure_logging,
+    hear_last_words,
+    print_error,
+    run_main,
+    stop_at_end_of_input,
+    stop_on_signals,
+)
 from common.security import SecureContext, Security, announce, open_security
 
 
@@ -39,6 +47,9 @@ class Flags:
     inference: bool = False
     """Compute Q-values for the actors of this host instead of acting, in a run with
     --inference host or gpu."""
+    relay: bool = False
+    """Take weights from the head for all actors of this host instead of acting: they cross the
+    network once."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
     keys: Path | None = None
@@ -62,13 +73,15 @@ def main() -> int:
 
 
 def _run(flags: Flags) -> None:
-    if flags.evaluator and flags.inference:
-        raise ConfigError("--evaluator and --inference are two processes: start each by itself")
+    if flags.evaluator + flags.inference + flags.relay > 1:
+        raise ConfigError(
+            "--evaluator, --inference and --relay are different processes: start each by itself"
+        )
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
     if flags.processes is not None:
-        if flags.evaluator or flags.inference:
-            raise ConfigError("--processes are actors: drop --evaluator and --inference")
+        if flags.evaluator or flags.inference or flags.relay:
+            raise ConfigError("--processes are actors: drop --evaluator, --inference and --relay")
         if flags.number >= 0 or flags.metrics_port:
             raise ConfigError(
                 "--processes cannot share a --number or --metrics-port: drop it (0: "
@@ -77,6 +90,8 @@ def _run(flags: Flags) -> None:
     security = open_security(flags.keys, insecure=flags.insecure)
     configure_logging(flags.log_level)
     announce(security)
+    faulthandler.enable()
+    hear_last_words(print_error)
     stop = threading.Event()
     stop_on_signals(stop)
     if flags.stop_at_eof:
@@ -101,6 +116,7 @@ def _act(flags: Flags, security: Security, metrics: MetricsOptions, stop: thread
     from actor.evaluator import run_evaluator
     from actor.inference_server import InferenceOptions, run_inference_server
     from actor.loop import ActorOptions, run_actor
+    from actor.weight_relay import RelayOptions, run_weight_relay
 
     torch.set_num_threads(1)
     options = ActorOptions(
@@ -112,7 +128,10 @@ def _act(flags: Flags, security: Security, metrics: MetricsOptions, stop: thread
         videos=flags.videos,
     )
     with SecureContext(security) as context:
-        if flags.inference:
+        if flags.relay:
+            relaying = RelayOptions(flags.connect, number=flags.number, metrics=metrics)
+            run_weight_relay(relaying, context, stop, lambda _: None)
+        elif flags.inference:
             serving = InferenceOptions(
                 flags.connect,
                 number=flags.number,

@@ -15,6 +15,7 @@ import zmq
 
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
+from common.errors import MalformedMessage
 from common.membership import Membership
 from common.messages import ACTING
 
@@ -68,7 +69,9 @@ class LocalPolicy:
         self._joins = membership.joins
         self._goes_on = goes_on
         self._policy = Policy(membership.manifest, device)
-        self._weights = WeightsSubscription(context, membership.weights_endpoint, ACTING)
+        self._weights = WeightsSubscription(
+            context, membership.weights_endpoint, ACTING, membership.rejections
+        )
         self._next_look_s = 0.0
 
     @property
@@ -96,9 +99,15 @@ class LocalPolicy:
         if membership.joins != self._joins:
             self._joins = membership.joins
             self._weights.move(membership.weights_endpoint)
+        relay = membership.relay_endpoint
+        self._weights.follow(relay or membership.weights_endpoint, on_this_host=bool(relay))
         weights = self._weights.latest(timeout_ms)
         if weights is not None:
-            self._policy.load(weights)
+            try:
+                self._policy.load(weights)
+            except MalformedMessage as error:
+                # Those that there were are in use still.
+                membership.rejections.count(error, now_s)
 
     def close(self) -> None:
         self._weights.close()

@@ -9,11 +9,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
-from actor.rollout import QFunction
+from actor.rollout import MAX_REWARD, QFunction
 from common.config import Config
 from common.environments import action_offset, autoreset_mode, make_vector
-from common.errors import EnvironmentFault, ZapexError
 from common.spec import EnvSpec
+from common.watched_vector import watched
 
 MAX_ENVS = 128
 
@@ -42,8 +42,8 @@ class GreedyEvaluation:
         most = config.envs_per_actor if config.vectorization == "async" else MAX_ENVS
         if vector is None:
             vector = make_vector(config, min(episodes, most))
-        self._vector, num_envs = vector, vector.num_envs
-        self._env, self._spec = config.env, spec
+        self._vector, num_envs = watched(vector, config.env), vector.num_envs
+        self._spec = spec
         self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
         self._offset = action_offset(self._vector)
         self._stack = FrameStack(num_envs, spec, config.frame_stack)
@@ -60,23 +60,8 @@ class GreedyEvaluation:
 
         Raises:
             Interrupted: `goes_on`, asked at every step, said no.
-            EnvironmentFault: the environment raised.
+            EnvironmentFault: the environment raised, or returned what it must not.
         """
-        try:
-            return self._run(q_function, seed, goes_on)
-        except (ZapexError, Interrupted):
-            raise
-        except Exception as error:
-            raise EnvironmentFault(
-                f"{self._env} raised in a greedy evaluation: {type(error).__name__}: {error}"
-            ) from error
-
-    def close(self) -> None:
-        self._vector.close()
-
-    def _run(
-        self, q_function: QFunction, seed: int | None, goes_on: Callable[[], bool]
-    ) -> Episodes:
         left = self._share.copy()
         running_return = np.zeros(len(left))
         running_length = np.zeros(len(left), np.int64)
@@ -84,14 +69,21 @@ class GreedyEvaluation:
         returns: list[float] = []
         lengths: list[int] = []
         obs, _ = self._vector.reset(seed=seed)
+        obs = self._vector.checked(obs, self._spec)
         first = np.ones(len(left), np.bool_)
         while left.any():
             if not goes_on():
                 raise Interrupted
-            seen = self._stack.push(np.ascontiguousarray(obs, self._spec.dtype), first)
-            action = q_function(seen).argmax(axis=1)
+            action = q_function(self._stack.push(obs, first)).argmax(axis=1)
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
+            obs = self._vector.checked(obs, self._spec)
             counts = (left > 0) & ~resetting
+            impossible = counts & ~(np.abs(reward) <= MAX_REWARD)  # NaN fails every comparison.
+            if impossible.any():
+                bad = int(impossible.argmax())
+                raise self._vector.fault(
+                    bad, f"returned a reward that is not finite: {reward[bad]}"
+                )
             running_return[counts] += reward[counts]
             running_length[counts] += 1
             ended = terminated | truncated
@@ -104,3 +96,50 @@ class GreedyEvaluation:
             first = ended if self._same_step else resetting
             resetting = ended & (not self._same_step)
         return np.array(returns, np.float32), np.array(lengths, np.int32)
+
+    def close(self) -> None:
+        self._vector.close()
+
+
+class Scoring:
+    """Scores of versions, one after the other.
+
+    A mean that reaches the target is the best of several tries, so it is not believed: the same
+    weights must reach the target again on fresh episodes, and that second mean is the score.
+
+    Args:
+        incarnation: epoch and incarnation of the process, so that a later one plays other episodes.
+        goes_on: asked at every step; false interrupts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        incarnation: tuple[int, int],
+        goes_on: Callable[[], bool],
+    ) -> None:
+        self._config, self._spec, self._goes_on = config, spec, goes_on
+        self._seeds = np.random.SeedSequence([config.seed, 2, *incarnation])
+        self._evaluations: dict[int, GreedyEvaluation] = {}
+
+    def score(self, q_function: QFunction) -> Episodes:
+        """Returns and lengths of the episodes that count. Raises as `GreedyEvaluation.run`."""
+        config = self._config
+        returns, lengths = self._play(config.eval_episodes, q_function)
+        target = config.target_return
+        if config.confirm_episodes and target is not None and returns.mean() >= target:
+            return self._play(config.confirm_episodes, q_function)
+        return returns, lengths
+
+    def close(self) -> None:
+        for evaluation in self._evaluations.values():
+            evaluation.close()
+
+    def _play(self, episodes: int, q_function: QFunction) -> Episodes:
+        # Seeded once: ale-py's environments load their game again with every seed.
+        seed = None
+        if episodes not in self._evaluations:
+            self._evaluations[episodes] = GreedyEvaluation(self._config, self._spec, episodes)
+            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+        return self._evaluations[episodes].run(q_function, seed, self._goes_on)

@@ -69,7 +69,7 @@ class Filming:
     def action_names(self) -> list[str]:
         """Their names where somebody gave them any (Atari's get_action_meanings, MinAtar), else
         their numbers."""
-        single = self._vector.envs[0].unwrapped  # type: ignore[attr-defined]
+        single: Any = self._vector.envs[0].unwrapped
         if hasattr(single, "get_action_meanings"):
             return list(map(str, single.get_action_meanings()))
         if self._env.startswith("MinAtar/"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from actor.acting_policy import Interrupted
 from actor.film import film_episode
 from actor.policy import Policy
+from common.errors import RunDirectoryError
 from common.manifest import Manifest
 from common.messages import Weights
 
@@ -15,7 +16,8 @@ log = logging.getLogger(__name__)
 
 class FilmThread:
     """One greedy episode of every `video_period` evaluations, in a thread with a network of its
-    own. What goes wrong there is one warning, after which nothing is filmed any more.
+    own. What goes wrong there is one warning, after which nothing is filmed any more; but for a
+    video that cannot be written, for a full disk may have room again.
 
     Args:
         directory: of the videos.
@@ -56,6 +58,8 @@ class FilmThread:
             film_episode(self._manifest, policy, self._directory, lambda: not self._ending.is_set())
         except Interrupted:
             pass
+        except RunDirectoryError as error:
+            log.warning("an evaluation was not filmed: %s", error)
         except Exception as error:
             self._period = None
             log.warning("evaluations are not filmed any more: %s", " ".join(str(error).split()))

@@ -23,14 +23,14 @@ from actor.acting_policy import Interrupted, LocalPolicy
 from common import codec, transport
 from common.config import Config
 from common.device import find_device
-from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, WireError
+from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, Reason, WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import InferenceRequest, Message, QValues, Rejected, Serving
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
-from common.process import machine_id
+from common.process import loopback_id
 from common.security import refused_peers
 from common.trace import Trace, trace_to
 
@@ -38,6 +38,8 @@ POLL_MS = 20
 """How long one wait for requests lasts before weights are taken and the head is heard again."""
 MAX_ROWS = 4_096
 """Observations after which a batch takes no further request: bounds memory, also the device's."""
+REQUEST_BYTES = 256 << 20
+"""Largest frame of a request."""
 QUEUE_MESSAGES = 4
 """Kept for each actor and direction; an actor waits for the answer to its only request."""
 
@@ -74,7 +76,12 @@ def run_inference_server(
     Raises ConfigError when the run's actors do not ask for this, or the device is not there.
     """
     socket, endpoint = transport.bind(
-        context, zmq.ROUTER, options.bind, for_this_host=True, queue_messages=QUEUE_MESSAGES
+        context,
+        zmq.ROUTER,
+        options.bind,
+        for_this_host=True,
+        queue_messages=QUEUE_MESSAGES,
+        max_message_bytes=REQUEST_BYTES,
     )
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
@@ -141,7 +148,7 @@ class _InferenceServer:
         self._batch = InferenceBatch(membership.manifest, pinned=device.type == "cuda")
         self._telemetry = Telemetry(self._values)
         self._policy = LocalPolicy(context, membership, self._goes_on, device)
-        self._requests = self._observations = self._batches = self._rejected = 0
+        self._requests = self._observations = self._batches = 0
         self._endpoint = ""
         """Empty as long as nobody is to be told."""
 
@@ -174,7 +181,7 @@ class _InferenceServer:
         if self._endpoint and membership.joins != self._joins:
             self._joins = membership.joins
             session = membership.welcome.session
-            membership.send(Serving(session, self._endpoint, machine_id()))
+            membership.send(Serving(session, self._endpoint, loopback_id()))
         return not (self._stop.is_set() or membership.stop_requested)
 
     def _take_requests(self) -> list["_Asked"]:
@@ -187,11 +194,13 @@ class _InferenceServer:
             try:
                 message = codec.decode(frames[1:])
                 if not isinstance(message, InferenceRequest):
-                    raise MalformedMessage(f"an inference process does not take {message.kind!r}")
+                    raise MalformedMessage(
+                        f"an inference process does not take {message.kind!r}", Reason.UNKNOWN_KIND
+                    )
                 sequence = message.sequence
                 self._batch.check(message.obs)
             except WireError as error:
-                self._reject(peer, sequence, str(error))
+                self._reject(peer, sequence, error)
             else:
                 asked.append(_Asked(peer, sequence, message.obs))
                 rows += len(message.obs)
@@ -205,7 +214,8 @@ class _InferenceServer:
         except NonFiniteLoss as error:
             # One actor's observations must not cost the others their answers.
             if len(asked) == 1:
-                self._reject(asked[0].peer, asked[0].sequence, str(error))
+                fault = MalformedMessage(str(error), Reason.NON_FINITE)
+                self._reject(asked[0].peer, asked[0].sequence, fault)
             else:
                 for each in asked:
                     self._answer([each])
@@ -219,10 +229,9 @@ class _InferenceServer:
             row += len(own)
             self._send(each.peer, QValues(each.sequence, self._policy.version, own))
 
-    def _reject(self, peer: bytes, sequence: int, reason: str) -> None:
-        self._rejected += 1
-        log.warning("rejected a request: %s", reason)
-        self._send(peer, Rejected(-1, sequence, reason))
+    def _reject(self, peer: bytes, sequence: int, error: WireError) -> None:
+        self._membership.rejections.count(error, time.monotonic())
+        self._send(peer, Rejected(-1, sequence, str(error)))
 
     def _send(self, peer: bytes, message: Message) -> None:
         # An actor that is gone needs no answer; one that came back asks again.
@@ -233,7 +242,7 @@ class _InferenceServer:
             "inference_requests_total": self._requests,
             "inference_observations_total": self._observations,
             "inference_batches_total": self._batches,
-            "inference_rejected_requests_total": self._rejected,
+            **self._membership.rejections.values(),
             "inference_weights_version": self._policy.version,
             "inference_refused_peers_total": refused_peers(self._socket.context),
         }
@@ -263,10 +272,15 @@ class InferenceBatch:
 
     def check(self, obs: npt.NDArray[Any]) -> None:
         """Raises MalformedMessage when these are not observations of this run."""
-        if obs.dtype != self._dtype or obs.shape[1:] != self._shape or len(obs) < 1:
+        if obs.dtype != self._dtype or obs.shape[1:] != self._shape or obs.size < 1:
             raise MalformedMessage(
                 f"observations are {obs.dtype.str} {obs.shape}, expected {self._dtype.str} "
-                f"{('N', *self._shape)} with N ≥ 1"
+                f"{('N', *self._shape)} with N ≥ 1",
+                Reason.DTYPE if obs.dtype != self._dtype else Reason.SHAPE,
+            )
+        if len(obs) > MAX_ROWS:
+            raise MalformedMessage(
+                f"{len(obs)} observations in a request, at most {MAX_ROWS}", Reason.TOO_LARGE
             )
 
     def put(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

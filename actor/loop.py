@@ -18,18 +18,26 @@ import zmq
 
 from actor.acting_policy import WAIT_MS, ActingPolicy, Interrupted, LocalPolicy
 from actor.exploration import epsilon_ladder
+from actor.memory_limit import MemoryLimit
 from actor.remote_policy import RemotePolicy
 from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
-from common import transport
+from common.config import Config
+from common.deadlines import Deadlines
+from common.descriptors import allow_descriptors
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import JOIN_TIMEOUT_S, Membership
+from common.messages import Welcome
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.trace import NO_TRACE, Trace, trace_to
+
+HAND_IN_S = 5.0
+"""How long an actor that has grown too large waits for its last acknowledgements. The replay server
+may withhold them for longer; what it has, it keeps."""
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +80,21 @@ def run_actor(
         manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
+            if manifest.config.vectorization == "async":
+                # A pipe, its lock and the process itself, for each.
+                allow_descriptors(4 * num_envs, f"an actor with {num_envs} environments")
             trace = trace_to(options.profile, f"actor-{membership.welcome.number}")
-            Actor(context, membership, manifest, num_envs, stop, trace).run(ready)
+            with Deadlines(manifest.config, membership.leave_for_hanging_loop):
+                Actor(context, membership, manifest, num_envs, stop, trace).run(ready)
+
+
+def random_numbers(config: Config, welcome: Welcome) -> tuple[np.random.Generator, int]:
+    """An actor's own: for exploration, and the seed of its first environment; the others take
+    consecutive ones."""
+    seeds = np.random.SeedSequence(
+        [config.seed, 1, welcome.number, welcome.epoch, welcome.incarnation]
+    )
+    return np.random.default_rng(seeds), int(seeds.generate_state(1)[0] >> 1)
 
 
 class Actor:
@@ -94,23 +115,19 @@ class Actor:
         self._config = config
         self._stop = stop
         self._joins = membership.joins
-        self._vector = make_vector(config, num_envs)
+        self._vector = make_vector(config, num_envs, first_env_index=welcome.first_env_index)
         if spec_of(self._vector) != manifest.spec:
             raise EnvironmentFault(
                 f"{config.env} is {spec_of(self._vector)} here and {manifest.spec} at the head: "
                 "install the same versions on both"
             )
-        seeds = np.random.SeedSequence(
-            [config.seed, 1, welcome.number, welcome.epoch, welcome.incarnation]
-        )
-        self._rng = np.random.default_rng(seeds)
+        self._rng, env_seed = random_numbers(config, welcome)
         self._rollout = Rollout(
             self._vector,
             manifest,
             lambda obs: self._policy.q_values(obs),
             self._rng,
-            # Sub-environments are seeded with consecutive numbers from here.
-            seed=int(seeds.generate_state(1)[0] >> 1),
+            seed=env_seed,
             trace=trace,
         )
         self._policy: ActingPolicy = (
@@ -120,9 +137,10 @@ class Actor:
         )
         self._replay = ReplayClient(
             context,
-            transport.reachable(welcome.replay_endpoints[0], membership.address),
+            membership.replay_endpoint,
             welcome.session,
             config.insert_window,
+            membership.rejections,
             config.compression,
         )
         self._blocked_s = 0.0
@@ -131,12 +149,17 @@ class Actor:
         self._telemetry = Telemetry(self._values, [self._step_s, self._replay.ack_s])
         self._epsilon = self._epsilons()
         self._ladder_size = membership.ladder_size
+        self._memory = MemoryLimit(config.actor_memory_limit, config.env)
 
     def run(self, ready: Callable[[str], None]) -> None:
         try:
             self._act()
+            self._memory.check_start()
             ready("")
             while self._goes_on():
+                if self._memory.is_reached(time.monotonic()):
+                    self._hand_in()
+                    raise self._memory.fault()
                 self._trace.phase("new weights")
                 self._policy.renew()
                 self._act()
@@ -171,10 +194,12 @@ class Actor:
         membership.poll(time.monotonic(), self._telemetry)
         if membership.joins != self._joins:
             self._joins = membership.joins
+            self._vector.watch.first_env_index = membership.welcome.first_env_index
             self._epsilon = self._epsilons()
         if membership.ladder_size != self._ladder_size:
             self._ladder_size = membership.ladder_size
             self._epsilon = self._epsilons()
+        self._replay.follow(membership.replay_endpoint)
         return not (self._stop.is_set() or membership.stop_requested)
 
     def _wait_for_credit(self) -> bool:
@@ -189,6 +214,12 @@ class Actor:
             self._policy.renew()
         self._blocked_s += time.monotonic() - since_s
         return not self._replay.window_is_full
+
+    def _hand_in(self) -> None:
+        """Give the replay server a while to acknowledge what it was sent."""
+        deadline_s = time.monotonic() + HAND_IN_S
+        while self._replay.unacknowledged and time.monotonic() < deadline_s and self._goes_on():
+            self._replay.poll(WAIT_MS)
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
         config, welcome = self._config, self._membership.welcome
@@ -207,5 +238,7 @@ class Actor:
             "actor_blocked_seconds_total": self._blocked_s,
             "actor_unacknowledged_inserts": self._replay.unacknowledged,
             "actor_resent_inserts_total": self._replay.resent,
+            "actor_abandoned_inserts_total": self._replay.abandoned,
             "actor_weights_version": self._policy.version,
+            **self._membership.rejections.values(),
         }

@@ -5,6 +5,7 @@ which gives it its number. They are forked from a process that has imported ever
 them share what torch takes of the memory.
 """
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ from common.process import (
     UNEXPECTED,
     configure_logging,
     handling_signals,
+    hear_last_words,
     stop_with_parent,
 )
 from common.restarts import Restarts
@@ -223,6 +225,7 @@ def _act(
     configure_logging(log_level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(f"{name}: {LOG_FORMAT}"))
+    faulthandler.enable()
     parent = multiprocessing.parent_process()
     if parent is not None:
         stop_with_parent(parent.sentinel, stop)
@@ -233,6 +236,7 @@ def _act(
 
     torch.set_num_threads(1)
     acted = False
+    hear_last_words(lambda error: pipe.send((acted, str(error))))
 
     def ready(_: str) -> None:
         nonlocal acted

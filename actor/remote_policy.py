@@ -104,7 +104,8 @@ class RemotePolicy:
             self._client = None
         if endpoint:
             actions = self._membership.manifest.spec.num_actions
-            self._client = InferenceClient(self._context, endpoint, actions)
+            rejections = self._membership.rejections
+            self._client = InferenceClient(self._context, endpoint, actions, rejections)
         return self._client is not None
 
     def _is_heard_of_again(self) -> bool:

@@ -4,6 +4,7 @@ An acknowledgement is also credit: while the window is full, the actor does not 
 connection everything in the window is sent again; the server drops what it has already.
 """
 
+import logging
 import time
 from collections import OrderedDict
 
@@ -12,17 +13,25 @@ import zmq
 from actor.blocks import Blocks
 from common import transport
 from common.compression import compressed
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.messages import Ack, Insert, Rejected
 from common.metric_table import histogram
+from common.rejections import Rejections, quoted
+
+PARTING_S = 10.0
+"""How long a server that the head assigned to others may still acknowledge what it was sent."""
+
+log = logging.getLogger(__name__)
 
 
 class ReplayClient:
-    """One actor's connection to a replay server.
+    """One actor's connection to its replay server.
 
     Args:
+        endpoint: of the server to begin with.
         session: names this actor's inserts for as long as it lives.
         window: inserts that may be unacknowledged.
+        rejections: counts what is not accepted of the server.
         compression: method for images.
     """
 
@@ -32,26 +41,41 @@ class ReplayClient:
         endpoint: str,
         session: int,
         window: int,
+        rejections: Rejections,
         compression: str = "none",
     ) -> None:
-        self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, endpoint)
+        self._context = context
+        self._link = _Link(context, endpoint)
+        self._parting: list[_Link] = []
         self._session = session
         self._window = window
+        self._rejections = rejections
         # Nothing leaves the process on the way to a thread.
         self._compression = "none" if endpoint.startswith("inproc://") else compression
-        self._unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
         self._sequence = 0
         self.resent = 0
         """Inserts sent again after a new connection."""
+        self.abandoned = 0
+        """Inserts that a server did not acknowledge in time after this actor was assigned to
+        another: nobody can tell whether they were stored, so they are not sent there."""
         self.ack_s = histogram("actor_insert_ack_seconds")
 
     @property
     def window_is_full(self) -> bool:
-        return len(self._unacknowledged) >= self._window
+        return len(self._link.unacknowledged) >= self._window
 
     @property
     def unacknowledged(self) -> int:
-        return len(self._unacknowledged)
+        return sum(len(link.unacknowledged) for link in (self._link, *self._parting))
+
+    def follow(self, endpoint: str) -> None:
+        """Inserts go to this server from now on; the last one gets `PARTING_S` to acknowledge."""
+        if endpoint == self._link.endpoint:
+            return
+        log.info("experience goes to %s now", endpoint)
+        self._link.deadline_s = time.monotonic() + PARTING_S
+        self._parting.append(self._link)
+        self._link = _Link(self._context, endpoint)
 
     def insert(self, blocks: Blocks, weights_version: int) -> None:
         """Send blocks. The window must not be full."""
@@ -65,11 +89,11 @@ class ReplayClient:
             blocks.reward,
             blocks.row_kind,
             blocks.priority,
-            oldest=next(iter(self._unacknowledged), self._sequence),
+            oldest=next(iter(self._link.unacknowledged), self._sequence),
         )
-        self._unacknowledged[self._sequence] = message, time.perf_counter()
+        self._link.unacknowledged[self._sequence] = message, time.perf_counter()
         self._sequence += 1
-        transport.send(self._socket, message)
+        transport.send(self._link.socket, message)
 
     def poll(self, timeout_ms: int = 0) -> None:
         """Take acknowledgements, waiting at most `timeout_ms` for the first; send again what a
@@ -77,26 +101,60 @@ class ReplayClient:
 
         Raises WireError when the server rejects an insert.
         """
-        if self._watch.reconnected():
-            for insert, _ in self._unacknowledged.values():
-                transport.send(self._socket, insert)
-            self.resent += len(self._unacknowledged)
-        # Asking whether there is another message costs half of an attempt in vain.
-        while transport.wait(self._socket, timeout_ms):
-            timeout_ms = 0
-            message = transport.receive(self._socket)
-            if isinstance(message, Ack) and message.session == self._session:
-                self._acknowledge(message.sequence)
-            elif isinstance(message, Rejected):
-                raise WireError(f"the replay server rejected an insert: {message.reason}")
-
-    def _acknowledge(self, sequence: int) -> None:
-        """All inserts up to this one are stored."""
-        now_s = time.perf_counter()
-        while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
-            _, (_, sent_s) = self._unacknowledged.popitem(last=False)
-            self.ack_s.observe(now_s - sent_s)
+        self._take_acknowledgements(self._link, timeout_ms)
+        for link in list(self._parting):
+            self._take_acknowledgements(link, 0)
+            late = time.monotonic() > link.deadline_s
+            if late or not link.unacknowledged:
+                self.abandoned += len(link.unacknowledged)
+                self._parting.remove(link)
+                link.close()
 
     def close(self) -> None:
-        self._watch.close()
-        self._socket.close()
+        for link in (self._link, *self._parting):
+            link.close()
+
+    def _take_acknowledgements(self, link: "_Link", timeout_ms: int) -> None:
+        if link.watch.reconnected():
+            for insert, _ in link.unacknowledged.values():
+                transport.send(link.socket, insert)
+            self.resent += len(link.unacknowledged)
+        # Asking whether there is another message costs half of an attempt in vain.
+        while transport.wait(link.socket, timeout_ms):
+            timeout_ms = 0
+            try:
+                message = transport.receive(link.socket)
+                if isinstance(message, Ack) and message.session == self._session:
+                    self._acknowledge(link, message.sequence)
+            except MalformedMessage as error:
+                self._rejections.count(error, time.monotonic())
+                continue
+            if isinstance(message, Rejected):
+                raise WireError(f"the replay server rejected an insert: {quoted(message.reason)}")
+
+    def _acknowledge(self, link: "_Link", sequence: int) -> None:
+        """All inserts up to this one are stored. Raises MalformedMessage for one that is yet to be
+        sent."""
+        if sequence >= self._sequence:
+            raise MalformedMessage(
+                f"insert {sequence} is acknowledged, {self._sequence} were sent", Reason.SEQUENCE
+            )
+        now_s, unacknowledged = time.perf_counter(), link.unacknowledged
+        while unacknowledged and next(iter(unacknowledged)) <= sequence:
+            _, (_, sent_s) = unacknowledged.popitem(last=False)
+            self.ack_s.observe(now_s - sent_s)
+
+
+class _Link:
+    """A connection, and what went over it and was not acknowledged yet."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.socket, self.watch = transport.connect_watched(context, zmq.DEALER, endpoint)
+        self.unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
+        self.deadline_s = 0.0
+        """Once another took its place."""
+
+    def close(self) -> None:
+        self.watch.close()
+        self.socket.close()

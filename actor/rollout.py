@@ -19,12 +19,12 @@ from actor.blocks import BlockBuilder, Blocks
 from actor.exploration import epsilon_greedy
 from actor.frame_stack import FrameStack
 from common.blocks import RowKind
+from common.call_cells import ALL
 from common.environments import action_offset, autoreset_mode
-from common.errors import EnvironmentFault
-from common.finite import all_finite
 from common.manifest import Manifest
 from common.membership import Episode
 from common.trace import NO_TRACE, Trace
+from common.watched_vector import watched
 
 QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
@@ -33,7 +33,8 @@ Int64Vector = npt.NDArray[np.int64]
 _FIRST, _STEP = np.uint8(RowKind.FIRST), np.uint8(RowKind.STEP)
 _TERMINATED, _TRUNCATED = np.uint8(RowKind.TERMINATED), np.uint8(RowKind.TRUNCATED)
 _LAST = np.uint8(RowKind.LAST)
-_MAX_REWARD = float(np.finfo(np.float32).max)
+MAX_REWARD = float(np.finfo(np.float32).max)
+"""Beyond this a reward is infinite to the learner."""
 
 
 class Rollout:
@@ -57,8 +58,7 @@ class Rollout:
     ) -> None:
         self._trace = trace
         config, self._spec = manifest.config, manifest.spec
-        self._vector = vector
-        self._env = config.env
+        self._vector = watched(vector, config.env)
         self._q_function = q_function
         self._rng = rng
         self._clip = config.reward_clip
@@ -76,9 +76,9 @@ class Rollout:
         self._stack = FrameStack(self.num_envs, self._spec, config.frame_stack)
         self._stacked = config.frame_stack > 1
         self._life_loss = config.life_loss_ends_episode
-        obs, info = self._call("reset", lambda: vector.reset(seed=seed))
+        obs, info = self._vector.reset(seed=seed)
         self._lives = self._lives_in(info) if self._life_loss else np.zeros(self.num_envs, np.int64)
-        self._obs = self._checked(obs)
+        self._obs = self._vector.checked(obs, self._spec)
         self._row_kind = np.full(self.num_envs, _FIRST)
 
     def step(self, epsilon: npt.NDArray[np.float64]) -> list[Blocks]:
@@ -96,13 +96,11 @@ class Rollout:
         action = epsilon_greedy(q_values, epsilon, self._rng)
         named = action + self._action_offset if self._action_offset else action
         self._trace.phase("environment")
-        next_obs, reward, terminated, truncated, info = self._call(
-            "step", lambda: self._vector.step(named)
-        )
+        next_obs, reward, terminated, truncated, info = self._vector.step(named)
         self._trace.phase("blocks")
         # A stream whose newest row was an episode's last has only been reset by this step.
         acted, done, kind = self._record(action, reward, terminated, truncated)
-        next_obs = self._checked(next_obs)
+        next_obs = self._vector.checked(next_obs, self._spec)
         if self._same_step:
             if len(done):
                 complete.append(self._see_final(done, kind[done], info))
@@ -119,9 +117,8 @@ class Rollout:
 
     def _lives_in(self, info: dict[str, Any]) -> npt.NDArray[np.int64]:
         if "lives" not in info:
-            raise EnvironmentFault(
-                f"{self._env} did not tell info['lives'] after {self.env_steps} steps of this "
-                "actor: life_loss_ends_episode must be false"
+            raise self._vector.fault(
+                ALL, "did not tell info['lives']: life_loss_ends_episode must be false"
             )
         # A copy: the environment may write the next lives into the same array.
         return np.array(info["lives"], np.int64)
@@ -153,9 +150,7 @@ class Rollout:
             self._row_kind, reward, terminated, truncated, self._return, self._length
         )
         if bad >= 0:
-            raise EnvironmentFault(
-                f"{self._env} returned a reward that is not finite: {reward[bad]}"
-            )
+            raise self._vector.fault(bad, f"returned a reward that is not finite: {reward[bad]}")
         if len(acted) < self.num_envs:
             action, reward = action[acted], reward[acted]
         if self._clip is not None:
@@ -176,38 +171,11 @@ class Rollout:
         self, done: npt.NDArray[np.int64], row_kind: npt.NDArray[np.uint8], info: dict[str, Any]
     ) -> Blocks | None:
         if "final_obs" not in info:
-            raise EnvironmentFault(f"{self._env} ended an episode without info['final_obs']")
-        final_obs = self._checked(np.stack([info["final_obs"][i] for i in done]))
+            raise self._vector.fault(int(done[0]), "ended an episode without info['final_obs']")
+        final_obs = np.stack([info["final_obs"][i] for i in done])
+        final_obs = self._vector.checked(final_obs, self._spec, done.tolist())
         q_values = self._q_function(self._stack.with_final(done, final_obs))
         return self._builder.see(done, final_obs, row_kind, q_values)
-
-    def _checked(self, obs: Any) -> npt.NDArray[Any]:
-        array = np.asarray(obs)
-        if array.shape[1:] != self._spec.obs_shape:
-            raise EnvironmentFault(
-                f"{self._env} returned observations of shape {array.shape[1:]}, "
-                f"its space says {self._spec.obs_shape}"
-            )
-        if array.dtype != self._spec.dtype:
-            with np.errstate(over="ignore"):
-                array = array.astype(self._spec.dtype)
-        array = np.ascontiguousarray(array)
-        if array.dtype.kind == "f" and not all_finite(array.reshape(-1)):
-            bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
-            raise EnvironmentFault(
-                f"{self._env} returned an observation that is not finite (environment {bad[0]} of "
-                "this actor)"
-            )
-        return array
-
-    def _call(self, what: str, function: Callable[[], Any]) -> Any:
-        try:
-            return function()
-        except Exception as error:
-            raise EnvironmentFault(
-                f"{self._env} raised in {what} after {self.env_steps} steps of this actor: "
-                f"{type(error).__name__}: {error}"
-            ) from error
 
 
 @numba.njit(cache=True, nogil=True)
@@ -222,7 +190,7 @@ def _outcome(row_kind, reward, terminated, truncated, returns, lengths):  # type
         if row_kind[e] & _LAST:
             kind[e] = _FIRST
             continue
-        if not abs(reward[e]) <= _MAX_REWARD:  # NaN fails every comparison.
+        if not abs(reward[e]) <= MAX_REWARD:  # NaN fails every comparison.
             return acted[:0], done[:0], kind, e
         returns[e] += reward[e]
         lengths[e] += 1

@@ -1,20 +1,28 @@
 """The actor's side of the weight broadcast: the newest version, taken between two steps."""
 
+import reprlib
+import time
+
 import numpy as np
 import torch
 import zmq
 from torch import nn
 
 from common import codec, transport
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.messages import Weights
+from common.rejections import Rejections
 
 
 class WeightsSubscription:
     """Versions of one topic. Newest (epoch, version) wins; late joiners get the current one."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, topic: bytes
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        topic: bytes,
+        rejections: Rejections,
     ) -> None:
         # Older versions are worthless: a short queue bounds memory while nobody reads. (CONFLATE
         # would forbid messages of several frames.)
@@ -23,8 +31,7 @@ class WeightsSubscription:
         self._topic = topic
         self._endpoint = endpoint
         self._newest = (-1, -1)
-        self.rejected = 0
-        """Messages that were no weights."""
+        self._rejections = rejections
 
     def latest(self, timeout_ms: int = 0) -> Weights | None:
         """The newest version that came since the last call, if any; waits at most `timeout_ms`
@@ -35,10 +42,12 @@ class WeightsSubscription:
         while (frames := transport.receive_frames(self._socket)) is not None:
             try:
                 message = codec.decode(frames[1:])
-            except WireError:
-                self.rejected += 1
+                if not isinstance(message, Weights):
+                    raise MalformedMessage(f"a {message.kind} under weights", Reason.UNKNOWN_KIND)
+            except WireError as error:
+                self._rejections.count(error, time.monotonic())
                 continue
-            if isinstance(message, Weights) and (message.epoch, message.version) > self._newest:
+            if (message.epoch, message.version) > self._newest:
                 self._newest = (message.epoch, message.version)
                 latest = message
         return latest
@@ -53,9 +62,12 @@ class WeightsSubscription:
         """The head was restarted: weights come from here now. Takes whatever version is next, for
         the head may have gone back to an earlier one."""
         self._newest = (-1, -1)
+        self.follow(endpoint)
+
+    def follow(self, endpoint: str, *, on_this_host: bool = False) -> None:
+        """The same versions come from here now. `on_this_host`: from the relay of this host."""
         if endpoint != self._endpoint:
-            self._socket.disconnect(self._endpoint)
-            self._socket.connect(endpoint)
+            transport.reconnect(self._socket, self._endpoint, endpoint, on_this_host=on_this_host)
             self._endpoint = endpoint
 
     def close(self) -> None:
@@ -65,17 +77,29 @@ class WeightsSubscription:
 def load_weights(network: nn.Module, weights: Weights) -> None:
     """Put a version into the network.
 
-    Raises WireError when names, shapes or values are not this network's.
+    Raises MalformedMessage when names, shapes or values are not this network's; the network is as
+    it was then.
     """
     own = network.state_dict()
     if own.keys() != weights.tensors.keys():
-        raise WireError(f"weights for {sorted(weights.tensors)}, this network has {sorted(own)}")
+        raise MalformedMessage(
+            f"weights for {reprlib.repr(sorted(weights.tensors))}, this network has {sorted(own)}",
+            Reason.FIELD,
+        )
     for name, tensor in own.items():
         array = weights.tensors[name]
         if tuple(array.shape) != tuple(tensor.shape):
-            raise WireError(f"weights {name} have shape {array.shape}, expected {tensor.shape}")
-        if not np.isfinite(array).all():
-            raise WireError(f"weights {name} are not finite")
+            raise MalformedMessage(
+                f"weights {name} have shape {array.shape}, expected {tuple(tensor.shape)}",
+                Reason.SHAPE,
+            )
+        if array.dtype.kind != "f":
+            raise MalformedMessage(f"weights {name} are {array.dtype}", Reason.DTYPE)
+        with np.errstate(over="ignore"):
+            # float64 beyond float32's range becomes ∞.
+            finite = np.isfinite(array.astype(np.float32)).all()
+        if not finite:
+            raise MalformedMessage(f"weights {name} are not finite", Reason.NON_FINITE)
     with torch.no_grad():
         for name, tensor in own.items():
             # astype copies: the frame's memory is read-only and goes with the message.

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import Config, explain
 from common.errors import EnvironmentFault
+from common.watched_vector import Watch
 
 _Vector = VectorEnv[Any, Any, Any]
 
@@ -76,12 +77,19 @@ def is_atari(env_id: str) -> bool:
 
 
 def make_vector(
-    config: Config, num_envs: int, autoreset: AutoresetMode, *, rendered: bool = False
+    config: Config,
+    num_envs: int,
+    autoreset: AutoresetMode,
+    watch: Watch,
+    *,
+    rendered: bool = False,
 ) -> _Vector:
     """Observations are uint8 [num_envs, height, width], or [num_envs, height, width, 3] in colour.
 
-    `rendered`: `render`, of which `sync` alone is capable, gives the emulator's frames since it was
-    called last, a list for each game.
+    Args:
+        watch: knows which game is being played.
+        rendered: `render`, of which `sync` alone is capable, gives the emulator's frames since it
+            was called last, a list for each game.
 
     Raises EnvironmentFault when env_kwargs are not a protocol that can be played this way.
     """
@@ -115,13 +123,14 @@ def make_vector(
             frame_skip=protocol.frameskip,
             screen_size=(width, height),
             grayscale_obs=config.greyscale,
-        )
+        ),
+        *watch.single_wrappers(config.vectorization),
     ]
     return gym.make_vec(
         config.env,
         num_envs=num_envs,
         vectorization_mode=config.vectorization,
-        vector_kwargs={"autoreset_mode": autoreset},
+        vector_kwargs={"autoreset_mode": autoreset} | watch.vector_kwargs(config.vectorization),
         wrappers=wrappers,
         frameskip=1,
         repeat_action_probability=protocol.repeat_action_probability,

@@ -21,13 +21,14 @@ from numba.extending import intrinsic
 from common.blocks import BlockLayout, RowKind
 from common.spec import EnvSpec
 
-_MAGIC = b"zapex replay 2\n"
+MAGIC = b"zapex replay "
+_FORMAT = b"3\n"
 HEADER_BYTES = 4096
 _ALIGNMENT = 4096
 # Side by side: a transition's n rows lie in one or two cache lines.
 _STEP = np.dtype([("reward", np.float32), ("action", np.int32), ("row_kind", np.uint8)], align=True)
 _LAST = int(RowKind.LAST)
-INSERTED, SAMPLED, NEXT_NUMBER, INSTANCE = range(4)
+INSERTED, SAMPLED, NEXT_NUMBER, INSTANCE, HOME = range(5)
 """Places in `BlockColumns.counters`."""
 
 Int64Vector = npt.NDArray[np.int64]
@@ -49,11 +50,15 @@ class BlockColumns:
         self.counters: Int64Vector = arrays["counters"]
         """Transitions inserted, transitions sampled since the run began; the next block number
         (blocks from that number on belong to an insert that was not finished); a random number
-        that tells this buffer from any other."""
+        that tells this buffer from any other; the file and the running kernel that it was last
+        written under (`replay_server/placement.py`)."""
         self.number: Int64Vector = arrays["number"]
         self.session: Int64Vector = arrays["session"]
         self.sequence: Int64Vector = arrays["sequence"]
         self.version: Int64Vector = arrays["version"]
+        self.checksum: npt.NDArray[np.uint64] = arrays["checksum"]
+        """Of all that a block consists of but its priorities, which change
+        (`replay_server/checksum.py`)."""
         self.obs: npt.NDArray[Any] = arrays["obs"]
         """[slots, R, *obs_shape]"""
         step = arrays["step"]
@@ -63,6 +68,13 @@ class BlockColumns:
         self.priority: npt.NDArray[np.float32] = arrays["priority"]
         """[slots, L], |δ|"""
         self.obs_rows = self.obs.reshape(slots * layout.rows, *spec.obs_shape)
+        # Columns begin and end with pages: there are whole words behind their last bytes, too.
+        self.obs_words, self.step_words = (
+            np.frombuffer(buffer, np.uint64, -(-arrays[name].nbytes // 8), offsets[name])
+            for name in ("obs", "step")
+        )
+        self.obs_bytes, self.step_bytes = self.obs.nbytes // slots, step.nbytes // slots
+        """Of one block."""
 
     def live_items(self, key: Int64Vector) -> tuple[Int64Vector, npt.NDArray[np.bool_]]:
         """Items (slot × L + row − C) of these keys [K], and which of the keys are still stored and
@@ -86,7 +98,7 @@ def buffer_header(spec: EnvSpec, layout: BlockLayout, slots: int) -> bytes:
         "n_step": layout.n_step,
         "slots": slots,
     }
-    return _MAGIC + json.dumps(description, sort_keys=True).encode()
+    return MAGIC + _FORMAT + json.dumps(description, sort_keys=True).encode()
 
 
 def _columns(
@@ -99,6 +111,7 @@ def _columns(
         "session": ((slots,), np.int64),
         "sequence": ((slots,), np.int64),
         "version": ((slots,), np.int64),
+        "checksum": ((slots,), np.uint64),
         "obs": ((slots, rows, *spec.obs_shape), spec.dtype),
         "step": ((slots, rows), _STEP),
         "priority": ((slots, layout.length), np.float32),

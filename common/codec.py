@@ -28,7 +28,7 @@ import numpy as np
 
 from common import messages
 from common.compression import METHODS, Array, CompressedArray
-from common.errors import MalformedMessage, SchemaMismatch
+from common.errors import MalformedMessage, Reason, SchemaMismatch
 from common.messages import SCHEMA_VERSION, ArraySpec, Message, NamedTensors
 
 Frame = bytes | bytearray | memoryview
@@ -40,6 +40,11 @@ PACKED_BYTES = 64 << 10
 MAX_REMEMBERED = 1_000
 """Descriptors, of those sent and of those received; strangers who send ever other shapes gain
 nothing by it."""
+MAX_REMEMBERED_BYTES = 4 << 10
+"""Longer descriptors are read anew each time: those of a network of a hundred tensors are shorter,
+and MAX_REMEMBERED times what a stranger can put into a header is not to be kept."""
+MAX_TENSORS = 10_000
+"""In a message: an array of no elements costs its sender 7 bytes and its receiver 200."""
 _ALIGNMENT = 8
 _PADDING = [bytes(-size % _ALIGNMENT) for size in range(_ALIGNMENT)]
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -54,7 +59,6 @@ _SCALAR_CHECKS: dict[Any, Callable[[Any], bool]] = {
     float: lambda v: type(v) in (float, int),
     bool: lambda v: type(v) is bool,
     str: lambda v: type(v) is str,
-    list[str]: lambda v: type(v) is list and all(type(x) is str for x in v),
     dict[str, float]: lambda v: (
         type(v) is dict and all(type(k) is str and type(x) in (float, int) for k, x in v.items())
     ),
@@ -176,7 +180,7 @@ def decode(frames: Sequence[Frame]) -> Message:
         )
     layout = _LAYOUTS.get(kind) if type(kind) is str else None
     if layout is None:
-        raise MalformedMessage(f"unknown message kind {reprlib.repr(kind)}")
+        raise MalformedMessage(f"unknown message kind {reprlib.repr(kind)}", Reason.UNKNOWN_KIND)
     if type(fields) is not dict or type(descriptors) is not bytes:
         raise MalformedMessage(f"{kind}: the header is not [version, kind, fields, arrays]")
     values: dict[str, Any] = {}
@@ -184,11 +188,12 @@ def decode(frames: Sequence[Frame]) -> Message:
         value = fields.get(name)
         if not is_valid(value):
             raise MalformedMessage(
-                f"{kind}.{name} is missing or of the wrong type: {reprlib.repr(value)}"
+                f"{kind}.{name} is missing or of the wrong type: {reprlib.repr(value)}",
+                Reason.FIELD,
             )
         values[name] = value
     if len(fields) != len(layout.scalars) + (layout.tensors is not None):
-        raise MalformedMessage(f"{kind}: unknown fields beside {sorted(values)}")
+        raise MalformedMessage(f"{kind}: unknown fields beside {sorted(values)}", Reason.FIELD)
     names = _tensor_names(layout, fields)
     plan = _plan(layout, descriptors, len(names))
     arrays = plan.arrays(frames)
@@ -202,7 +207,9 @@ def decode(frames: Sequence[Frame]) -> Message:
 
 def _decode_header(frame: Frame) -> tuple[Any, Any, Any, Any]:
     if len(frame) > MAX_HEADER_BYTES:
-        raise MalformedMessage(f"a header of {len(frame)} bytes, at most {MAX_HEADER_BYTES}")
+        raise MalformedMessage(
+            f"a header of {len(frame)} bytes, at most {MAX_HEADER_BYTES}", Reason.TOO_LARGE
+        )
     header = _unpack(frame)
     if type(header) is not list or not header:
         raise MalformedMessage("the header is not a list")
@@ -226,9 +233,18 @@ def _tensor_names(layout: _Layout, fields: dict[str, Any]) -> list[str]:
         return []
     names = fields.get(layout.tensors)
     if type(names) is not list or not all(type(n) is str for n in names):
-        raise MalformedMessage(f"{layout.cls.kind}.{layout.tensors} is not a list of names")
+        raise MalformedMessage(
+            f"{layout.cls.kind}.{layout.tensors} is not a list of names", Reason.FIELD
+        )
+    if len(names) > MAX_TENSORS:
+        raise MalformedMessage(
+            f"{layout.cls.kind}.{layout.tensors} names {len(names)} tensors, at most {MAX_TENSORS}",
+            Reason.TOO_LARGE,
+        )
     if len(set(names)) != len(names):
-        raise MalformedMessage(f"{layout.cls.kind}.{layout.tensors} names a tensor twice")
+        raise MalformedMessage(
+            f"{layout.cls.kind}.{layout.tensors} names a tensor twice", Reason.FIELD
+        )
     return names
 
 
@@ -282,7 +298,7 @@ class _Plan:
                 arrays.append(CompressedArray(dtype, shape, nbytes, method, data))
             elif nbytes != len(frame):
                 raise MalformedMessage(
-                    f"{self.kind}: {dtype} {shape} does not fill {len(frame)} bytes"
+                    f"{self.kind}: {dtype} {shape} does not fill {len(frame)} bytes", Reason.SHAPE
                 )
             else:
                 arrays.append(np.frombuffer(frame, dtype).reshape(shape))
@@ -297,6 +313,8 @@ def _plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
     plan = _PLANS.get((kind, descriptors, tensors))
     if plan is None:
         plan = _make_plan(layout, descriptors, tensors)
+        if len(descriptors) > MAX_REMEMBERED_BYTES:
+            return plan
         if len(_PLANS) >= MAX_REMEMBERED:
             _PLANS.clear()
         _PLANS[kind, descriptors, tensors] = plan
@@ -308,7 +326,9 @@ def _make_plan(layout: _Layout, descriptors: bytes, tensors: int) -> _Plan:
     announced = _unpack(descriptors) if descriptors else []
     specs = [spec for _, spec in layout.arrays] + [_ANY] * tensors
     if type(announced) is not list or len(announced) != len(specs):
-        raise MalformedMessage(f"{kind}: {len(specs)} arrays are declared, not those announced")
+        raise MalformedMessage(
+            f"{kind}: {len(specs)} arrays are declared, not those announced", Reason.SHAPE
+        )
     places: list[_Place] = []
     offset = 0
     for descriptor, spec in zip(announced, specs, strict=True):
@@ -328,25 +348,34 @@ def _announced(
 ) -> tuple[np.dtype[Any], tuple[int, ...], str | None]:
     """dtype, shape and compression of an array. Raises MalformedMessage."""
     if type(descriptor) is not list or len(descriptor) not in (2, 3):
-        raise MalformedMessage(f"{kind}: an array is announced by [dtype, shape]")
+        raise MalformedMessage(f"{kind}: an array is announced by [dtype, shape]", Reason.SHAPE)
     name, shape = descriptor[0], descriptor[1]
     dtype = DTYPES.get(name) if type(name) is str else None
     if dtype is None or (spec.dtype is not None and name != spec.dtype):
         raise MalformedMessage(
-            f"{kind}: an array has dtype {reprlib.repr(name)}, expected {spec.dtype or 'a number'}"
+            f"{kind}: an array has dtype {reprlib.repr(name)}, expected {spec.dtype or 'a number'}",
+            Reason.DTYPE,
         )
     if type(shape) is not list or len(shape) > MAX_NDIM:
-        raise MalformedMessage(f"{kind}: a shape is a list of at most {MAX_NDIM} sizes")
+        raise MalformedMessage(
+            f"{kind}: a shape is a list of at most {MAX_NDIM} sizes", Reason.SHAPE
+        )
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape) or (
         # Numpy counts the bytes of an empty array too, as if its empty axes had one element.
         0 in shape and math.prod(size or 1 for size in shape) >= 1 << 48
     ):
-        raise MalformedMessage(f"{kind}: an impossible shape {reprlib.repr(shape)}")
+        raise MalformedMessage(
+            f"{kind}: an impossible shape {reprlib.repr(shape)}", Reason.TOO_LARGE
+        )
     if spec.ndim is not None and len(shape) != spec.ndim:
-        raise MalformedMessage(f"{kind}: an array has {len(shape)} axes, expected {spec.ndim}")
+        raise MalformedMessage(
+            f"{kind}: an array has {len(shape)} axes, expected {spec.ndim}", Reason.SHAPE
+        )
     method = None
     if len(descriptor) == 3:
         method = descriptor[2]
         if method not in METHODS or name != "|u1" or not spec.may_be_compressed:
-            raise MalformedMessage(f"{kind}: an array compressed by {reprlib.repr(method)}")
+            raise MalformedMessage(
+                f"{kind}: an array compressed by {reprlib.repr(method)}", Reason.DTYPE
+            )
     return dtype, tuple(shape), method

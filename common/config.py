@@ -71,6 +71,11 @@ class Config(BaseModel):
     are recorded for whole games. Needs an environment that tells its lives."""
     reward_clip: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
     """Clip rewards to ± this before learning (1 for Atari); returns are recorded unclipped."""
+    env_step_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 60.0
+    """Seconds that a step, reset or close of an environment may take (of a vector class: of all its
+    environments) before its process is ended and started again; none: for ever."""
+    env_make_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 300.0
+    """Seconds that making an environment may take; none: for ever."""
 
     # ------------------------------------------------------------------------------ budget, goal
 
@@ -103,6 +108,10 @@ class Config(BaseModel):
     """Transitions in a block: what an actor sends at once for each environment."""
     insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
     """Inserts an actor may have unacknowledged before it stops stepping."""
+    actor_memory_limit: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
+    """Resident memory, in MiB, of an actor and the processes below it, what they share counted for
+    each, above which it hands in its experience and is started again: for environments that leak;
+    none: any."""
 
     inference: Literal["actor", "host", "gpu"] = "actor"
     """Who computes the Q-values that actors act by: each for itself on the CPU; host: one process
@@ -153,6 +162,9 @@ class Config(BaseModel):
 
     replay_capacity: PositiveInt = 1_000_000
     """Transitions kept, rounded up to whole blocks."""
+    replay_servers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes among which experience is divided: each holds a share of replay_capacity, and a
+    batch is drawn from all of them."""
     min_size_to_sample: PositiveInt = 1_000
     """Transitions inserted before the first update."""
     samples_per_insert: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 32.0
@@ -173,6 +185,9 @@ class Config(BaseModel):
     replay_storage: Literal["file", "shm", "memory"] = "file"
     """Where the launcher has the replay server keep experience: a file of the run directory, which
     survives the run; /dev/shm; or memory of its own process, which nobody can map."""
+    replay_flush_period_s: PositiveFloat = 30.0
+    """Seconds from one flush of that file to the disk to the next: what a power failure may take. A
+    process that dies takes nothing with it."""
     replay_link: Literal["auto", "shared_memory", "wire"] = "auto"
     """How the learner gets sampled transitions: by reading the replay server's storage itself, or
     sent over the wire; auto: the first where both are on one host."""
@@ -238,9 +253,10 @@ class Config(BaseModel):
             if low > high:
                 raise ValueError(f"{smaller} = {low} must not exceed {larger} = {high}")
         insert = self.envs_per_actor * self.block_length
-        if insert > self.replay_capacity:
+        if insert > self.replay_capacity // self.replay_servers:
+            each = "" if self.replay_servers == 1 else f" in each of {self.replay_servers} servers"
             raise ValueError(
-                f"replay_capacity = {self.replay_capacity} must hold one insert of an actor: "
+                f"replay_capacity = {self.replay_capacity} must hold one insert of an actor{each}: "
                 f"envs_per_actor × block_length = {insert}"
             )
         tolerance = self.samples_per_insert_tolerance
@@ -275,12 +291,22 @@ class Config(BaseModel):
 
     @property
     def replay_slots(self) -> int:
-        """Blocks that the replay holds."""
-        return -(-self.replay_capacity // self.block_length)
+        """Blocks that each replay server holds."""
+        return -(-self.replay_capacity // (self.block_length * self.replay_servers))
+
+    @property
+    def replay_size(self) -> int:
+        """Transitions that all replay servers hold together."""
+        return self.replay_slots * self.block_length * self.replay_servers
+
+    @property
+    def server_min_size_to_sample(self) -> int:
+        """Each replay server's share of min_size_to_sample."""
+        return -(-self.min_size_to_sample // self.replay_servers)
 
     @property
     def limiter_tolerance(self) -> float:
-        """Half the width of the rate limiter's band, in samples."""
+        """Half the width of each replay server's rate limiter's band, in samples."""
         if self.samples_per_insert_tolerance is not None:
             return self.samples_per_insert_tolerance
         insert = self.envs_per_actor * self.block_length * (self.samples_per_insert or 0.0)
@@ -361,8 +387,13 @@ def lay_over(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def write_toml(config: Config, path: Path) -> None:
+def to_toml(config: Config) -> str:
     """Every value in force, readable by `config_from_mapping`."""
     values = {k: _NONE if v is None else v for k, v in config.model_dump(mode="json").items()}
     values["env_kwargs"] = json.dumps(config.env_kwargs)
-    path.write_text(tomli_w.dumps(values))
+    return tomli_w.dumps(values)
+
+
+def write_toml(config: Config, path: Path) -> None:
+    """`to_toml` in a file."""
+    path.write_text(to_toml(config))

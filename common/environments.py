@@ -20,6 +20,8 @@ from common.config import Config
 from common.errors import EnvironmentFault
 from common.observations import as_array, is_array
 from common.spec import EnvSpec
+from common.sub_environment import Misbehaved
+from common.watched_vector import Watch, WatchedVector
 
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
@@ -29,17 +31,25 @@ _EXTRAS = {"box2d": "box2d", "opencv": "atari"}
 """Words in Gymnasium's complaints about missing packages, and which extra brings them."""
 
 
-def make_vector(config: Config, num_envs: int, *, rendered: bool = False) -> _Vector:
-    """`num_envs` environments stepped together; `rendered`: their `render` gives pictures, which
-    takes `vectorization = "sync"`.
+def make_vector(
+    config: Config, num_envs: int, *, rendered: bool = False, first_env_index: int | None = None
+) -> WatchedVector:
+    """`num_envs` environments stepped together, whose faults name them.
+
+    Args:
+        rendered: their `render` gives pictures, which takes `vectorization = "sync"`.
+        first_env_index: of the environments on the run's ε ladder.
 
     Raises EnvironmentFault, with what to do, when they cannot be made or are not supported.
     """
+    watch = Watch(config.env, num_envs, private=rendered)
+    watch.first_env_index = first_env_index
     try:
-        vector = _make(config, num_envs, rendered)
+        with watch.making(config.vectorization):
+            vector = WatchedVector(_make(config, num_envs, rendered, watch), watch)
         lives_missing = config.life_loss_ends_episode and not _tells_lives(config, vector)
     except Exception as error:
-        raise _fault(config, error) from error
+        raise _fault(config, error, watch) from error
     autoreset_mode(vector)
     if lives_missing:
         vector.close()
@@ -55,12 +65,14 @@ def _tells_lives(config: Config, vector: _Vector) -> bool:
     return atari.is_atari(config.env) or "lives" in vector.reset()[1]
 
 
-def _make(config: Config, num_envs: int, rendered: bool) -> _Vector:
+def _make(config: Config, num_envs: int, rendered: bool, watch: Watch) -> _Vector:
     if config.vectorization == "envpool":
         return envpool.make_vector(config, num_envs)
     environment_ids.register(config.env)
     if atari.is_atari(config.env):
-        return atari.make_vector(config, num_envs, AUTORESET[config.autoreset], rendered=rendered)
+        return atari.make_vector(
+            config, num_envs, AUTORESET[config.autoreset], watch, rendered=rendered
+        )
     own_class = config.vectorization == "vector_entry_point"
     if own_class and (config.obs_key or config.greyscale or config.resize):
         raise EnvironmentFault(
@@ -71,11 +83,12 @@ def _make(config: Config, num_envs: int, rendered: bool) -> _Vector:
         _require_pictures(config.env)
     mode = {"autoreset_mode": AUTORESET[config.autoreset]}
     wrappers: list[Any] = [] if own_class else [functools.partial(as_array, config=config)]
+    wrappers += watch.single_wrappers(config.vectorization)
     return gym.make_vec(
         config.env,
         num_envs=num_envs,
         vectorization_mode=config.vectorization,
-        vector_kwargs={} if own_class else mode,
+        vector_kwargs={} if own_class else mode | watch.vector_kwargs(config.vectorization),
         wrappers=wrappers,
         **(mode if own_class and _vector_class_takes(config.env, "autoreset_mode") else {}),
         **config.env_kwargs | ({"render_mode": "rgb_array"} if rendered else {}),
@@ -172,10 +185,12 @@ def _storage_dtype(space: gym.spaces.Box) -> np.dtype[Any]:
     return dtype
 
 
-def _fault(config: Config, error: Exception) -> EnvironmentFault:
+def _fault(config: Config, error: Exception, watch: Watch) -> EnvironmentFault:
     name = config.env
     if isinstance(error, EnvironmentFault):
         return error
+    if isinstance(error, Misbehaved):
+        return watch.fault(error.what, error.place)
     if isinstance(error, gym.error.DependencyNotInstalled):
         said = str(error).lower()
         extra = next((extra for word, extra in _EXTRAS.items() if word in said), None)
@@ -189,7 +204,8 @@ def _fault(config: Config, error: Exception) -> EnvironmentFault:
             f"unknown environment {name!r}: {said.rstrip('.')}.{hint} Give a Gymnasium id, or "
             "module:EnvId with the module on this process's Python path"
         )
+    made = watch.place_being_made.text(watch.first_env_index)
     return EnvironmentFault(
         f"cannot make {name} with {config.env_kwargs or 'no arguments'}: "
-        f"{type(error).__name__}: {error}"
+        f"{type(error).__name__}: {error} ({made})"
     )

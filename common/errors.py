@@ -2,7 +2,8 @@
 
     ZapexError                  one line: what is wrong and what to do; carries an exit code
     ├── ConfigError             a configuration value is unknown or impossible
-    ├── EnvironmentFault        an environment cannot be made, is unsupported, or raised
+    ├── EnvironmentFault        an environment cannot be made, is unsupported, raised or hangs
+    ├── MemoryLimitReached      an actor has grown beyond actor_memory_limit
     ├── WireError               a message cannot be accepted
     │   ├── MalformedMessage    bytes, shapes, dtypes, ranges or values break the contract
     │   └── SchemaMismatch      the peer speaks another version of the contract
@@ -16,6 +17,38 @@
 
 Command lines print the message alone and exit with `exit_code`; `--debug` adds the traceback.
 """
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a message is not accepted: by this it is counted (`common/rejections.py`)."""
+
+    UNDECODABLE = "undecodable"
+    """Its bytes are no message: no msgpack, frames that do not fit, data that does not unpack."""
+    SCHEMA = "schema"
+    """Of another version of the contract."""
+    UNKNOWN_KIND = "unknown_kind"
+    """Of a kind that does not exist, or that this role does not take."""
+    FIELD = "field"
+    """A field is missing, unknown, or of another type."""
+    DTYPE = "dtype"
+    SHAPE = "shape"
+    RANGE = "range"
+    """A value that is none of those allowed."""
+    NON_FINITE = "non_finite"
+    """NaN or ∞ among the numbers."""
+    SEQUENCE = "sequence"
+    """An answer to what was not asked, or an acknowledgement of what was not sent."""
+    WINDOW = "window"
+    """More unacknowledged inserts than allowed."""
+    UNKNOWN_SESSION = "unknown_session"
+    """The head does not know this member (any more): it is told to join again."""
+    TOO_LARGE = "too_large"
+    FLOOD = "flood"
+    """More of its kind than can be taken."""
+    REFUSED = "refused"
+    """Understood, and declined: a join as what the run has no place for."""
 
 
 class ZapexError(Exception):
@@ -36,16 +69,23 @@ class EnvironmentFault(ZapexError):
     exit_code = 4
 
 
+class MemoryLimitReached(ZapexError):
+    exit_code = 9
+
+
 class WireError(ZapexError):
-    pass
+    reason = Reason.REFUSED
+    """What it is counted as where the message arrived."""
 
 
 class MalformedMessage(WireError):
-    pass
+    def __init__(self, text: str, reason: Reason = Reason.UNDECODABLE) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class SchemaMismatch(WireError):
-    pass
+    reason = Reason.SCHEMA
 
 
 class JoinRefused(ZapexError):

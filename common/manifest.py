@@ -5,7 +5,7 @@ from typing import Any
 
 from common.blocks import BlockLayout
 from common.config import Config, config_from_mapping
-from common.errors import MalformedMessage
+from common.errors import MalformedMessage, Reason
 from common.spec import EnvSpec
 
 
@@ -34,5 +34,5 @@ class Manifest:
         """Raises MalformedMessage or ConfigError when `plain` is not what `to_plain` gives."""
         run_id, config, spec = (plain.get(key) for key in ("run_id", "config", "spec"))
         if not (isinstance(run_id, str) and isinstance(config, dict) and isinstance(spec, dict)):
-            raise MalformedMessage("the manifest needs run_id, config and spec")
+            raise MalformedMessage("the manifest needs run_id, config and spec", Reason.FIELD)
         return cls(run_id, config_from_mapping(config, "manifest"), EnvSpec.from_plain(spec))

@@ -17,7 +17,13 @@ import numpy as np
 import zmq
 
 from common import transport
-from common.errors import HeadUnreachable, JoinRefused, SchemaMismatch, WireError
+from common.errors import (
+    HeadUnreachable,
+    JoinRefused,
+    MalformedMessage,
+    SchemaMismatch,
+    WireError,
+)
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
 from common.messages import (
@@ -27,12 +33,15 @@ from common.messages import (
     Leave,
     Message,
     Refused,
+    StatusRequest,
     Welcome,
 )
 from common.metrics import Telemetry
-from common.process import machine_id
+from common.process import loopback_id
 from common.reachability import why_silent
+from common.rejections import Rejections, quoted
 from common.security import security_of
+from common.welcome import check_directive, check_welcome
 
 POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
@@ -43,6 +52,9 @@ FIRST_WORD_S, LAST_WORD_S = 2.0, 30.0
 HEAD_SILENCE_WARNING_S = 10.0
 HEAD_SILENCE_LIMIT_S = 600.0
 """A process that has not heard from the head for so long ends."""
+
+FAREWELL_MS = 2_000
+"""How long a process that ends at once waits for its goodbye to be heard, at most."""
 
 MAX_EPISODES = 10_000
 """Finished episodes kept for a head that is away."""
@@ -84,9 +96,13 @@ class Membership:
         metrics: MetricsOptions = NO_METRICS,
     ) -> None:
         self._exporter = Exporter(metrics, security_of(context))
+        self._context = context
         self.address = address
         """The head's control address."""
         self._role = role
+        prefix = "replay" if role == "replay_server" else role
+        self.rejections = Rejections(f"{prefix}_rejected_messages_total")
+        """Everything that this process did not accept, of whomever."""
         self._num_envs = num_envs
         self._number = preferred_number
         self._token = secrets.randbits(62)
@@ -101,9 +117,12 @@ class Membership:
         """The head's newest answer to a join."""
         self.manifest: Manifest
         self.ladder_size = 1
-        self.replay_endpoints: list[str] = []
+        self.replay_endpoint = ""
+        """Of the replay server that this actor's experience goes to."""
         self.inference_endpoint = ""
-        """Of the inference process on this machine; empty: there is none."""
+        """Of the inference process on this host; empty: there is none."""
+        self.relay_endpoint = ""
+        """Of the weight relay on this host; empty: there is none."""
         self.joins = 0
         """Times the head took this process in; more than 1 after the head was restarted."""
         self.stop_requested = False
@@ -145,6 +164,7 @@ class Membership:
             if self._watch.reconnected():
                 self._send_join()
             transport.wait(self._socket, 50)
+            self._exporter.health.turned()
             self._receive(now_s())
         return self.manifest
 
@@ -157,6 +177,7 @@ class Membership:
         if now_s < self._next_poll_s:
             return
         self._next_poll_s = now_s + POLL_PERIOD_S
+        self._exporter.health.turned()
         self._receive(now_s)
         if now_s < self._next_heartbeat_s:
             return
@@ -200,6 +221,15 @@ class Membership:
         self._socket.close()
         self._exporter.close()
 
+    def leave_for_hanging_loop(self, reason: str) -> None:
+        """Say goodbye from another thread than the one that calls `poll`, which hangs."""
+        socket = transport.connect(self._context, zmq.DEALER, self.address)
+        transport.send(socket, Leave(self.welcome.session, reason))
+        # This has an answer: when it comes, what was sent before has arrived.
+        transport.send(socket, StatusRequest())
+        transport.wait(socket, FAREWELL_MS)
+        socket.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -225,7 +255,7 @@ class Membership:
                 self._number,
                 take_over,
                 self._token,
-                machine_id(),
+                loopback_id(),
                 self._exporter.endpoint,
             )
         )
@@ -249,7 +279,7 @@ class Membership:
                     f"the head at {self.address} cannot be joined: {error}"
                 ) from error
             except WireError as error:
-                log.warning("the head sent what cannot be read: %s", error)
+                self.rejections.count(error, now_s)
                 continue
             if message is None:
                 return
@@ -258,20 +288,32 @@ class Membership:
                 log.info("word from the head at %s again after %.0f s", self.address, silence_s)
             self._last_heard_s, self._warned = now_s, False
             if isinstance(message, Welcome):
-                self._take_welcome(message)
+                self._take_welcome(message, now_s)
             elif isinstance(message, Refused):
-                raise JoinRefused(f"the head at {self.address} refused: {message.reason}")
+                raise JoinRefused(f"the head at {self.address} refused: {quoted(message.reason)}")
             elif isinstance(message, Directive) and self.joins:
-                self._take_directive(message)
+                try:
+                    check_directive(message)
+                except MalformedMessage as error:
+                    self.rejections.count(error, now_s)
+                else:
+                    self._take_directive(message)
 
-    def _take_welcome(self, welcome: Welcome) -> None:
+    def _take_welcome(self, welcome: Welcome, now_s: float) -> None:
+        try:
+            self.manifest = check_welcome(welcome, self._role)
+        except MalformedMessage as error:
+            self.rejections.count(error, now_s)
+            raise JoinRefused(
+                f"the head at {self.address} sent a welcome that cannot be: {error}"
+            ) from error
         self.welcome = welcome
-        self.manifest = Manifest.from_plain(welcome.manifest)
         self._number = welcome.number
         self._joining = False
         self.ladder_size = welcome.ladder_size
         self._take_endpoints(welcome)
         self.joins += 1
+        self._exporter.health.in_the_run = True
         log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
 
     def _take_directive(self, directive: Directive) -> None:
@@ -289,10 +331,12 @@ class Membership:
             self._take_endpoints(directive)
 
     def _take_endpoints(self, message: Welcome | Directive) -> None:
-        endpoints = message.replay_endpoints
-        self.replay_endpoints = [transport.reachable(e, self.address) for e in endpoints]
+        if message.replay_endpoint:
+            self.replay_endpoint = transport.reachable(message.replay_endpoint, self.address)
         self.inference_endpoint = message.inference_endpoint
+        self.relay_endpoint = message.relay_endpoint
 
     @property
     def weights_endpoint(self) -> str:
+        """Of the head."""
         return transport.reachable(self.welcome.weights_endpoint, self.address)

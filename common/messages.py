@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from common.compression import CompressedArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 ACTING = b"acting"
 """Topic of weights to act with."""
@@ -77,7 +77,7 @@ class Join(Message):
 
     kind: ClassVar[str] = "join"
     role: str
-    """actor, evaluator, inference or replay_server."""
+    """actor, evaluator, inference, relay or replay_server."""
     host: str
     pid: int
     num_envs: int
@@ -90,7 +90,7 @@ class Join(Message):
     token: int
     """Random, one for each joining process or thread: by it the head knows one that joins again."""
     machine: str = ""
-    """`common.process.machine_id` of its host, by which actors find their inference process."""
+    """`common.process.loopback_id`, by which actors find the processes that serve their host."""
     metrics_endpoint: str = ""
     """host:port where Prometheus can scrape this process; empty: it cannot."""
 
@@ -116,9 +116,13 @@ class Welcome(Message):
     manifest: dict[str, Any]
     """`common.manifest.Manifest` as plain data."""
     weights_endpoint: str
-    replay_endpoints: list[str]
+    """Of the head."""
+    replay_endpoint: str = ""
+    """Where an actor's experience goes; empty for others."""
     inference_endpoint: str = ""
-    """Of the inference process on this member's machine; empty: there is none."""
+    """Of the inference process on this member's host; empty: there is none."""
+    relay_endpoint: str = ""
+    """Of the relay on this member's host, from which weights come instead; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ class Serving(Message):
     session: int
     endpoint: str
     machine: str = ""
-    """`common.process.machine_id` of its host: who has the same may share its memory."""
+    """`common.process.machine_id` of a replay server, with whom others may share memory;
+    `loopback_id` of those that serve their host alone."""
     storage: str = ""
     """A replay server's file of the stored blocks; empty: none that others could map."""
 
@@ -170,8 +175,10 @@ class Directive(Message):
     run_state: str
     """run, stop, or rejoin (the head does not know this session)."""
     ladder_size: int
-    replay_endpoints: list[str]
+    replay_endpoint: str = ""
     inference_endpoint: str = ""
+    """Both as in Welcome; experience stays where it goes while there is no replay server."""
+    relay_endpoint: str = ""
     """As in Welcome."""
 
 
@@ -320,6 +327,25 @@ class SampleRequest(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class PartRequest(Message):
+    """The learner of a run with several replay servers asks one of them for its part of a batch.
+    Answered at once, by a Batch, or by Drawn: how much may be sampled is the learner's business."""
+
+    kind: ClassVar[str] = "part_request"
+    number: int
+    """Counts the learner's requests to this server from 1; the answer repeats it."""
+    rows: int
+    """Transitions to draw. The answer has none when the server holds none."""
+    counted: int
+    """Samples that this server's rate limiter is to count: over all servers, a batch's size."""
+    key: Int64Vector = field(default_factory=_empty_i8)
+    priority: Float32Vector = field(default_factory=_empty_f4)
+    """Both [K], as in SampleRequest."""
+    keys_only: bool = False
+    """As in SampleRequest."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch(Message):
     """N sampled n-step transitions."""
 
@@ -330,6 +356,10 @@ class Batch(Message):
     """Transitions inserted since the run began."""
     sampled: int
     """Transitions sampled since the run began, this batch included."""
+    mass: float
+    """Σ p^α over the table: what `probability` is relative to. Without prioritisation the size."""
+    request: int
+    """`number` of the PartRequest that this answers; 0: of none."""
     mean_version: float
     """Mean weights version that acted in these transitions (the policy lag's other end)."""
     frames: Observations
@@ -358,5 +388,7 @@ class Drawn(Message):
     table_size: int
     inserted: int
     sampled: int
+    mass: float
+    request: int
     probability: Float32Vector
     key: Int64Vector

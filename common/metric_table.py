@@ -4,6 +4,7 @@ one. `docs/metrics.md` is made of this (`python -m common.metric_table`); a test
 
 from collections.abc import Iterable
 
+from common.errors import Reason
 from common.metrics import Histogram, Kind, Metric
 
 _SECONDS = (
@@ -17,6 +18,13 @@ _SHARES = tuple(i / 10 for i in range(1, 10))
 
 def _counter(name: str, unit: str, meaning: str, healthy: str, remedy: str) -> Metric:
     return Metric(name, Kind.COUNTER, unit, meaning, healthy, remedy)
+
+
+def _rejections(name: str, meaning: str, remedy: str, healthy: str = "0.") -> Metric:
+    return Metric(
+        name, Kind.COUNTER, "messages", meaning, healthy, remedy,
+        label="reason", parts=tuple(Reason),
+    )  # fmt: skip
 
 
 def _gauge(name: str, unit: str, meaning: str, healthy: str, remedy: str) -> Metric:
@@ -57,11 +65,22 @@ _METRICS = (
         "0, or a few after a replay server was restarted.",
         "Growing: the connection to the replay server breaks again and again.",
     ),
+    _counter(
+        "actor_abandoned_inserts_total", "inserts",
+        "Inserts that a replay server did not acknowledge before the actor was sent to another.",
+        "0, or a window of inserts after a replay server was lost for good.",
+        "Growing: replay servers come and go; look at their logs.",
+    ),
     _gauge(
         "actor_weights_version", "updates", "Version of the weights that it acts with.",
         "Follows learner_updates_total at a distance of a few publish_period.",
         "Standing still: the actor does not reach the weights' port. Far behind: publish_period is "
         "short for the network's size and the link.",
+    ),
+    _rejections(
+        "actor_rejected_messages_total",
+        "What it did not accept of head, replay server or inference process: weights, answers.",
+        "They are of another version, or of another run: this actor's log has the reason.",
     ),
     _histogram(
         "actor_step_seconds", "s", "One step of all its environments, inference included.",
@@ -81,6 +100,11 @@ _METRICS = (
         "One each eval_period updates.",
         "Fewer: episodes take longer than the time between two; raise eval_period.",
     ),
+    _rejections(
+        "evaluator_rejected_messages_total",
+        "What it did not accept of the head.",
+        "As actor_rejected_messages_total.",
+    ),
     _gauge(
         "evaluator_weights_version", "updates", "Version of the weights under evaluation.",
         "Follows the learner.", "Far behind: raise eval_period or lower eval_episodes.",
@@ -99,8 +123,9 @@ _METRICS = (
         "inference_observations_total", "observations", "Observations in those requests.",
         "Grows.", "As inference_requests_total.",
     ),
-    _counter(
-        "inference_rejected_requests_total", "requests", "Requests that broke the contract.", "0.",
+    _rejections(
+        "inference_rejected_messages_total",
+        "Requests that broke the contract, and what it did not accept of the head.",
         "An actor of another run, or a network that gives NaN: this process's log has the reason.",
     ),
     _counter(
@@ -110,6 +135,25 @@ _METRICS = (
     ),
     _gauge(
         "inference_weights_version", "updates", "Version of the weights that it computes with.",
+        "As actor_weights_version.", "As actor_weights_version.",
+    ),
+    # -------------------------------------------------------------------------------------- relay
+    _counter(
+        "relay_versions_total", "versions", "Versions of the weights that were passed on.",
+        "Grows as the learner publishes.", "Standing still: the host does not reach the head's "
+        "port for weights.",
+    ),
+    _counter(
+        "relay_received_bytes_total", "bytes", "Weights that came from the head.",
+        "The size of the network for each version, however many actors this host has.",
+        "More than the link can carry: publish_period up, publish_dtype float16.",
+    ),
+    _counter(
+        "relay_rejected_messages_total", "messages", "What came as weights and was none.", "0.",
+        "The head is of another release: this process's log has the reason.",
+    ),
+    _gauge(
+        "relay_weights_version", "updates", "Newest version that was passed on.",
         "As actor_weights_version.", "As actor_weights_version.",
     ),
     # ------------------------------------------------------------------------------------- replay
@@ -144,9 +188,9 @@ _METRICS = (
         "replay_duplicates_total", "inserts", "Inserts that had been stored before.",
         "As many as actors sent again.", "Growing: as actor_resent_inserts_total.",
     ),
-    _counter(
-        "replay_rejected_messages_total", "messages", "Messages that broke the contract.",
-        "0.", "Something speaks to this port that is not zapex, or an environment gives values "
+    _rejections(
+        "replay_rejected_messages_total", "Messages that broke the contract.",
+        "Something speaks to this port that is not zapex, or an environment gives values "
         "that its spaces do not hold: the sender's log has the reason.",
     ),
     _counter(
@@ -180,6 +224,21 @@ _METRICS = (
         "Time in which the learner waited for the limiter.",
         "A small share once the replay has min_size_to_sample.",
         "Large: the learner idles. More actors, or a larger samples_per_insert.",
+    ),
+    _counter(
+        "replay_torn_blocks_total", "blocks",
+        "Blocks of the storage file that were dropped when this process began, because they were "
+        "not as they had been written.",
+        "0; after a power failure as many as were stored since the last flush.",
+        "More: the disk loses data, or the file was copied while it was being written.",
+    ),
+    _gauge(
+        "replay_unflushed_seconds", "s",
+        "Age of the last flush of the storage file: what a power failure would take. 0 without a "
+        "file on a disk.",
+        "Below replay_flush_period_s and the time that a flush takes.",
+        "Growing: the disk is too slow for the rate of inserts, or fails; the log of the replay "
+        "server has the reason.",
     ),
     _histogram(
         "replay_insert_seconds", "s", "From an insert's arrival to its being stored.",
@@ -248,10 +307,21 @@ _METRICS = (
         "learner_batch_wait_seconds", "s", "Wait for the next batch.",
         "Below 1e-5: it was there.", "As learner_waited_seconds_total.", _SECONDS,
     ),
+    _rejections(
+        "learner_rejected_messages_total",
+        "What it did not accept of its replay server.",
+        "Batches that break the contract end the run: the replay server is of another version.",
+    ),
     _gauge(
         "learner_failed", "0 or 1", "Whether an error ended the training.", "0.",
         "1: the last lines of learner.log say what, such as a loss that is no number, and from "
         "which checkpoint to resume.",
+    ),
+    _gauge(
+        "learner_failed_checkpoints", "checkpoints",
+        "Checkpoints that could not be written, in a row.", "0.",
+        "The disk is full, or not writable any more: learner.log has the reason. The next one is "
+        "tried when it is due; after 10 the run ends.",
     ),
     _gauge(
         "learner_score", "return", "Mean greedy return of the newest evaluation.",
@@ -270,13 +340,21 @@ _METRICS = (
         "head_actors", "processes", "Actors of the run.", "As many as were started.",
         "Fewer: look at their logs.",
     ),
+    _gauge(
+        "head_wanted_actors", "processes",
+        "Actors with which neither they nor the learner would wait; for autoscalers.",
+        "As head_actors.", "More: the learner waits, start more actors. Fewer: actors wait, and "
+        "some could go without a loss.",
+    ),
     _counter(
         "head_lost_members_total", "processes", "Members that fell silent.", "0.",
         "Growing: hosts vanish, or loops take longer than 15 s.",
     ),
-    _counter(
-        "head_rejected_messages_total", "messages", "Messages to the head that could not be read.",
-        "0.", "Something else speaks to this port.",
+    _rejections(
+        "head_rejected_messages_total", "Messages to the head that it did not accept.",
+        "Something else speaks to this port, or another version (`schema`); the log has examples. "
+        "`flood`: one connection says more than members do; SECURITY.md.",
+        "0; `unknown_session` grows by each member's heartbeats when the head is restarted.",
     ),
     _counter(
         "head_refused_peers_total", "handshakes",
@@ -309,6 +387,9 @@ _METRICS = (
 METRICS = {metric.name: metric for metric in _METRICS}
 """By name."""
 
+SERIES = METRICS | {f"{m.name}.{part}": m for m in _METRICS for part in m.parts}
+"""By all names that values come under, those of parts included."""
+
 
 def histogram(name: str) -> Histogram:
     """An empty one of that declaration."""
@@ -322,6 +403,10 @@ def page(metrics: Iterable[Metric] = _METRICS) -> str:
         "",
         "What every process tells about itself. Prometheus shows the names with `zapex_` before",
         "them. This page is made by `python -m common.metric_table`.",
+        "",
+        "A counter *by reason* is, besides its total, told for each reason that occurred as",
+        "`NAME.REASON`; Prometheus has the reason as a label instead, and no total. The reasons:",
+        f"{', '.join(f'`{reason}`' for reason in Reason)} (`common/errors.py`).",
     ]
     role = ""
     for metric in metrics:
@@ -333,7 +418,8 @@ def page(metrics: Iterable[Metric] = _METRICS) -> str:
                 "|---|---|---|---|---|",
             ]
         lines.append(
-            f"| `{metric.name}` | {metric.kind}, {metric.unit} | {metric.meaning} | "
+            f"| `{metric.name}` | {metric.kind}, {metric.unit}"
+            f"{f' by {metric.label}' if metric.label else ''} | {metric.meaning} | "
             f"{metric.healthy} | {metric.remedy} |"
         )
     return "\n".join(lines) + "\n"

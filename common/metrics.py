@@ -42,6 +42,11 @@ class Metric:
     """What to do about a bad one."""
     bounds: tuple[float, ...] = ()
     """A histogram's: the largest value of each range but the last, which has none."""
+    label: str = ""
+    """What a counter's parts differ in. Besides the total, by the counter's name, a process tells
+    those of its parts that are not 0, each by NAME.PART; Prometheus gets all parts by this label,
+    and no total."""
+    parts: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:
@@ -49,7 +54,7 @@ class Metric:
         return next(role for role in ROLES if self.name.startswith(f"{role}_"))
 
 
-ROLES = ("actor", "evaluator", "inference", "learner", "replay", "head")
+ROLES = ("actor", "evaluator", "inference", "learner", "relay", "replay", "head")
 """First words of names. The head is the learner's process in its other office."""
 
 

@@ -4,7 +4,9 @@ A process that another one started ends with it: when the parent is gone, howeve
 child is asked to stop and, if it does not, ended.
 """
 
+import atexit
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -16,7 +18,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import NoReturn, TextIO
 
+import psutil
+
+from common.boot import boot_id
+from common.descriptors import raise_limit
 from common.errors import ZapexError
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -32,16 +39,23 @@ log = logging.getLogger(__name__)
 
 def machine_id() -> str:
     """The same for all processes, in containers or not, that run on one kernel."""
+    return boot_id() or platform.node()
+
+
+def loopback_id() -> str:
+    """The same for all processes that share a loopback interface: of containers on one machine
+    each has its own."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{machine_id()}:{Path('/proc/self/ns/net').stat().st_ino}"
     except OSError:
-        return platform.node()
+        return machine_id()
 
 
 def process_start_s() -> float:
-    """When this process began, as time.time(), to a hundredth of a second.
+    """When this process began, as time.monotonic(), to a hundredth of a second.
 
-    Where the system does not tell (it does on Linux), the time of the call.
+    All processes of a host share that clock. Where the system does not tell when a process began
+    (it does on Linux), the time of the call.
     """
     try:
         # Field 22 of proc(5)'s stat: clock ticks after boot. The command's name, which may hold
@@ -50,12 +64,24 @@ def process_start_s() -> float:
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
         age_s = 0.0
-    return time.time() - age_s
+    return time.monotonic() - age_s
+
+
+class _MayLackLines(logging.StreamHandler[TextIO]):
+    """A line that a full disk has no room for is lost, without a word that nobody could read."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class _LogFile(_MayLackLines, logging.FileHandler):
+    pass
 
 
 def configure_logging(level: str, file: Path | None = None) -> None:
     """Log to `file`, or to standard error."""
-    handler = logging.FileHandler(file) if file else logging.StreamHandler()
+    handler = _LogFile(file) if file else _MayLackLines()
     logging.basicConfig(level=level.upper(), format=LOG_FORMAT, handlers=[handler], force=True)
     logging.captureWarnings(True)
 
@@ -64,6 +90,14 @@ def stop_on_signals(stop: threading.Event) -> None:
     """SIGINT and SIGTERM ask for a clean stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    # Python gives up its handlers before it ends: whoever stops all processes of a run that has
+    # just ended would kill those on their way out, and take the signal for how they ended.
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -121,14 +155,62 @@ def _stop_after(
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
+_listeners: list[Callable[[ZapexError], None]] = []
+
+
+def hear_last_words(listener: Callable[[ZapexError], None]) -> None:
+    """Have `listener` told why this process ends, should `end_at_once` end it."""
+    _listeners.append(listener)
+
+
+def end_at_once(error: ZapexError) -> NoReturn:
+    """End this process from any thread, with the error's exit code and all processes below it: for
+    when its main thread hangs in a call that nobody can end."""
+    for listener in _listeners:
+        with contextlib.suppress(OSError):
+            listener(error)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(error.exit_code)
+
+
+def print_error(error: ZapexError) -> None:
+    """As a program says why it ends."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+_RAN_OUT = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EROFS: "make it writable, or choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (fs.file-max)",
+    errno.ENOMEM: "free memory, or take less: replay_capacity, actors, envs_per_actor",
+}
+
+
+def ran_out(error: Exception) -> ZapexError | None:
+    """A resource that ran out where nobody reckoned with it (a compiler's cache, a library's file),
+    in one line; None: this error is another."""
+    # ZeroMQ's errors have such a number, too.
+    number = getattr(error, "errno", None)
+    if number not in _RAN_OUT:
+        return None
+    path = getattr(error, "filename", None)
+    where = f" at {path}" if path else ""
+    return ZapexError(f"{os.strerror(number)}{where}: {_RAN_OUT[number]}")
+
+
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a program; its exit code. An expected error becomes one line on standard error."""
+    raise_limit()
     try:
         return main() or 0
     except ZapexError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -136,6 +218,11 @@ def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
-        traceback.print_exc()
-        return UNEXPECTED
+    except Exception as error:
+        known = ran_out(error)
+        if known is None or debug:
+            traceback.print_exc()
+        if known is None:
+            return UNEXPECTED
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code

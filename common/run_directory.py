@@ -1,6 +1,7 @@
 """The directory that holds everything of one run.
 
 config.toml     every value in force
+*.lock          held by the run's launcher and by its learner: there is one of each
 result.json     what it came to
 checkpoints/    see learner/checkpoint.py
 replay/         the experience
@@ -15,14 +16,24 @@ throughput.png  rates, the replay's fill, and who waited
 videos/         greedy episodes on film, if wanted
 """
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from common.config import Config, config_from_mapping, read_toml, write_toml
+from common.config import Config, config_from_mapping, read_toml, to_toml
 from common.errors import RunDirectoryError
+from common.file_lock import exclusive
 
 CONFIG_FILE = "config.toml"
 RESULT_FILE = "result.json"
+PROBE_FILE, PROBE_BYTES = ".writable", 4096
+"""Written and removed again, to see whether that is possible."""
+LAUNCHER, LEARNER = "launcher", "learner"
+LAST_LEARNER_S = 10.0
+"""How long a learner whose launcher was killed may take to end: a little more than
+`common.process.STOP_LIMIT_S`."""
 
 
 def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
@@ -39,20 +50,78 @@ def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
             )
         if run_dir.exists() and not run_dir.is_dir():
             raise RunDirectoryError(f"{run_dir} is a file: choose another --run-dir")
-        _clear(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        # One whose launcher was killed may still write its last checkpoint.
+        with held(run_dir, LAUNCHER), held(run_dir, LEARNER):
+            _clear(run_dir)
         for part in ("checkpoints", "replay", "logs"):
             (run_dir / part).mkdir(parents=True, exist_ok=True)
         store_config(run_dir, config)
     except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write to {run_dir} ({error.strerror}): make it writable or choose another "
-            "--run-dir"
-        ) from error
+        raise _unwritable(run_dir, error) from error
+
+
+@contextlib.contextmanager
+def held(run_dir: Path, role: str) -> Iterator[None]:
+    """Be the only process of that role, launcher or learner, in the run, until this is over or the
+    process dies.
+
+    Raises RunDirectoryError when another one is.
+    """
+    wait_s = LAST_LEARNER_S if role == LEARNER else 0.0
+    refusal = f"{run_dir} is in use by another {role}: stop that one, or choose another --run-dir"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(run_dir / f"{role}.lock", refusal, wait_s))
+        except OSError as error:
+            raise _unwritable(run_dir, error) from error
+        yield
 
 
 def store_config(run_dir: Path, config: Config) -> None:
-    """Write every value in force."""
-    write_toml(config, run_dir / CONFIG_FILE)
+    """Write every value in force; without them no run can be resumed. Raises RunDirectoryError when
+    that is not possible."""
+    write_or_explain(run_dir / CONFIG_FILE, to_toml(config))
+
+
+def require_writable(run_dir: Path) -> None:
+    """Raises RunDirectoryError when a run cannot go on in the directory: it is read-only, or its
+    disk is full."""
+    write_or_explain(run_dir / PROBE_FILE, "\0" * PROBE_BYTES)
+    (run_dir / PROBE_FILE).unlink()
+
+
+def write_or_explain(path: Path, text: str) -> None:
+    """As `replace_text`, and on the disk afterwards. Raises RunDirectoryError in place of
+    OSError."""
+    try:
+        replace_text(path, text, flush=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {path} ({error.strerror}): free space or make it writable"
+        ) from error
+
+
+def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
+    """Write a file that is whole or as it was before, whenever somebody reads it.
+
+    Args:
+        flush: have it on the disk before this returns, for the power may fail.
+
+    Raises OSError when it stays as it was.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def stored_config(run_dir: Path) -> Config:
@@ -79,6 +148,13 @@ def verdict(run_dir: Path, config: Config) -> bool | None:
     return solved if solved or env_steps >= config.total_env_steps else None
 
 
+def _unwritable(run_dir: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"cannot write to {run_dir} ({error.strerror}): make it writable or choose another "
+        "--run-dir"
+    )
+
+
 def _holds_a_run(run_dir: Path) -> bool:
     """Whether there is anything to lose: a start that failed leaves only its configuration."""
     return _is_foreign(run_dir) or _has_traces(run_dir)
@@ -98,10 +174,12 @@ def _clear(run_dir: Path) -> None:
     """Remove what a run writes, and nothing else that may lie there."""
     for pattern in (
         "config.toml",
+        "config.toml.partial",
         "result.json",
-        "result.json.partial",
         "checkpoints/*.safetensors",
         "checkpoints/*.partial",
+        "*.partial",
+        "checkpoints/*.damaged",
         "replay/storage",
         "logs/*.log",
         "metrics.jsonl",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.codec import DTYPES
-from common.errors import MalformedMessage
+from common.errors import MalformedMessage, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class EnvSpec:
         if not (type(shape) is list and type(dtype) is str and type(actions) is int) or not all(
             type(size) is int for size in shape
         ):
-            raise MalformedMessage(f"not an environment spec: {plain!r:.80}")
+            raise MalformedMessage(f"not an environment spec: {plain!r:.80}", Reason.FIELD)
         spec = cls(tuple(shape), dtype, actions)
         if spec.obs_dtype not in DTYPES or min(shape, default=1) < 1 or spec.num_actions < 1:
-            raise MalformedMessage(f"an impossible environment spec: {plain!r:.80}")
+            raise MalformedMessage(f"an impossible environment spec: {plain!r:.80}", Reason.RANGE)
         return spec

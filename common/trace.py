@@ -6,9 +6,13 @@ times are of the monotonic clock, which all processes of a host share. Each loop
 `deploy/profile.py` makes one picture of them.
 """
 
+import contextlib
 import json
+import logging
 import time
 from pathlib import Path
+
+from common.run_directory import replace_text
 
 SKIPPED = 200
 """Learner updates before the recording begins: caches are warm, buffers allocated."""
@@ -17,6 +21,8 @@ ITERATIONS = 200
 MAX_SPANS = 200_000
 """A loop that turns faster than that stops recording early."""
 LOOK_PERIOD_NS = 10_000_000
+
+log = logging.getLogger(__name__)
 
 BEGAN, ENDED = "began", "ended"
 """Files that the learner makes."""
@@ -71,7 +77,7 @@ class Recording(Trace):
         self._iterations += 1
         if self._iterations == SKIPPED:
             self._records = True
-            (self._directory / BEGAN).touch()
+            self._mark(BEGAN)
         elif self._iterations == SKIPPED + ITERATIONS:
             self._write()
 
@@ -97,13 +103,18 @@ class Recording(Trace):
             }
         )
         path = self._directory / f"{self._track}.json"
-        # Whoever collects them must not find half a file.
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
-        partial.replace(path)
         self._spans.clear()
+        try:
+            replace_text(path, text)
+        except OSError as error:
+            # The loop that is looked at must not end for that.
+            log.warning("cannot write %s: %s", path, error.strerror)
         if self._leads:
-            (self._directory / ENDED).touch()
+            self._mark(ENDED)
+
+    def _mark(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self._directory / name).touch()
 
 
 def trace_to(directory: Path | None, track: str, *, leads: bool = False) -> Trace:

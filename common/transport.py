@@ -31,6 +31,10 @@ QUEUE_MESSAGES = 1_000
 """Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
 MAX_MESSAGE_BYTES = 1 << 30
 """A larger frame from a peer closes its connection."""
+HANDSHAKE_MS = 10_000
+"""A peer that has not said who it is by then is disconnected."""
+BACKLOG = 1_024
+"""Connections that the system keeps until they are accepted: a flood must not crowd others out."""
 LINGER_MS = 500
 """How long a closing socket goes on sending what is queued."""
 LOST_S = 15
@@ -60,14 +64,21 @@ log = logging.getLogger(__name__)
 
 
 def _make(
-    context: zmq.Context[zmq.Socket[bytes]], socket_type: int, address: str, queue_messages: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket_type: int,
+    address: str,
+    queue_messages: int,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(socket_type)
     socket.linger = LINGER_MS
-    socket.rcvhwm = queue_messages
+    socket.rcvhwm = queue_messages if received_messages is None else received_messages
     # What a SUB sends are its subscriptions: one that found no room would be lost for good.
     socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
-    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.maxmsgsize = max_message_bytes
+    socket.handshake_ivl = HANDSHAKE_MS
+    socket.backlog = BACKLOG
     socket.ipv6 = "[" in address
     socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, max(LOST_S // PROBE_PERIOD_S, 1)
     socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = PROBE_PERIOD_S
@@ -89,12 +100,17 @@ def bind(
     *,
     for_this_host: bool = False,
     queue_messages: int = QUEUE_MESSAGES,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    received_messages: int | None = None,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound socket and the endpoint it really has (`:0` and `:*` take a free port).
 
     Args:
         for_this_host: its peers are processes of this host with the same key file; without keys
             this makes no difference.
+        queue_messages: kept per peer and direction.
+        max_message_bytes: a larger frame from a peer closes its connection.
+        received_messages: kept of each peer until they are looked at; None: `queue_messages`.
 
     Raises:
         AddressInUse: another process listens there.
@@ -115,7 +131,9 @@ def bind(
         raise AddressInUse(
             f"{address} is in use by another process: stop it or choose another path"
         )
-    socket = _make(context, socket_type, address, queue_messages)
+    socket = _make(
+        context, socket_type, address, queue_messages, max_message_bytes, received_messages
+    )
     try:
         _serve_with_keys(socket, address, for_this_host)
         socket.bind(address)
@@ -190,6 +208,29 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
         ) from error
 
 
+def check_address(address: str) -> None:
+    """Raises ConfigError when nobody could connect to this."""
+    _check(address, any_port=False)
+
+
+def reconnect(
+    socket: zmq.Socket[bytes], before: str, address: str, *, on_this_host: bool = False
+) -> None:
+    """Have a socket that is connected to `before` connect to `address` instead.
+
+    Args:
+        on_this_host: whoever listens there was bound `for_this_host`.
+    """
+    try:
+        socket.disconnect(before)
+    except zmq.ZMQError as error:
+        # Within a process a connection ends with its other end.
+        if error.errno != errno.ENOENT:
+            raise
+    _show_key(socket, address, on_this_host)
+    _connect(socket, address)
+
+
 def _serve_with_keys(socket: zmq.Socket[bytes], address: str, for_this_host: bool) -> None:
     context, keys = socket.context, security_of(socket.context).keys
     if keys is None or address.startswith("inproc://"):
@@ -228,6 +269,16 @@ def _check(address: str, *, any_port: bool) -> None:
             f"{address!r} is no address: expected tcp://HOST:PORT with a port up to 65535, "
             "or ipc://PATH"
         )
+
+
+def is_endpoint(address: str) -> bool:
+    """Whether one can connect there, as far as the address itself tells."""
+    try:
+        _check(address, any_port=False)
+        urlsplit(address)
+    except (ConfigError, ValueError):
+        return False
+    return "\0" not in address
 
 
 def _is_served(address: str) -> bool:
@@ -305,6 +356,11 @@ def wait(socket: zmq.Socket[bytes], timeout_ms: int) -> bool:
     return bool(zmq.zmq_poll([(socket, _POLLIN)], timeout_ms))
 
 
+def wait_any(sockets: Sequence[zmq.Socket[bytes]], timeout_ms: int) -> bool:
+    """As `wait`, for a message at any of them."""
+    return bool(zmq.zmq_poll([(socket, _POLLIN) for socket in sockets], timeout_ms))
+
+
 def receive_frames(socket: zmq.Socket[bytes]) -> list[Frame] | None:
     """The next message's frames without waiting, or None."""
     try:
@@ -326,8 +382,8 @@ def receive(socket: zmq.Socket[bytes]) -> Message | None:
 
 class ReconnectWatch:
     """Tells when a connecting socket got a new connection, after which what was under way on the
-    old one is lost and must be asked for or sent again; and when it cannot get one. Losing one and
-    getting one again are a line in the log.
+    old one is lost and must be asked for or sent again, each of which is a line in the log; and
+    when it cannot get one.
 
     Watches for nothing else: an unread monitor queue would stall the socket's reconnection.
     `inproc` peers never reconnect and are not watched.
@@ -375,6 +431,11 @@ class ReconnectWatch:
                     log.info("connected to %s again after %.1f s", self._address, away_s)
                     again, self._lost_s = True, None
         return again
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection was lost when `reconnected` looked last, with no new one yet."""
+        return self._lost_s is not None
 
     def close(self) -> None:
         if self._monitor is not None:

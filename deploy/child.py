@@ -1,5 +1,6 @@
 """One role in a process of its own, as the launcher starts it."""
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -7,9 +8,17 @@ import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
+from typing import Any
 
+from common.call_cells import cells_in, share_cells
 from common.errors import ZapexError
-from common.process import UNEXPECTED, configure_logging, stop_with_parent
+from common.process import (
+    UNEXPECTED,
+    configure_logging,
+    hear_last_words,
+    ran_out,
+    stop_with_parent,
+)
 from common.security import SecureContext, announce, open_security
 from deploy.topology import RoleSpec, run_role
 
@@ -18,11 +27,16 @@ TERMINATED = 128 + signal.SIGTERM
 """Exit code of a role that a signal stopped; for the learner a signal is a way to end the run."""
 
 
-def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
+def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> None:
     """Run the role; tell the launcher (READY, address) and, if it comes to that, (FAILED, why).
 
     Ends the process with the error's exit code.
+
+    Args:
+        cells: memory in which the launcher sees what the role's environments do.
     """
+    share_cells(cells_in(cells))
+    hear_last_words(lambda error: pipe.send((FAILED, str(error))))
     # Ctrl-C reaches every process of the terminal; the launcher alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
@@ -37,6 +51,8 @@ def child_main(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
         # What libraries print, and the last words of a crash, belong in the log too.
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
+    # A crash in C code says where it was.
+    faulthandler.enable()
     configure_logging(log_level)
     log = logging.getLogger(spec.name)
     parent = multiprocessing.parent_process()
@@ -67,6 +83,10 @@ def _run(
         return error.exit_code
     except Exception as error:
         log.exception("unexpected")
+        known = ran_out(error)
+        if known is not None:
+            pipe.send((FAILED, f"{known} (see {spec.log_file})"))
+            return known.exit_code
         what = " ".join(f"{type(error).__name__}: {error}".split())
         pipe.send((FAILED, f"unexpected {what} (see {spec.log_file})"))
         return UNEXPECTED

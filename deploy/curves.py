@@ -225,7 +225,7 @@ def _fill(history: History) -> tuple[list[Point], int | None]:
     points = history.column("replay_transitions")
     if history.config is None:
         return points, None
-    capacity = history.config.replay_slots * history.config.block_length
+    capacity = history.config.replay_size
     return [(env_steps, wall_s, size / capacity) for env_steps, wall_s, size in points], capacity
 
 

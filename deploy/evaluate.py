@@ -9,6 +9,7 @@ import tyro
 
 from common import run_directory
 from common.errors import ConfigError
+from deploy.named_code import tell_named_code
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,7 @@ def evaluate(argv: list[str]) -> int:
     if options.episodes < 1:
         raise ConfigError(f"--episodes {options.episodes}: must be at least 1")
     config = run_directory.stored_config(options.run_dir)
+    tell_named_code(options.run_dir, config)
 
     import numpy as np
 

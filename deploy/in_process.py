@@ -60,7 +60,7 @@ def run_in_process(
         threads = [learner]
         if not failures:
             threads += map(start, follower_roles(config, run_dir, head, f"{head}-replay"))
-        with contextlib.closing(StatusClient(head, context=context)) as status:
+        with contextlib.closing(StatusClient(head, context)) as status:
             while learner.is_alive():
                 learner.join(POLL_S)
                 view.update(status.latest())

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import logging
 import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import (
     INTERRUPTED,
+    configure_logging,
     handling_signals,
     process_start_s,
     stop_at_end_of_input,
@@ -29,6 +30,7 @@ from deploy.engines.fleet import Fleet
 from deploy.engines.hosts import Hosts, read_hosts
 from deploy.engines.options import Placing, check_placing
 from deploy.live_view import LiveView, show_return
+from deploy.named_code import tell_named_code
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
 from deploy.topology import ROLES, discard_shared_memory, follower_roles, learner_role
@@ -57,6 +59,9 @@ class Launch:
     """Replace the run in run_dir if there is one."""
     in_process: bool = False
     """All roles as threads of this process, for debugging."""
+    deterministic: bool = False
+    """With --in-process: all roles in turn, in one thread, so that the same command gives the same
+    weights, bit by bit, and a debugger steps from one role into the next."""
     bind: str = "tcp://127.0.0.1:0"
     """Where the head listens, for more actors to join; port 0 takes a free one."""
     keys: Path | None = None
@@ -99,8 +104,16 @@ def launch(argv: list[str]) -> int:
         config = config.model_copy(update={"actors": max(config.actors, hosts.known_actors)})
         if options.bind == Launch.bind:
             options.bind = hosts.head.bind
+        if hosts.replay_elsewhere and config.replay_servers > 1:
+            raise ConfigError(
+                f"{options.hosts} has one replay server on another host, and --replay-servers "
+                f"{config.replay_servers} are to be here: leave one of the two out"
+            )
+    _refuse_contradictions(options, config)
     security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
+    if options.resume is not None:
+        tell_named_code(run_dir, config)
     if options.engine == "slurm":
         from deploy.engines.slurm import submit
 
@@ -117,19 +130,14 @@ def launch(argv: list[str]) -> int:
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
     with (
+        run_directory.held(run_dir, run_directory.LAUNCHER),
         handling_signals(interrupt),
         LiveView(title) as view,
         page_beside(runs_dir, view.say, options.keys),
     ):
         try:
             if options.in_process:
-                if options.profile:
-                    raise ConfigError("--profile looks at processes: drop --in-process")
-                if options.keys:
-                    raise ConfigError("--keys is for connections between processes: drop it")
-                from deploy.in_process import run_in_process
-
-                run_in_process(
+                _in_process_runner(options.deterministic)(
                     config,
                     run_dir,
                     resume=options.resume is not None,
@@ -153,6 +161,30 @@ def launch(argv: list[str]) -> int:
     return code
 
 
+def _refuse_contradictions(options: Launch, config: Config) -> None:
+    if options.in_process and options.profile:
+        raise ConfigError("--profile looks at processes: drop --in-process")
+    if options.in_process and options.keys:
+        raise ConfigError("--keys is for connections between processes: drop it")
+    if options.deterministic and not options.in_process:
+        raise ConfigError("--deterministic runs all roles in one process: add --in-process")
+    if options.deterministic:
+        from deploy.deterministic import refuse_unrepeatable
+
+        refuse_unrepeatable(config)
+
+
+def _in_process_runner(deterministic: bool) -> Callable[..., None]:
+    # Imported here: with processes, their parent needs neither torch nor gymnasium.
+    if deterministic:
+        from deploy.deterministic import run_deterministic
+
+        return run_deterministic
+    from deploy.in_process import run_in_process
+
+    return run_in_process
+
+
 def _run_processes(
     options: PlacedLaunch,
     security: Security,
@@ -162,7 +194,7 @@ def _run_processes(
     stop: threading.Event,
     view: LiveView,
 ) -> None:
-    logging.basicConfig(filename=run_dir / "logs" / "launcher.log", level=options.log_level.upper())
+    configure_logging(options.log_level, run_dir / "logs" / "launcher.log")
     announce(security)
     if said := summary(security):
         view.say(said)
@@ -179,8 +211,10 @@ def _run_processes(
         actors_here = options.actors_here
     if not actors_here:
         roles = roles - {"inference"}  # Its actors would be those of this host.
-    # Learner and replay server; the evaluator does nothing that others wait for.
-    tracks = 2 + actors_here + (actors_here > 0 and config.inference != "actor")
+    # Learner and replay servers; the evaluator does nothing that others wait for.
+    tracks = (
+        1 + config.replay_servers + actors_here + (actors_here > 0 and config.inference != "actor")
+    )
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:
@@ -220,14 +254,14 @@ def _run_processes(
             if spec.role in roles and (spec.role != "actor" or spec.number < actors_here):
                 supervisor.start(spec)
         announced = False
-        with contextlib.closing(StatusClient(head, security)) as status:
+        with contextlib.closing(StatusClient(head, security=security)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
                 elsewhere.poll()
                 if not announced and supervisor.all_ready:
                     announced = True
                     names = ", ".join(supervisor.children)
-                    view.say(f"ready after {time.time() - started_s:.1f} s: {names}")
+                    view.say(f"ready after {time.monotonic() - started_s:.1f} s: {names}")
                 view.update(status.latest())
                 if profile is not None:
                     for line in profile.collect():
@@ -245,6 +279,7 @@ def _run_processes(
 
 def _run_directory(options: Launch, config: Config) -> Path:
     if options.resume is not None:
+        run_directory.require_writable(options.resume)
         return options.resume
     name = re.sub(r"[^A-Za-z0-9.]+", "-", config.env)
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -15,24 +15,17 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from common.errors import CheckpointError, ConfigError, EnvironmentFault, RoleFailed, ZapexError
+from common.call_cells import CELLS, SINCE_S, Call, Cells, call_in, cells_in, place_in
+from common.errors import EnvironmentFault, RoleFailed, ZapexError
 from deploy.child import FAILED, READY, child_main
+from deploy.restarts import Ending, MemoryWatch, RestartPolicy
 from deploy.topology import RoleSpec
 
 STOP_S = 5.0
 """A role that has not stopped so long after it was asked to is killed."""
 ASK_AGAIN_S = 0.5
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.2, 10.0
-MAX_RESTARTS = 5
-"""Restarts of one role within `RESTART_WINDOW_S` after which the run is given up."""
-RESTART_WINDOW_S = 60.0
-HOPELESS = {
-    ConfigError.exit_code,
-    EnvironmentFault.exit_code,
-    CheckpointError.exit_code,
-    ZapexError.exit_code,  # No room for the replay.
-}
-"""Exit codes that a restart cannot mend while the role has never been ready."""
+TIMED_OUT = 1
+"""Exit code of faulthandler's."""
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +35,17 @@ class _Child:
     spec: RoleSpec
     process: BaseProcess
     pipe: Connection
-    ready: bool = False
+    cells: Cells
+    """What its environments do."""
+    ready_s: float | None = None
+    """When it was ready; monotonic."""
     address: str = ""
     failure: str = ""
     """What it said before it ended."""
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_s is not None
 
 
 @dataclass(slots=True)
@@ -70,17 +70,19 @@ class Supervisor:
     restarts: int = 0
     """Of all roles, since the run began."""
     _scheduled: list[_Restart] = field(default_factory=list)
-    _recent: dict[str, list[float]] = field(default_factory=dict)
+    _policies: dict[str, RestartPolicy] = field(default_factory=dict)
+    _memory: MemoryWatch = field(default_factory=MemoryWatch)
 
     def start(self, spec: RoleSpec) -> None:
         """Start a role; `poll` tells when it is ready."""
         ours, theirs = _CONTEXT.Pipe(duplex=False)
+        memory = _CONTEXT.RawArray("d", CELLS)
         process = _CONTEXT.Process(
-            target=child_main, args=(spec, theirs, self.log_level), name=spec.name
+            target=child_main, args=(spec, theirs, memory, self.log_level), name=spec.name
         )
         process.start()
         theirs.close()
-        self.children[spec.name] = _Child(spec, process, ours)
+        self.children[spec.name] = _Child(spec, process, ours, cells_in(memory))
 
     def wait_ready(self, name: str, stopped: Callable[[], bool]) -> str | None:
         """The address a role is ready at, or None when `stopped()` became true before.
@@ -145,7 +147,11 @@ class Supervisor:
                 child.process.kill()
             child.process.join()
             child.process.close()
-            child.pipe.close()
+            if not child.pipe.closed:
+                self._hear(child)
+                child.pipe.close()
+            if child.failure:
+                self.say(f"{child.spec.name}: {child.failure}")
         self.children.clear()
 
     def _hear(self, child: _Child) -> None:
@@ -153,7 +159,7 @@ class Supervisor:
             while child.pipe.poll():
                 what, text = child.pipe.recv()
                 if what == READY:
-                    child.ready, child.address = True, text
+                    child.ready_s, child.address = time.monotonic(), text
                 elif what == FAILED:
                     child.failure = text
         except (EOFError, OSError):
@@ -168,32 +174,53 @@ class Supervisor:
         name = child.spec.name
         del self.children[name]
         child.process.close()
-        if code == 0 or self.stopping():
+        # An environment can end its process as if all were well.
+        cut_off = call_in(child.cells) is not Call.NONE
+        if (code == 0 and not cut_off) or self.stopping():
             log.info("%s ended", name)
             return
         how = child.failure or (
             f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         )
-        self._decide(child, code, how)
+        doing = ""
+        if cut_off and not child.failure:
+            code, how, doing = _last_call(child, code, how)
+        self._decide(child, code, how, doing)
 
-    def _decide(self, child: _Child, code: int, how: str) -> None:
+    def _decide(self, child: _Child, code: int, how: str, doing: str) -> None:
         name, now_s = child.spec.name, time.monotonic()
-        explained = bool(child.failure)
-        # A learner that explains itself (NaN, a full disk, a wrong network) would do so again.
-        hopeless = (code in HOPELESS and not child.ready) or (
-            explained and child.spec.role == "learner"
+        ending = Ending(
+            role=child.spec.role,
+            code=code,
+            explained=bool(child.failure),
+            ready_for_s=None if child.ready_s is None else now_s - child.ready_s,
+            out_of_memory=code == -signal.SIGKILL and self._memory.ran_out(),
         )
-        recent = [t for t in self._recent.get(name, []) if now_s - t < RESTART_WINDOW_S]
-        if hopeless or len(recent) >= MAX_RESTARTS:
-            tries = f" ({len(recent)} restarts did not help)" if recent else ""
-            raise _failure(code, f"{name}: {how}{tries}")
-        self._recent[name] = [*recent, now_s]
+        if ending.out_of_memory:
+            how += " when its host had run out of memory"
+        verdict = self._policies.setdefault(name, RestartPolicy()).decide(ending)
+        if verdict.backoff_s is None:
+            raise _failure(code, f"{name}: {how}{verdict.tries}{doing}")
         self.restarts += 1
-        backoff_s = min(FIRST_BACKOFF_S * 2 ** len(recent), LAST_BACKOFF_S)
-        self.say(
-            f"{name} {how}: restarting in {backoff_s:.1f} s ({len(recent) + 1} of {MAX_RESTARTS})"
+        line = f"{name} {how}: restarting in {verdict.backoff_s:.1f} s{verdict.tries}{doing}"
+        log.warning("%s", line)
+        self.say(line)
+        self._scheduled.append(
+            _Restart(child.spec.restarted(child.address), now_s + verdict.backoff_s)
         )
-        self._scheduled.append(_Restart(child.spec.restarted(child.address), now_s + backoff_s))
+
+
+def _last_call(child: _Child, code: int, how: str) -> tuple[int, str, str]:
+    """Exit code, what happened, and what an environment was doing then, for a process that ended in
+    a call of its environment without a word."""
+    config = child.spec.config
+    call, place = call_in(child.cells), place_in(child.cells)
+    limit_s = config.env_make_timeout if call is Call.MAKE else config.env_step_timeout
+    lasted_s = time.monotonic() - child.cells[SINCE_S]
+    if code == TIMED_OUT and limit_s is not None and lasted_s >= limit_s:
+        hangs = f"{config.env} hangs {call.text}, holding Python's lock: no return within"
+        return EnvironmentFault.exit_code, f"{hangs} {lasted_s:.0f} s ({place.text()})", ""
+    return code, how, f"; it was {call.text} of {config.env} ({place.text()})"
 
 
 def _failure(code: int, message: str) -> ZapexError:

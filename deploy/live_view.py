@@ -159,6 +159,9 @@ class LiveView:
         if status["lost"]:
             members += f", lost so far: {sum(status['lost'].values())}"
         yield "members", members
+        # A head of an older version does not tell.
+        if learner.get("trouble"):
+            yield "NOT SAVED", f"{learner['failed_checkpoints']} times: {learner['trouble']}"
 
 
 def show_return(value: float) -> str:

@@ -13,6 +13,7 @@ from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
 from common.process import INTERRUPTED, handling_signals
+from deploy.named_code import tell_named_code
 
 if TYPE_CHECKING:
     from actor.film import Filming, Frame, QValues
@@ -57,6 +58,7 @@ def play(argv: list[str]) -> int:
     if options.fps is not None and not 0.1 <= options.fps <= 1_000:
         raise ConfigError(f"--fps {options.fps:g}: must be from 0.1 to 1000")
     config = run_directory.stored_config(options.run_dir)
+    tell_named_code(options.run_dir, config)
 
     from deploy import checkpoint_policy
     from deploy.window import has_display

@@ -38,7 +38,7 @@ def status(argv: list[str]) -> int:
     """Returns the exit code. Raises HeadUnreachable when nobody answers there."""
     options = tyro.cli(Watch, args=argv, prog="python -m deploy status")
     security = open_security(options.keys)
-    with contextlib.closing(StatusClient(options.head, security)) as client:
+    with contextlib.closing(StatusClient(options.head, security=security)) as client:
         first = _next(client)
         if first is None:
             if client.refusal:

@@ -20,8 +20,8 @@ class StatusClient:
     """Asks a head for its status, again and again, without ever waiting for it.
 
     Args:
-        security: whose keys the head is shown.
         context: of the caller, with keys of its own; None: one is made.
+        security: whose keys the head is shown, where there is no context.
 
     Raises ConfigError when the address is none.
     """
@@ -29,8 +29,9 @@ class StatusClient:
     def __init__(
         self,
         head: str,
-        security: Security = NOTHING_TOLD,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        *,
+        security: Security = NOTHING_TOLD,
     ) -> None:
         self._context = context or SecureContext(security)
         self._owns_context = context is None

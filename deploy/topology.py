@@ -86,7 +86,7 @@ class RoleSpec:
     insecure: bool = False
     """Listen where other hosts can reach it, even without keys."""
     started_s: float | None = None
-    """When the run began, as time.time()."""
+    """When the run began, as time.monotonic()."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
@@ -151,8 +151,20 @@ def follower_roles(
         # they find it beside the head.
         bind = "tcp://127.0.0.1:0" if head.startswith("tcp://") else f"{head}-inference"
         inference.append(RoleSpec("inference", "inference", config, run_dir, head, bind=bind))
+    replays = [
+        RoleSpec(
+            name,
+            "replay_server",
+            config,
+            run_dir,
+            head,
+            bind=_numbered(replay_bind, number),
+            number=number,
+        )
+        for number, name in enumerate(replay_names(config))
+    ]
     roles = [
-        RoleSpec("replay_server", "replay_server", config, run_dir, head, bind=replay_bind),
+        *replays,
         *inference,
         *(
             RoleSpec(f"actor-{i}", "actor", config, run_dir, head, number=i)
@@ -180,7 +192,7 @@ def groups(
     Args:
         head_cores, head_gpus: instead of what the configuration says.
     """
-    roles = ("learner", "replay_server", "evaluator")
+    roles = ("learner", *["replay_server"] * config.replay_servers, "evaluator")
     needs = sum((NEEDS[role] for role in roles), Resources(0, 0, _replay_gb(config)))
     needs = replace(
         needs,
@@ -203,7 +215,8 @@ def _replay_gb(config: Config) -> float:
     from common.manifest import Manifest
 
     manifest = Manifest("", config, probe_spec(config))
-    return block_bytes(manifest.spec, manifest.layout, config.replay_slots) / 1e9
+    of_one = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
+    return config.replay_servers * of_one / 1e9
 
 
 def security_words(keys: Path | None, *, insecure: bool = False) -> list[str]:
@@ -237,23 +250,38 @@ def replay_words(head: str, bind: str, storage: Path | None) -> list[str]:
     return words
 
 
-def replay_storage(config: Config, run_dir: Path) -> Path | None:
-    """The file that the launcher's replay server keeps its experience in, if it is to have one."""
+def _numbered(bind: str, number: int) -> str:
+    """Addresses within a process or in the file system are names: each server has its own."""
+    return bind if number == 0 or bind.startswith("tcp://") else f"{bind}-{number}"
+
+
+def replay_names(config: Config) -> list[str]:
+    """Of the replay servers, by number."""
+    if config.replay_servers == 1:
+        return ["replay_server"]
+    return [f"replay_server-{number}" for number in range(config.replay_servers)]
+
+
+def replay_storage(config: Config, run_dir: Path, number: int) -> Path | None:
+    """The file that a replay server of the launcher's keeps its experience in, if it is to have
+    one."""
+    suffix = f"-{number}" if config.replay_servers > 1 else ""
     if config.replay_storage == "file":
-        return run_dir / "replay" / "storage"
+        return run_dir / "replay" / f"storage{suffix}"
     if config.replay_storage == "shm":
         # Runs of the same name in different directories are different runs.
         digest = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()
-        return Path("/dev/shm") / f"zapex-{run_dir.name}-{digest[:8]}"
+        return Path("/dev/shm") / f"zapex-{run_dir.name}-{digest[:8]}{suffix}"
     return None
 
 
 def discard_shared_memory(config: Config, run_dir: Path) -> None:
     """Give back what a run's experience takes in /dev/shm: at its end, and before a new run in the
     same directory, for one that was killed with its launcher has left it there."""
-    storage = replay_storage(config, run_dir)
-    if storage is not None and config.replay_storage == "shm":
-        storage.unlink(missing_ok=True)
+    for number in range(config.replay_servers):
+        storage = replay_storage(config, run_dir, number)
+        if storage is not None and config.replay_storage == "shm":
+            storage.unlink(missing_ok=True)
 
 
 def run_role(
@@ -284,7 +312,7 @@ def run_role(
     elif spec.role == "replay_server":
         from replay_server.server import ReplayOptions, run_replay_server
 
-        storage = replay_storage(spec.config, spec.run_dir)
+        storage = replay_storage(spec.config, spec.run_dir, spec.number)
         run_replay_server(
             ReplayOptions(
                 spec.head,

@@ -6,6 +6,7 @@ can ask (`python -m deploy status $(cat RUN_DIR/head)`). A run that was killed l
 `status.json` outlives the run, for those who come later.
 """
 
+import contextlib
 import json
 import logging
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common import transport
+from common.run_directory import replace_text
 from learner.status import RunStatus
 
 HEAD_FILE = "head"
@@ -62,14 +64,14 @@ class Announcement:
     def withdraw(self) -> None:
         """The head is about to go."""
         if self._run_dir is not None:
-            (self._run_dir / HEAD_FILE).unlink(missing_ok=True)
+            # A directory that is read-only by now, or gone, must not keep the head from ending.
+            with contextlib.suppress(OSError):
+                (self._run_dir / HEAD_FILE).unlink(missing_ok=True)
 
 
 def _replace(path: Path, text: str) -> None:
-    """Somebody may read at any moment. A disk that is full must not end the run."""
-    temporary = path.with_name(f"{path.name}.partial")
+    """A disk that is full must not end the run."""
     try:
-        temporary.write_text(text)
-        temporary.replace(path)
+        replace_text(path, text)
     except OSError as error:
         log.warning("cannot write %s: %s", path, error.strerror)

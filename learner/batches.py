@@ -1,11 +1,12 @@
-"""The learner's connection to its replay server: batches in, priorities and requests out.
+"""Batches from the run's only replay server; priorities and requests on their way there.
 
 It owes the server's credit: at any time `prefetch_batches` batches are requested, ready, or in
 training; a request for others carries the priorities of those that were used up.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 import zmq
 
 from common import transport
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, Rejected, SampleRequest, Serving
+from common.rejections import Rejections, quoted
 from common.trace import Trace
 from learner.host_batch import HostBatch
-from learner.mapped_replay import map_storage
+from learner.replay_link import ReplayLink
 from learner.transfer import Transfer
 from learner.update import TrainBatch
 
@@ -40,6 +42,7 @@ class Batches:
 
     Args:
         trace: is told what is done for each batch.
+        rejections: counts what is not accepted of the server.
 
     Raises ConfigError when the configuration insists on shared memory and there is none.
     """
@@ -51,25 +54,46 @@ class Batches:
         manifest: Manifest,
         device: torch.device,
         trace: Trace,
+        rejections: Rejections | None = None,
     ) -> None:
+        self._rejections = rejections or Rejections("learner_rejected_messages_total")
         self._manifest, self._trace = manifest, trace
-        self._mapped = map_storage(server, manifest)
-        self.overwritten = 0
-        """Transitions that were evicted between being drawn and being read: another of their batch
-        stood in for each, or where none was left, the batch was drawn again."""
+        self._context = context
+        self._link = ReplayLink(context, server, manifest)
+        self._overwritten = 0
         self.credit = credit = manifest.config.prefetch_batches
         """Batches requested, ready, or in training."""
         self._slots = [HostBatch(manifest, device) for _ in range(credit)]
         self._transfer = Transfer(self._slots, device)
         self._free = list(range(credit))
         self._requested = 0
-        self.socket, self._watch = transport.connect_watched(context, zmq.DEALER, server.endpoint)
-        """To wait for batches on."""
         self._request(credit)
 
+    @property
+    def overwritten(self) -> int:
+        """Transitions that were evicted between being drawn and being read: another of their batch
+        stood in for each, or where none was left, the batch was drawn again."""
+        return self._overwritten + self._link.overwritten
+
+    patience_s = 1.0
+    """How long a wait may last before `receive` is to be called again."""
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """To wait for batches on."""
+        return [self._link.socket]
+
+    def follow(self, servers: Mapping[int, Serving]) -> None:
+        """These are the servers now: there may be none for a while, or another."""
+        server = next(iter(servers.values()), None)
+        if server is not None and server.endpoint != self._link.endpoint:
+            self._overwritten += self._link.overwritten
+            self._link.close()
+            self._link = ReplayLink(self._context, server, self._manifest)
+            self._request_again()
+
     def close(self) -> None:
-        self._watch.close()
-        self.socket.close()
+        self._link.close()
         self._transfer.finish()
 
     def give_back(self, used: Sequence[Used]) -> None:
@@ -88,19 +112,26 @@ class Batches:
 
         Raises WireError when the server rejects a request or sends what it must not.
         """
-        if self._watch.reconnected():
-            # What was requested on the old connection will not come.
-            lost, self._requested = self._requested, 0
-            self._request(lost)
+        if self._link.watch.reconnected():
+            self._request_again()
         while True:
             self._trace.phase("receiving")
-            message = transport.receive(self.socket)
-            if message is None:
-                return
-            self._trace.phase("gathering")
-            batch = self._take(message)
+            try:
+                message = transport.receive(self._link.socket)
+                if message is None:
+                    return
+                self._trace.phase("gathering")
+                batch = self._take(message)
+            except WireError as error:
+                self._rejections.count(error, time.monotonic())
+                raise
             if batch is not None:
                 yield batch
+
+    def _request_again(self) -> None:
+        """What was requested on the old connection will not come."""
+        lost, self._requested = self._requested, 0
+        self._request(lost)
 
     def _request(
         self,
@@ -109,56 +140,38 @@ class Batches:
         priority: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self._requested += batches
-        keys_only = self._mapped is not None
+        keys_only = self._link.keys_only
         if key is None or priority is None:
             request = SampleRequest(batches, keys_only=keys_only)
         else:
             request = SampleRequest(batches, key, priority, keys_only)
-        transport.send(self.socket, request)
+        transport.send(self._link.socket, request)
 
     def _take(self, message: Message) -> TrainBatch | None:
         if isinstance(message, Rejected):
-            raise WireError(f"the replay server rejected a request: {message.reason}")
+            raise WireError(f"the replay server rejected a request: {quoted(message.reason)}")
         if not isinstance(message, (Batch, Drawn)) or not self._free:
-            log.warning("ignored a %s that was not asked for", message.kind)
+            unasked = MalformedMessage(f"a {message.kind} that was not asked for", Reason.SEQUENCE)
+            self._rejections.count(unasked, time.monotonic())
             return None
         self._requested -= 1
         slot = self._free.pop()
         host = self._slots[slot]
-        if isinstance(message, Batch):
-            key = host.fill_from_batch(message)
-            mean_version = message.mean_version
-        else:
-            read = self._read(host, message)
-            if read is None:
-                self._free.append(slot)
-                self._request(1)
-                return None
-            key, mean_version = read
+        received = self._link.fill(host, message)
+        if received is None:
+            self._free.append(slot)
+            self._request(1)
+            return None
+        host.weigh(received.probability, message.table_size)
         self._trace.phase("copying to the device")
         tensors, copied = self._transfer.start(slot)
         return TrainBatch(
             **tensors,
-            key=key,
+            key=received.key,
             table_size=message.table_size,
-            inserted=message.inserted,
+            inserted={0: message.inserted},
             sampled=message.sampled,
-            mean_version=mean_version,
+            mean_version=received.mean_version,
             slot=slot,
             copied=copied,
         )
-
-    def _read(self, host: HostBatch, drawn: Drawn) -> tuple[npt.NDArray[np.int64], float] | None:
-        """Gather what was drawn; None where that is not possible (any more)."""
-        if self._mapped is None:
-            return None
-        if not self._mapped.holds(drawn):
-            log.warning("the replay server has another storage now: batches come over the wire")
-            self._mapped = None
-            return None
-        read = self._mapped.read(host, drawn)
-        if read is None:
-            self.overwritten += len(drawn.key)
-            return None
-        self.overwritten += read.overwritten
-        return read.key, read.mean_version

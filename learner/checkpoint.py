@@ -4,11 +4,13 @@
     RUN_DIR/checkpoints/best.safetensors        the best evaluated weights, to use
 
 A file is written under a temporary name, flushed to the disk, then renamed, so that a file with its
-final name is complete. Reading one runs no code.
+final name is complete; a digest in it tells whether it still is. Reading one runs no code.
 """
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import struct
 from dataclasses import asdict, dataclass, field
@@ -24,8 +26,17 @@ from common.errors import CheckpointError, MalformedMessage
 from common.spec import EnvSpec
 from learner.update import QLearner
 
-FORMAT = 1
+FORMAT = 2
 BEST = "best"
+MAX_EVALUATIONS = 2_000
+"""Kept in a run's state: some 300 KB of each checkpoint."""
+DAMAGED = ".damaged"
+
+log = logging.getLogger(__name__)
+
+
+class _Damaged(CheckpointError):
+    """The file is not what was written."""
 
 
 @dataclass(slots=True)
@@ -37,14 +48,27 @@ class RunState:
     """Starts of the learner."""
     updates: int = 0
     env_steps: int = 0
-    replay_inserted: int = 0
-    """The replay's own count at that time, to see by how much it went on."""
+    replay_inserted: dict[int, int] = field(default_factory=dict)
+    """Each replay server's own count at that time, to see by how much it went on."""
     wall_s: float = 0.0
     """Time the run has taken in all its parts, in seconds."""
     best_score: float | None = None
     solved: bool = False
     evaluations: list[dict[str, float]] = field(default_factory=list)
-    """env_steps, updates, wall_s, return_mean, return_std and episodes of each."""
+    """env_steps, updates, wall_s, return_mean, return_std and episodes of each; of more than
+    `MAX_EVALUATIONS` so many, evenly spread."""
+    evaluated: int = 0
+    """Evaluations so far."""
+
+    def note_evaluation(self, facts: dict[str, float]) -> None:
+        """Keep the newest one's facts."""
+        self.evaluated += 1
+        kept = self.evaluations
+        kept.append(facts)
+        if len(kept) > MAX_EVALUATIONS:
+            # metrics.jsonl has them all. Here the one goes that its neighbours are closest around.
+            between = range(1, len(kept) - 1)
+            del kept[min(between, key=lambda i: kept[i + 1]["updates"] - kept[i - 1]["updates"])]
 
 
 def save_checkpoint(
@@ -65,7 +89,9 @@ def save_checkpoint(
     path = directory / f"{learner.updates:08d}.safetensors"
     _write(path, tensors, {"state": asdict(state), "spec": spec.to_plain()})
     for old in checkpoints(directory)[:-keep]:
-        old.unlink(missing_ok=True)
+        # One that stays is no harm.
+        with contextlib.suppress(OSError):
+            old.unlink()
     return path
 
 
@@ -84,12 +110,44 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(numbered, key=lambda p: int(p.stem))
 
 
+def newest_intact(directory: Path) -> Path | None:
+    """The newest numbered checkpoint that is as it was written; None if there is no checkpoint.
+
+    Newer ones that are not are renamed, for they would be in the way of those to come, and what was
+    being written when its process died is removed.
+
+    Raises CheckpointError when none is intact, or one is of another release.
+    """
+    for partial in directory.glob("*.partial"):
+        partial.unlink()
+    found, damaged = checkpoints(directory), []
+    for path in reversed(found):
+        try:
+            _read(path)
+        except _Damaged as error:
+            damaged.append((path, error))
+            continue
+        for newer, why in damaged:
+            newer.replace(newer.with_suffix(DAMAGED))
+            log.warning("%s: it is put aside, the run goes on from %s", why, path.name)
+        return path
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint in {directory} is intact ({len(damaged)} are damaged): put a copy of "
+            "one there, or start a new run"
+        )
+    return None
+
+
 def load_run_state(path: Path) -> tuple[RunState, EnvSpec]:
     """Raises CheckpointError when the file is not a complete checkpoint of this format."""
     _, facts = _read(path, tensors=False)
     try:
-        return RunState(**facts["state"]), EnvSpec.from_plain(facts["spec"])
-    except (KeyError, TypeError, MalformedMessage) as error:
+        state = RunState(**facts["state"])
+        # JSON has no other keys than text.
+        state.replay_inserted = {int(n): count for n, count in state.replay_inserted.items()}
+        return state, EnvSpec.from_plain(facts["spec"])
+    except (KeyError, TypeError, ValueError, AttributeError, MalformedMessage) as error:
         raise CheckpointError(f"{path} lacks the counters of a run: {error}") from error
 
 
@@ -160,9 +218,11 @@ def _optimizer_keys(optimizer: torch.optim.Optimizer) -> set[str]:
 def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     temporary = path.with_suffix(".partial")
     contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    metadata = {"zapex": json.dumps({"format": FORMAT, **facts})}
+    text = json.dumps({"format": FORMAT, **facts})
+    metadata = {"zapex": text, "sha256": _digest(text, contiguous)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not its parents: a run directory that was removed is not to come back without its rest.
+        path.parent.mkdir(exist_ok=True)
         save_file(contiguous, temporary, metadata=metadata)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -177,6 +237,14 @@ def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Non
         ) from error
 
 
+def _digest(facts: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -188,12 +256,15 @@ def _sync_directory(directory: Path) -> None:
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["zapex"])
+            metadata = file.metadata() or {}
+            facts = json.loads(metadata["zapex"])
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, struct.error) as error:
-        raise CheckpointError(
-            f"{path} is missing, damaged or no zapex checkpoint ({error})"
-        ) from error
+        raise _Damaged(f"{path} is missing, damaged or no zapex checkpoint ({error})") from error
+    # Releases up to 0.1 wrote no digest.
+    digest = metadata.get("sha256")
+    if tensors and digest is not None and digest != _digest(metadata["zapex"], found):
+        raise _Damaged(f"{path} is damaged: its content is not what was written")
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path} is no zapex checkpoint")
     if facts.get("format") != FORMAT:

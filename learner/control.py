@@ -10,32 +10,37 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
+import torch
 import zmq
 
 from common import codec, transport
-from common.block_columns import block_bytes
 from common.cut_off import CutOff
-from common.errors import AddressInUse, SchemaMismatch, WireError
+from common.errors import AddressInUse, WireError
+from common.health import Health
 from common.manifest import Manifest
 from common.messages import (
+    ACTING,
+    EVALUATION,
     EvalResult,
     Message,
     NamedTensors,
-    Refused,
     Serving,
     Status,
     StatusRequest,
     Weights,
 )
-from common.metric_table import histogram
-from common.metrics import Telemetry, Values
+from common.metrics import Telemetry
+from common.rejections import Rejections
 from common.security import refused_peers
+from common.trace import Trace
+from learner.admission import FloodGate
 from learner.announcement import Announcement
+from learner.feed import Feed, open_feed
 from learner.head import Head, Reply
-from learner.recorder import Record, Recorder
-from learner.status import LearnerCounters, RunStatus
+from learner.recorder import Recorder
+from learner.report import Report
+from learner.status import LearnerCounters
+from learner.subscriptions import Subscriptions
 from learner.targets import Targets
 from learner.wakeup import Wakeup
 
@@ -46,9 +51,11 @@ MEMBERS_PER_GATHER_MS = 20
 members there are: their heartbeats cost less together. What the training loop leaves to be sent
 does not wait, and neither does anything in a small run."""
 RECORD_PERIOD_S = 1.0
-LEARNER, HEAD = -1, -2
-"""Sessions of this process's own metrics; those of members are not negative."""
 MESSAGES_PER_TURN = 200
+CONTROL_BYTES = 2 << 20
+"""Largest frame that a member may send: a header, or the episodes of a heartbeat."""
+SUBSCRIPTION_BYTES = 1 << 10
+"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
 WEIGHTS_QUEUE_MESSAGES = 1
 """Versions queued for a slow subscriber, behind the one that is on its way, before newer ones are
 dropped for it: what it gets is no older than the time that two versions take to reach it."""
@@ -69,6 +76,7 @@ class ControlPlane:
         recorder: takes the run's metrics once a second.
         targets: tells Prometheus where to scrape.
         announcement: tells others where to ask, and what they would have heard.
+        health: told that the control thread is alive.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -87,19 +95,18 @@ class ControlPlane:
         recorder: Recorder | None = None,
         targets: Targets | None = None,
         announcement: Announcement | None = None,
+        health: Health | None = None,
     ) -> None:
         self._manifest = manifest
-        self._telemetry = telemetry or Telemetry(dict)
-        self._recorder = recorder
-        self._actor_lag = histogram("head_actor_lag_updates")
-        self.head_telemetry = Telemetry(self._values, [self._actor_lag])
-        """The head's own metrics, those of the run as a whole."""
+        self._context = context
         self._targets = targets
         self._announcement = announcement or Announcement(None)
+        self._health = health or Health()
         self._next_record_s = 0.0
         self._counters = counters
-        self._wall_s = wall_s
-        self._control, self.endpoint = transport.bind(context, zmq.ROUTER, bind)
+        self._control, self.endpoint = transport.bind(
+            context, zmq.ROUTER, bind, max_message_bytes=CONTROL_BYTES
+        )
         self._control.router_mandatory = True
         try:
             self._weights, weights_endpoint = _bind_weights(
@@ -112,14 +119,26 @@ class ControlPlane:
         self._weights.xpub_verbose = True
         self._cut_off = CutOff((self._control, self.endpoint), (self._weights, weights_endpoint))
         self._head = Head(manifest, weights_endpoint, epoch)
+        self._subscriptions = Subscriptions(
+            self._weights, (ACTING, EVALUATION), self._head.rejections
+        )
+        self._gate = FloodGate()
+        self._report = Report(
+            self._head,
+            manifest,
+            counters,
+            wall_s,
+            telemetry,
+            recorder,
+            lambda: refused_peers(context),
+        )
+        self.head_telemetry = self._report.head_telemetry
         self._current: dict[bytes, Weights] = {}
         self._outbox: dict[bytes, Weights] = {}
-        self._rejected = 0
         self._run_state = "run"
         self._lock = threading.Lock()
         self._evaluations: list[EvalResult] = []
-        self._scores: list[dict[str, float]] = []
-        self._replay_servers: list[Serving] = []
+        self._replay_servers: dict[int, Serving] = {}
         self._replay_known = threading.Event()
         self._evaluator_is_there = False
         self._nobody_left = threading.Event()
@@ -150,17 +169,33 @@ class ControlPlane:
 
     def note_score(self, facts: dict[str, float]) -> None:
         """An evaluation was recorded: it belongs into the run's metrics."""
-        with self._lock:
-            self._scores.append(facts)
+        self._report.note_score(facts)
 
-    def replay_server(self, timeout_s: float) -> Serving | None:
-        """A replay server, or None when none is known in time."""
+    def open_feed(
+        self,
+        timeout_s: float,
+        device: torch.device,
+        trace: Trace,
+        thread_trace: Trace,
+        rejections: Rejections,
+    ) -> Feed | None:
+        """As `learner.feed.open_feed`, from the replay servers; None when none is known in time."""
         if self.failure is not None:
             raise self.failure
         self._replay_known.wait(timeout_s)
-        # Read once: the control thread replaces the list whenever members come and go.
-        servers = self._replay_servers
-        return servers[0] if servers else None
+        # Read once: the control thread replaces them whenever members come and go.
+        servers = self._followed = self._replay_servers
+        if not servers:
+            return None
+        return open_feed(
+            self._context, servers, self._manifest, device, trace, thread_trace, rejections
+        )
+
+    def keep_up(self, feed: Feed) -> None:
+        """Have the feed follow replay servers that came and went."""
+        if self._replay_servers is not self._followed:
+            self._followed = self._replay_servers
+            feed.follow(self._followed)
 
     @property
     def has_evaluator(self) -> bool:
@@ -195,7 +230,7 @@ class ControlPlane:
             log.exception("the control thread failed")
             self.failure = error
         finally:
-            self._write_records()
+            self._report.write_records()
             failed = self.failure is not None or self._counters.phase == "failed"
             if self._targets is not None and not failed:
                 self._targets.withdraw()
@@ -205,15 +240,16 @@ class ControlPlane:
 
     def _turn(self, now_s: float) -> bool:
         """Whether there was a message, and no more are waiting."""
+        self._health.turned("control")
         self._wakeup.clear()
         self._cut_off.poll()
         self._publish_outbox()
-        self._serve_late_subscribers()
+        self._serve_late_subscribers(now_s)
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
             # The members are about to leave: this is the last status with all of them.
-            self._announcement.tell(now_s, self._status, due=True)
+            self._announcement.tell(now_s, self._report.status, due=True)
             self._send(self._head.set_run_state(run_state))
         messages = 0
         while messages < MESSAGES_PER_TURN:
@@ -224,11 +260,13 @@ class ControlPlane:
             self._send(self._answer(frames, now_s))
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
+            self._gate.open()
             self._send(self._head.tick(now_s))
-            self._write_records()
+            self._report.observe_waiting(now_s)
+            self._report.write_records()
             if self._targets is not None:
                 self._targets.tell(self._head.members.values())
-            self._announcement.tell(now_s, self._status)
+            self._announcement.tell(now_s, self._report.status)
         evaluations = self._head.take_evaluations()
         if evaluations:
             with self._lock:
@@ -242,101 +280,17 @@ class ControlPlane:
     def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:
         peer = bytes(frames[0])
         try:
-            message = codec.decode(frames[1:])
-        except SchemaMismatch as error:
-            self._rejected += 1
-            log.warning("refused a peer: %s", error)
-            return [(peer, Refused(str(error)))]
+            self._gate.check(peer)
         except WireError as error:
-            self._rejected += 1
-            log.debug("a message that cannot be read: %s", error)
-            return [(peer, Refused(f"this message cannot be read: {error}"))]
+            self._head.rejections.count(error, now_s)
+            return []
+        try:
+            message = codec.decode(frames[1:])
+        except WireError as error:
+            return [(peer, self._head.refuse(error, now_s))]
         if isinstance(message, StatusRequest):
-            return [(peer, Status(self._status().to_plain()))]
+            return [(peer, Status(self._report.status().to_plain()))]
         return self._head.handle(peer, message, now_s)
-
-    def _write_records(self) -> None:
-        """One for now, and one more for each further score that came since the last."""
-        head, counters = self._head, self._counters
-        head.metrics.add(LEARNER, *self._telemetry.snapshot())
-        self._actor_lag.observe_all(self._lags())
-        head.metrics.add(HEAD, *self.head_telemetry.snapshot())
-        with self._lock:
-            scores, self._scores = self._scores, []
-        returns, lengths = head.take_episodes()
-        values = head.metrics.record()
-        noted: list[dict[str, float] | None] = [*scores] or [None]
-        for score in noted:
-            record = Record(
-                time.time(),
-                self._wall_s(),
-                counters.env_steps,
-                counters.updates,
-                values,
-                returns,
-                lengths,
-                score,
-            )
-            if self._recorder is not None:
-                self._recorder.offer(record)
-            returns, lengths = [], []
-
-    def _values(self) -> Values:
-        head, returns = self._head, self._head.recent_returns
-        lags = self._lags()
-        values: Values = {
-            "head_actors": len(head.of_role("actor")),
-            "head_lost_members_total": sum(head.lost.values()),
-            "head_rejected_messages_total": self._rejected,
-            "head_refused_peers_total": refused_peers(self._control.context),
-            "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
-        }
-        if returns:
-            values["head_training_return"] = sum(returns) / len(returns)
-        if len(lags):
-            values["head_policy_lag_updates"] = float(lags.mean())
-        return values
-
-    def _lags(self) -> npt.NDArray[np.float64]:
-        """Updates by which each actor that has told its weights' version is behind."""
-        values = [m.values for m in self._head.of_role("actor")]
-        versions = [v["actor_weights_version"] for v in values if "actor_weights_version" in v]
-        return np.maximum(self._counters.updates - np.array(versions, np.float64), 0.0)
-
-    def _status(self) -> RunStatus:
-        """How the run goes now."""
-        manifest, config, head = self._manifest, self._manifest.config, self._head
-        returns = head.recent_returns
-        return RunStatus(
-            run_id=self._manifest.run_id,
-            env=config.env,
-            wall_s=self._wall_s(),
-            total_env_steps=config.total_env_steps,
-            target_return=config.target_return,
-            samples_per_insert=config.samples_per_insert,
-            replay_capacity=config.replay_slots * config.block_length,
-            replay_bytes=block_bytes(manifest.spec, manifest.layout, config.replay_slots),
-            learner=self._counters,
-            train_return=sum(returns) / len(returns) if returns else None,
-            episodes=head.episodes,
-            members=[
-                {
-                    "role": m.role,
-                    "number": m.number,
-                    "host": m.host,
-                    "pid": m.pid,
-                    "num_envs": m.num_envs,
-                    "values": m.values,
-                    # Keys are text: the wire has no others.
-                    "returns": {str(env): sum(r) / len(r) for env, r in m.returns.items()},
-                    "first_env_index": m.first_env_index,
-                }
-                for m in head.members.values()
-            ],
-            histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
-            lost=head.lost,
-            rejected=self._rejected,
-        )
 
     def _send(self, replies: list[Reply]) -> None:
         for peer, message in replies:
@@ -354,15 +308,11 @@ class ControlPlane:
             self._current[topic] = weights
             transport.send(self._weights, weights, prefix=(topic,))
 
-    def _serve_late_subscribers(self) -> None:
+    def _serve_late_subscribers(self, now_s: float) -> None:
         # Every message goes to all subscribers of its topic: many who come at once need only one.
-        topics = set()
-        while (frames := transport.receive_frames(self._weights)) is not None:
-            event = bytes(frames[0])
-            if event[:1] == b"\x01":
-                topics.add(event[1:])
-        for topic in topics & self._current.keys():
-            transport.send(self._weights, self._current[topic], prefix=(topic,))
+        for topic in self._subscriptions.take(now_s):
+            if topic in self._current:
+                transport.send(self._weights, self._current[topic], prefix=(topic,))
 
 
 def weights_addresses(bind: str, control_endpoint: str) -> list[str]:
@@ -382,4 +332,10 @@ def _bind_weights(
             return _bind_weights(context, [address])
         except AddressInUse:
             log.warning("%s is in use: publishing weights from a free port", address)
-    return transport.bind(context, zmq.XPUB, addresses[-1], queue_messages=WEIGHTS_QUEUE_MESSAGES)
+    return transport.bind(
+        context,
+        zmq.XPUB,
+        addresses[-1],
+        queue_messages=WEIGHTS_QUEUE_MESSAGES,
+        max_message_bytes=SUBSCRIPTION_BYTES,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from common.config import Config
+from common.errors import CheckpointError
 from common.messages import EvalResult, NamedTensors
 from common.spec import EnvSpec
 from learner.checkpoint import RunState, save_best
@@ -40,6 +41,7 @@ class Evaluations:
         self._config, self._spec = config, spec
         self._state, self._counters, self._checkpoints = state, counters, checkpoints
         self._expected: OrderedDict[int, NamedTensors] = OrderedDict()
+        self._unsaved_best: tuple[NamedTensors, dict[str, Any]] | None = None
         self.reached = False
         """Whether the newest score reached the target."""
         self.solved = False
@@ -74,10 +76,10 @@ class Evaluations:
             "return_std": float(result.episode_return.std()),
             "episodes": len(result.episode_return),
         }
-        state.evaluations.append(facts)
+        state.note_evaluation(facts)
         score = facts["return_mean"]
         self._counters.score = score
-        self._counters.evaluations = len(state.evaluations)
+        self._counters.evaluations = state.evaluated
         log.info(
             "greedy return %.1f ± %.1f over %d episodes, version %d",
             score, facts["return_std"], facts["episodes"], result.version,
@@ -87,7 +89,21 @@ class Evaluations:
         )
         if state.best_score is None or score >= state.best_score or self.solved:
             state.best_score = score
-            weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
-            save_best(self._checkpoints, weights, self._spec, facts)
+            self._unsaved_best = tensors, facts
+            try:
+                self.save_best()
+            except CheckpointError as error:
+                log.error("%s", error)
         self._counters.best_score = state.best_score
         return facts
+
+    def save_best(self) -> None:
+        """Write the best weights, if that could not be done when their score came.
+
+        Raises CheckpointError when it cannot be done now either.
+        """
+        if self._unsaved_best is not None:
+            tensors, facts = self._unsaved_best
+            weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
+            save_best(self._checkpoints, weights, self._spec, facts)
+            self._unsaved_best = None

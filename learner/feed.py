@@ -8,8 +8,10 @@ all that is to be done for a small batch: on a CPU the training thread fetches t
 import contextlib
 import queue
 import threading
+import time
 from collections import deque
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +21,14 @@ import zmq
 from common import transport
 from common.manifest import Manifest
 from common.messages import Serving
+from common.rejections import Rejections
 from common.trace import NO_TRACE, Trace
 from learner.batches import Batches, Used
+from learner.shards import ShardedBatches
 from learner.update import TrainBatch
 from learner.wakeup import Wakeup
 
+T = TypeVar("T")
 POLL_MS = 100
 INLINE_BYTES = 1 << 20
 """Frames of a batch that a CPU's training thread fetches itself."""
@@ -42,36 +47,46 @@ class Feed(Protocol):
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
         """A batch is used up; |δ| [N] are its new priorities."""
 
+    def follow(self, servers: Mapping[int, Serving]) -> None:
+        """These are the replay servers now, by number."""
+
     def close(self) -> None: ...
 
 
 def open_feed(
     context: zmq.Context[zmq.Socket[bytes]],
-    server: Serving,
+    servers: Mapping[int, Serving],
     manifest: Manifest,
     device: torch.device,
     trace: Trace = NO_TRACE,
     thread_trace: Trace = NO_TRACE,
+    rejections: Rejections | None = None,
 ) -> Feed:
     """The feed that suits the device and the size of a batch.
 
     Args:
+        servers: the replay servers that are there, by number.
         trace: of the loop that trains.
         thread_trace: of the feed's own thread, if it gets one.
+        rejections: as of `Batches`.
     """
     frames = manifest.config.batch_size * manifest.layout.frames_per_transition
     nbytes = frames * manifest.spec.obs_size * manifest.spec.dtype.itemsize
-    if device.type == "cpu" and nbytes <= INLINE_BYTES:
-        return InlineFeed(Batches(context, server, manifest, device, trace), trace)
-    return Prefetcher(
-        Batches(context, server, manifest, device, thread_trace), context, thread_trace
-    )
+    inline = device.type == "cpu" and nbytes <= INLINE_BYTES
+    source: Batches | ShardedBatches
+    used_trace = trace if inline else thread_trace
+    if manifest.config.replay_servers == 1:
+        (server,) = servers.values()
+        source = Batches(context, server, manifest, device, used_trace, rejections)
+    else:
+        source = ShardedBatches(context, servers, manifest, device, used_trace, rejections)
+    return InlineFeed(source, trace) if inline else Prefetcher(source, context, thread_trace)
 
 
 class InlineFeed:
     """In the training thread. What was requested is made by the replay server meanwhile."""
 
-    def __init__(self, batches: Batches, trace: Trace = NO_TRACE) -> None:
+    def __init__(self, batches: Batches | ShardedBatches, trace: Trace = NO_TRACE) -> None:
         self._batches, self._trace = batches, trace
         self._ready: deque[TrainBatch] = deque()
         self._failure: BaseException | None = None
@@ -93,10 +108,15 @@ class InlineFeed:
 
     def _fetch(self, timeout_s: float) -> None:
         self._ready += self._batches.receive()
-        if not self._ready and timeout_s > 0.0:
+        deadline_s = time.monotonic() + timeout_s
+        while not self._ready and (left_s := deadline_s - time.monotonic()) > 0.0:
             self._trace.phase("waiting for a batch")
-            transport.wait(self._batches.socket, max(round(timeout_s * 1e3), 1))
+            patience_s = min(left_s, self._batches.patience_s)
+            transport.wait_any(self._batches.sockets, max(round(patience_s * 1e3), 1))
             self._ready += self._batches.receive()
+
+    def follow(self, servers: Mapping[int, Serving]) -> None:
+        self._batches.follow(servers)
 
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
         self._batches.give_back([Used(batch.slot, batch.key, priority)])
@@ -110,13 +130,14 @@ class Prefetcher:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: Batches | ShardedBatches,
         context: zmq.Context[zmq.Socket[bytes]],
         trace: Trace = NO_TRACE,
     ) -> None:
         self._batches, self._trace = batches, trace
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[Used] = queue.SimpleQueue()
+        self._servers: queue.SimpleQueue[Mapping[int, Serving]] = queue.SimpleQueue()
         self._wakeup = Wakeup(context)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -142,6 +163,10 @@ class Prefetcher:
         if self._used.qsize() >= self._batches.credit // 2:
             self._wakeup.signal()
 
+    def follow(self, servers: Mapping[int, Serving]) -> None:
+        self._servers.put(servers)
+        self._wakeup.signal()
+
     def close(self) -> None:
         self._stopping.set()
         self._wakeup.signal()
@@ -158,21 +183,25 @@ class Prefetcher:
             self._trace.close()
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._batches.socket, zmq.POLLIN)
-        poller.register(self._wakeup.woken, zmq.POLLIN)
         while not self._stopping.is_set():
             self._trace.phase("waiting")
-            poller.poll(POLL_MS)
+            patience_ms = max(round(self._batches.patience_s * 1e3), 1)
+            transport.wait_any(
+                [*self._batches.sockets, self._wakeup.woken], min(patience_ms, POLL_MS)
+            )
             self._wakeup.clear()
             self._trace.phase("priorities")
-            self._batches.give_back(self._take_used())
+            for servers in _taken(self._servers):
+                self._batches.follow(servers)
+            self._batches.give_back(_taken(self._used))
             for batch in self._batches.receive():
                 self._ready.put(batch)
 
-    def _take_used(self) -> list[Used]:
-        used: list[Used] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                used.append(self._used.get_nowait())
-        return used
+
+def _taken(waiting: "queue.SimpleQueue[T]") -> list[T]:
+    """All that is in the queue now."""
+    taken: list[T] = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            taken.append(waiting.get_nowait())
+    return taken

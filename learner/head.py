@@ -6,7 +6,6 @@ that is silent for `SILENCE_S` is gone.
 """
 
 import logging
-import math
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.errors import MalformedMessage, Reason, WireError
 from common.manifest import Manifest
 from common.messages import (
     Directive,
@@ -27,6 +27,9 @@ from common.messages import (
     Welcome,
 )
 from common.metrics import Values
+from common.rejections import Rejections, quoted
+from learner.admission import MAX_ENVS, MAX_MEMBERS, LineBudget, check_join, check_serving
+from learner.assignment import assign
 from learner.run_metrics import RunMetrics
 
 Reply = tuple[bytes, Message]
@@ -41,7 +44,8 @@ MAX_NEW_EPISODES = 10_000
 """Kept for the next record."""
 MAX_WAITING = 10_000
 """Joins kept until a replay server serves."""
-ROLES = ("actor", "evaluator", "inference", "replay_server")
+MAX_RETURN = 1e30
+"""Returns beyond this are no returns: their sums would not be numbers."""
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +68,7 @@ class Member:
     metrics_endpoint: str = ""
     """host:port where Prometheus can scrape it; empty: it cannot."""
     serving: Serving | None = None
-    """Where a replay server or an inference process listens."""
+    """Where a replay server, an inference process or a relay listens."""
     values: Values = field(default_factory=dict)
     """Its newest counters and gauges."""
     returns: dict[int, deque[float]] = field(default_factory=dict)
@@ -90,6 +94,8 @@ class Head:
         epoch: int = 0,
         new_session: Callable[[], int] = lambda: secrets.randbits(62),
     ) -> None:
+        self.rejections = Rejections("head_rejected_messages_total")
+        self._lines = LineBudget()
         self._manifest = manifest
         self._plain_manifest = manifest.to_plain()
         self._weights_endpoint = weights_endpoint
@@ -103,13 +109,19 @@ class Head:
         # What heartbeats are answered with is worked out when members come and go, not each time.
         self.ladder_size = 0
         """M: environments the configuration expects, or more when more have joined."""
-        self.replay_servers: list[Serving] = []
+        self.replay_servers: dict[int, Serving] = {}
         """Those that serve, by number."""
-        self.replay_endpoints: list[str] = []
+        self._replay_endpoints: dict[int, str] = {}
+        """Where each server was reached last, by number."""
+        self._assigned: dict[int, int] = {}
+        """Number of the server that each actor writes to, by session."""
+        self._replaced: set[int] = set()
+        """Numbers of replay servers whose successor is being taken in."""
         self.has_evaluator = False
         self._inference_endpoints: dict[str, str] = {}
-        """By machine; of several the last that joined: one that died without a word may still be a
-        member."""
+        self._relay_endpoints: dict[str, str] = {}
+        """Both by machine; of several the last that joined: one that died without a word may still
+        be a member."""
         self.run_state = "run"
         self._members_changed()
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -133,18 +145,29 @@ class Head:
     def handle(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
         """Take a message from a peer; returns what to send. `now_s` is monotonic, in seconds."""
         handler = self._handlers.get(type(message))
-        if handler is None:
-            return [(peer, Refused(f"a head does not take {message.kind!r}"))]
-        return handler(peer, message, now_s)
+        try:
+            if handler is None:
+                raise MalformedMessage(
+                    f"a head does not take {message.kind!r}", Reason.UNKNOWN_KIND
+                )
+            return handler(peer, message, now_s)
+        except WireError as error:
+            return [(peer, self.refuse(error, now_s))]
+
+    def refuse(self, error: WireError, now_s: float) -> Refused:
+        """Count a message that is not accepted, and say so."""
+        self.rejections.count(error, now_s)
+        return Refused(str(error))
 
     def tick(self, now_s: float) -> list[Reply]:
         """Drop members that have been silent for too long."""
         silent = [m for m in self.members.values() if now_s - m.last_heard_s > SILENCE_S]
         for member in silent:
-            log.warning(
-                "%s %d (%s, pid %d) has been silent for %.0f s: gone",
-                member.role, member.number, member.host, member.pid, SILENCE_S,
-            )  # fmt: skip
+            if self._lines.allows(now_s):
+                log.warning(
+                    "%s %d (%s, pid %d) has been silent for %.0f s: gone",
+                    member.role, member.number, quoted(member.host), member.pid, SILENCE_S,
+                )  # fmt: skip
             self.lost[member.role] = self.lost.get(member.role, 0) + 1
         return self._remove(silent)
 
@@ -175,40 +198,76 @@ class Head:
         members = self.members.values()
         ends = [m.first_env_index + m.num_envs for m in members if m.role == "actor"]
         self.ladder_size = max([self._manifest.config.expected_envs, *ends])
-        replays = self.of_role("replay_server")
-        self.replay_servers = [m.serving for m in replays if m.serving is not None]
-        self.replay_endpoints = [serving.endpoint for serving in self.replay_servers]
+        self._assign_replay_servers()
         self.has_evaluator = any(m.role == "evaluator" for m in members)
-        self._inference_endpoints = {
-            m.machine: m.serving.endpoint
-            for m in members
-            if m.role == "inference" and m.serving is not None
-        }
+        self._inference_endpoints = self._by_machine("inference")
+        self._relay_endpoints = self._by_machine("relay")
+
+    def _by_machine(self, role: str) -> dict[str, str]:
+        members = (m for m in self.members.values() if m.role == role)
+        return {m.machine: m.serving.endpoint for m in members if m.serving is not None}
+
+    def _relay_for(self, member: Member) -> str:
+        """Where it gets weights to act with; those to evaluate come from the head alone."""
+        acts = member.role in ("actor", "inference")
+        return self._relay_endpoints.get(member.machine, "") if acts else ""
+
+    def _assign_replay_servers(self) -> None:
+        replays = self.of_role("replay_server")
+        self.replay_servers = {m.number: m.serving for m in replays if m.serving is not None}
+        self._replay_endpoints |= {n: s.endpoint for n, s in self.replay_servers.items()}
+        # One that was started in a dead one's place is about to serve where that one did.
+        numbers = {m.number for m in replays} | self._replaced
+        there = sorted(numbers & self._replay_endpoints.keys())
+        actors = {s: m.num_envs for s, m in self.members.items() if m.role == "actor"}
+        self._assigned = assign(actors, self._assigned, there)
+
+    def _replay_endpoint(self, session: int) -> str:
+        number = self._assigned.get(session)
+        return "" if number is None else self._replay_endpoints[number]
 
     # ------------------------------------------------------------------------------------ messages
 
     def _on_join(self, peer: bytes, join: Join, now_s: float) -> list[Reply]:
-        if join.role not in ROLES:
-            return [(peer, Refused(f"role {join.role!r} is unknown; a run has {', '.join(ROLES)}"))]
-        if not 0 <= join.num_envs <= 100_000:
-            return [(peer, Refused(f"{join.num_envs} environments are not between 0 and 100000"))]
+        check_join(join)
         # One that waits and lost its connection asks again under another address.
         self._waiting = {p: j for p, j in self._waiting.items() if j.token != join.token}
-        replies = self._remove([m for m in self.members.values() if self._replaces(join, m)])
+        replaced = [m for m in self.members.values() if self._replaces(peer, join, m)]
+        self._replaced = {m.number for m in replaced if m.role == "replay_server"}
+        replies = self._remove(replaced)
+        self._replaced = set()
         if join.role == "replay_server":
-            if self.of_role("replay_server"):
-                reason = "this run has its replay server; start another run, or wait for it to go"
-                return [*replies, (peer, Refused(reason))]
-        elif not self.replay_endpoints:
+            reason = self._reason_against(join)
+            if reason:
+                return [*replies, (peer, self.refuse(WireError(reason), now_s))]
+        elif not self.replay_servers:
             if peer not in self._waiting and len(self._waiting) >= MAX_WAITING:
-                return [*replies, (peer, Refused("too many processes wait for a replay server"))]
+                error = MalformedMessage(
+                    "too many processes wait for a replay server", Reason.FLOOD
+                )
+                return [*replies, (peer, self.refuse(error, now_s))]
             self._waiting[peer] = join
             return replies
-        return replies + self._admit(peer, join, now_s)
+        return [*replies, *self._admit(peer, join, now_s)]
+
+    def _reason_against(self, join: Join) -> str:
+        """Why a replay server cannot be taken in; empty: it can."""
+        wanted = self._manifest.config.replay_servers
+        if join.preferred_number >= wanted:
+            return (
+                f"this run has replay_servers = {wanted}, numbered from 0: there is no number "
+                f"{join.preferred_number}"
+            )
+        if len(self.of_role("replay_server")) < wanted:
+            return ""
+        whole = "its replay server" if wanted == 1 else f"its {wanted} replay servers"
+        return f"this run has {whole}; start another run, or wait for one to go"
 
     @staticmethod
-    def _replaces(join: Join, member: Member) -> bool:
+    def _replaces(peer: bytes, join: Join, member: Member) -> bool:
         """Whether a join is by the member's own process, or by the one started in its place."""
+        if member.peer == peer:  # A connection has one member, however often it joins.
+            return True
         if (member.role, member.host) != (join.role, join.host):
             return False
         successor = join.take_over and member.number == join.preferred_number
@@ -217,6 +276,14 @@ class Head:
     def _admit(self, peer: bytes, join: Join, now_s: float) -> list[Reply]:
         num_envs = join.num_envs or self._manifest.config.envs_per_actor
         is_actor = join.role == "actor"
+        envs = sum(m.num_envs for m in self.members.values())
+        if len(self.members) >= MAX_MEMBERS or (is_actor and envs + num_envs > MAX_ENVS):
+            error = MalformedMessage(
+                f"this run has {len(self.members)} processes with {envs} environments: no more "
+                "are taken in",
+                Reason.FLOOD,
+            )
+            return [(peer, self.refuse(error, now_s))]
         member = Member(
             session=self._new_session(),
             role=join.role,
@@ -235,7 +302,11 @@ class Head:
         before = self.ladder_size
         self.members[member.session] = member
         self._members_changed()
-        log.info("%s %d joined from %s (pid %d)", join.role, member.number, join.host, join.pid)
+        if self._lines.allows(now_s):
+            log.info(
+                "%s %d joined from %s (pid %d)",
+                join.role, member.number, quoted(join.host), join.pid,
+            )  # fmt: skip
         welcome = Welcome(
             session=member.session,
             number=member.number,
@@ -245,21 +316,24 @@ class Head:
             ladder_size=self.ladder_size,
             manifest=self._plain_manifest,
             weights_endpoint=self._weights_endpoint,
-            replay_endpoints=self.replay_endpoints,
+            replay_endpoint=self._replay_endpoint(member.session),
             inference_endpoint=self._inference_endpoints.get(member.machine, ""),
+            relay_endpoint=self._relay_for(member),
         )
         changed = self._directives() if self.ladder_size != before else []
         return [(peer, welcome), *changed]
 
     def _on_serving(self, peer: bytes, serving: Serving, now_s: float) -> list[Reply]:
         member = self.members.get(serving.session)
-        if member is None or member.role not in ("inference", "replay_server"):
-            return [(peer, self._rejoin(serving.session))]
+        if member is None or member.role not in ("inference", "relay", "replay_server"):
+            return [(peer, self._rejoin(serving.session, now_s))]
+        check_serving(serving)
         member.serving, member.last_heard_s = serving, now_s
         self._members_changed()
-        log.info("%s %d serves at %s", member.role, member.number, serving.endpoint)
+        if self._lines.allows(now_s):
+            log.info("%s %d serves at %s", member.role, member.number, quoted(serving.endpoint))
         replies = self._directives()
-        if member.role == "inference":
+        if member.role != "replay_server":
             return replies
         waiting, self._waiting = self._waiting, {}
         for waiting_peer, join in waiting.items():
@@ -269,30 +343,32 @@ class Head:
     def _on_heartbeat(self, peer: bytes, heartbeat: Heartbeat, now_s: float) -> list[Reply]:
         member = self.members.get(heartbeat.session)
         if member is None:
-            return [(peer, self._rejoin(heartbeat.session))]
+            return [(peer, self._rejoin(heartbeat.session, now_s))]
         knows = (
             member.peer == peer
             and member.answered_revision == self._revision
             and now_s - member.answered_s < ANSWER_PERIOD_S
         )
         member.peer, member.last_heard_s = peer, now_s
-        member.values = heartbeat.values
-        self.metrics.add(member.session, heartbeat.values, heartbeat.histograms)
-        self._take_episodes(member, heartbeat)
+        member.values = self.metrics.add(member.session, heartbeat.values, heartbeat.histograms)
+        self._take_episodes(member, heartbeat, now_s)
         if knows:
             return []
         member.answered_s, member.answered_revision = now_s, self._revision
         return [(peer, self._directive(member))]
 
-    def _take_episodes(self, member: Member, heartbeat: Heartbeat) -> None:
+    def _take_episodes(self, member: Member, heartbeat: Heartbeat, now_s: float) -> None:
         columns = heartbeat.episode_return, heartbeat.episode_length, heartbeat.episode_env
         if not any(map(len, columns)):
             return
         if len({len(column) for column in columns}) != 1:
-            log.warning("%s %d sent episodes that are no table", member.role, member.number)
+            error = MalformedMessage("heartbeat: episodes that are no table", Reason.SHAPE)
+            self.rejections.count(error, now_s)
             return
         for value, length, env in zip(*(column.tolist() for column in columns), strict=True):
-            if not math.isfinite(value) or not 0 <= env < member.num_envs:
+            if not (abs(value) <= MAX_RETURN and 0 <= env < member.num_envs and length >= 0):
+                error = MalformedMessage("heartbeat: an impossible episode", Reason.RANGE)
+                self.rejections.count(error, now_s)
                 continue
             self.recent_returns.append(value)
             self.episodes += 1
@@ -305,19 +381,23 @@ class Head:
     def _on_eval_result(self, peer: bytes, result: EvalResult, now_s: float) -> list[Reply]:
         member = self.members.get(result.session)
         if member is None or member.role != "evaluator":
-            return [(peer, self._rejoin(result.session))]
+            return [(peer, self._rejoin(result.session, now_s))]
         member.last_heard_s = now_s
-        if len(result.episode_return) and np.isfinite(result.episode_return).all():
+        returns = result.episode_return
+        if len(returns) and (np.abs(returns) <= MAX_RETURN).all():  # Nor is one NaN.
             self._evaluations.append(result)
-        else:
-            log.warning("evaluator %d sent a score that is no number", member.number)
+            return []
+        error = MalformedMessage("eval_result: a score that is no number", Reason.NON_FINITE)
+        self.rejections.count(error, now_s)
         return []
 
     def _on_leave(self, peer: bytes, leave: Leave, now_s: float) -> list[Reply]:
         member = self.members.get(leave.session)
         if member is None:
+            log.info("one that was gone already left: %s", leave.reason)
             return []
-        log.info("%s %d left: %s", member.role, member.number, leave.reason)
+        if self._lines.allows(now_s):
+            log.info("%s %d left: %s", member.role, member.number, quoted(leave.reason))
         return self._remove([member])
 
     # --------------------------------------------------------------------------------------- parts
@@ -340,16 +420,19 @@ class Head:
             member.session,
             self.run_state,
             self.ladder_size,
-            self.replay_endpoints,
+            self._replay_endpoint(member.session),
             self._inference_endpoints.get(member.machine, ""),
+            self._relay_for(member),
         )
 
-    def _rejoin(self, session: int) -> Directive:
-        return Directive(session, "rejoin", self.ladder_size, self.replay_endpoints)
+    def _rejoin(self, session: int, now_s: float) -> Directive:
+        error = MalformedMessage("a member that is none (any more)", Reason.UNKNOWN_SESSION)
+        self.rejections.count(error, now_s)
+        return Directive(session, "rejoin", self.ladder_size)
 
     def _free_number(self, role: str, preferred: int) -> int:
         taken = {m.number for m in self.of_role(role)}
-        if preferred >= 0 and preferred not in taken:
+        if 0 <= preferred < MAX_MEMBERS and preferred not in taken:
             return preferred
         return next(n for n in range(len(taken) + 1) if n not in taken)
 

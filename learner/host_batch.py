@@ -7,18 +7,62 @@ import numpy.typing as npt
 import torch
 
 from common.compression import copy_array
-from common.errors import MalformedMessage
+from common.errors import MalformedMessage, Reason
 from common.manifest import Manifest
 from common.messages import Batch
 from learner.losses import importance_weights
 
 
-class HostBatch:
+class BatchRows:
+    """A stretch of the transitions of a `HostBatch`."""
+
+    def __init__(self, manifest: Manifest, views: dict[str, npt.NDArray[Any]]) -> None:
+        self._manifest = manifest
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views["action"])
+
+    def rows(self, first: int, count: int) -> "BatchRows":
+        """`count` of them, from `first` on."""
+        cut = slice(first, first + count)
+        return BatchRows(self._manifest, {name: view[cut] for name, view in self.views.items()})
+
+    def fill(self, batch: Batch) -> None:
+        """Take transitions that came over the wire, all but their weights.
+
+        Raises MalformedMessage when they are not what the manifest says, or not as many.
+        """
+        self._check(batch)
+        copy_array(batch.frames, self.views["frames"])
+        for name in ("shift", "action", "n_step_return", "discount"):
+            np.copyto(self.views[name], getattr(batch, name))
+
+    def _check(self, batch: Batch) -> None:
+        frames, spec = self.views["frames"], self._manifest.spec
+        if batch.frames.shape != frames.shape or batch.frames.dtype != frames.dtype:
+            raise MalformedMessage(
+                f"batch.frames is {batch.frames.dtype} {batch.frames.shape}", Reason.SHAPE
+            )
+        for name in ("shift", "action", "n_step_return", "discount", "probability", "key"):
+            if getattr(batch, name).shape != (len(frames),):
+                raise MalformedMessage(
+                    f"batch.{name} has shape {getattr(batch, name).shape}", Reason.SHAPE
+                )
+        if batch.action.min() < 0 or batch.action.max() >= spec.num_actions:
+            raise MalformedMessage(
+                f"batch.action is not in 0 … {spec.num_actions - 1}", Reason.RANGE
+            )
+        last_shift = frames.shape[1] - self._manifest.config.frame_stack
+        if batch.shift.max() > last_shift:
+            raise MalformedMessage(f"batch.shift is not in 0 … {last_shift}", Reason.RANGE)
+
+
+class HostBatch(BatchRows):
     """The tensors of a `learner.update.TrainBatch`, page-locked when they are copied to a GPU."""
 
     def __init__(self, manifest: Manifest, device: torch.device) -> None:
         n, spec = manifest.config.batch_size, manifest.spec
-        self._config, self._spec = manifest.config, spec
         frames_shape = (n, manifest.layout.frames_per_transition, *spec.obs_shape)
         obs_dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -35,21 +79,7 @@ class HostBatch:
             name: torch.zeros(shape, dtype=dtype, pin_memory=pinned)
             for name, (shape, dtype) in shapes.items()
         }
-        self.views: dict[str, npt.NDArray[Any]] = {
-            name: tensor.numpy() for name, tensor in self.tensors.items()
-        }
-
-    def fill_from_batch(self, batch: Batch) -> npt.NDArray[np.int64]:
-        """Take a batch that came over the wire; returns its keys [N].
-
-        Raises MalformedMessage when it is not what the manifest says.
-        """
-        self._check(batch)
-        copy_array(batch.frames, self.views["frames"])
-        for name in ("shift", "action", "n_step_return", "discount"):
-            np.copyto(self.views[name], getattr(batch, name))
-        self.weigh(batch.probability, batch.table_size)
-        return batch.key
+        super().__init__(manifest, {name: t.numpy() for name, t in self.tensors.items()})
 
     def weigh(self, probability: npt.NDArray[np.float32], table_size: int) -> None:
         """Importance weights of transitions that were drawn with `probability` [N].
@@ -57,26 +87,14 @@ class HostBatch:
         Raises MalformedMessage when these are no probabilities.
         """
         if probability.shape != (len(self.views["weight"]),):
-            raise MalformedMessage(f"probabilities have shape {probability.shape}")
+            raise MalformedMessage(f"probabilities have shape {probability.shape}", Reason.SHAPE)
         if not (probability.min() > 0.0 and np.isfinite(probability.max())):
-            raise MalformedMessage("a probability is not positive and finite")
+            raise MalformedMessage("a probability is not positive and finite", Reason.RANGE)
         if table_size < 1:
-            raise MalformedMessage(f"table_size is {table_size}")
-        if self._config.prioritized:
-            exponent = self._config.importance_sampling_exponent
+            raise MalformedMessage(f"table_size is {table_size}", Reason.RANGE)
+        config = self._manifest.config
+        if config.prioritized:
+            exponent = config.importance_sampling_exponent
             self.views["weight"][:] = importance_weights(probability, table_size, exponent)
         else:
             self.views["weight"].fill(1.0)
-
-    def _check(self, batch: Batch) -> None:
-        frames = self.views["frames"]
-        if batch.frames.shape != frames.shape or batch.frames.dtype != frames.dtype:
-            raise MalformedMessage(f"batch.frames is {batch.frames.dtype} {batch.frames.shape}")
-        for name in ("shift", "action", "n_step_return", "discount", "key"):
-            if getattr(batch, name).shape != (len(frames),):
-                raise MalformedMessage(f"batch.{name} has shape {getattr(batch, name).shape}")
-        if batch.action.min() < 0 or batch.action.max() >= self._spec.num_actions:
-            raise MalformedMessage(f"batch.action is not in 0 … {self._spec.num_actions - 1}")
-        last_shift = frames.shape[1] - self._config.frame_stack
-        if batch.shift.max() > last_shift:
-            raise MalformedMessage(f"batch.shift is not in 0 … {last_shift}")

@@ -1,9 +1,10 @@
 """The learner: owns the run. Trains, publishes, evaluates, checkpoints, and decides when it ends.
 
-The loop itself never waits for a peer. Batches come from a feed, everything that
-goes to other processes leaves through the control plane's thread.
+The loop itself never waits for a peer. Batches come from a feed; everything that goes to other
+processes leaves through the control plane's thread.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -17,6 +18,8 @@ import zmq
 
 from common import run_directory
 from common.config import Config
+from common.deadlines import Deadlines
+from common.descriptors import allow_descriptors
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
@@ -25,25 +28,28 @@ from common.messages import ACTING, EVALUATION, NamedTensors
 from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.networks import build_network
-from common.security import security_of
+from common.rejections import Rejections
+from common.security import NOTHING_TOLD, Security, security_of
 from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
-    checkpoints,
     load_run_state,
+    newest_intact,
     restore_learner,
     save_checkpoint,
 )
 from learner.control import ControlPlane
 from learner.device import choose_device
 from learner.evaluations import Evaluations
-from learner.feed import Feed, open_feed
+from learner.feed import Feed
 from learner.host_memory import keep_freed_memory
+from learner.peers import Connect
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
-from learner.resume import check_resumable, counters_of
+from learner.resume import check_resumable, counters_of, inserted_since
+from learner.saving import Saving
 from learner.sinks import open_sinks
 from learner.status import learner_values
 from learner.targets import Targets
@@ -53,6 +59,8 @@ from learner.weights import Snapshot
 WAIT_S = 0.05
 """How long one wait for a batch lasts before the loop looks around."""
 FINAL_EVALUATION_S = 60.0
+OTHER_MEMBERS = 3
+"""Replay server, evaluator, inference process."""
 STOP_MEMBERS_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -66,7 +74,7 @@ class LearnerOptions:
     bind: str = "tcp://127.0.0.1:5550"
     resume: bool = False
     started_s: float | None = None
-    """When the run's first process started, as time.time(); None: now."""
+    """When the run's first process started, as time.monotonic(); None: now."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
@@ -96,8 +104,27 @@ def run_learner(
 
     Raises:
         NonFiniteLoss: with the statistics of the batch; the last checkpoint is intact.
+        RunDirectoryError: another learner is in that run.
+        ConfigError: this process may not have as many connections as the run has members.
     """
-    return _Learner(options, config, context, stop).run(ready)
+    # Each member has one for its words and one for the weights.
+    others = 2 * (config.actors + OTHER_MEMBERS)
+    allow_descriptors(others, f"the head of a run with {config.actors} actors")
+    connect = functools.partial(ControlPlane, context, options.bind)
+    return train(options, config, connect, stop, ready, security_of(context))
+
+
+def train(
+    options: LearnerOptions,
+    config: Config,
+    connect: Connect,
+    stop: threading.Event,
+    ready: Callable[[str], None],
+    security: Security = NOTHING_TOLD,
+) -> Outcome:
+    """As `run_learner`, with the peers that `connect` makes."""
+    with run_directory.held(options.run_dir, run_directory.LEARNER):
+        return _Learner(options, config, connect, stop, security).run(ready)
 
 
 class _Learner:
@@ -105,23 +132,24 @@ class _Learner:
         self,
         options: LearnerOptions,
         config: Config,
-        context: zmq.Context[zmq.Socket[bytes]],
+        connect: Connect,
         stop: threading.Event,
+        security: Security,
     ) -> None:
-        self._options, self._config, self._context, self._stop = options, config, context, stop
+        self._options, self._config, self._connect, self._stop = options, config, connect, stop
+        self._security = security
         self._directory = options.run_dir / "checkpoints"
-        resumable = checkpoints(self._directory) if options.resume else []
-        if resumable:
-            self._resume_from: Path | None = resumable[-1]
-            self._state, self._spec = load_run_state(resumable[-1])
+        self._resume_from = newest_intact(self._directory) if options.resume else None
+        if self._resume_from is not None:
+            self._state, self._spec = load_run_state(self._resume_from)
             self._state.epoch += 1
             check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
-            self._resume_from = None
-            self._spec = probe_spec(config)
+            with Deadlines(config):
+                self._spec = probe_spec(config)
             self._state = RunState(run_id=options.run_dir.name)
         self._counters = counters_of(self._state)
-        self._began_s = (options.started_s or time.time()) - self._state.wall_s
+        self._began_s = (options.started_s or time.monotonic()) - self._state.wall_s
         self._first_wall_s = self._state.wall_s
         self._first_updates = self._state.updates
         self._first_env_steps = self._state.env_steps
@@ -129,9 +157,11 @@ class _Learner:
         self._evaluations = Evaluations(
             config, self._spec, self._state, self._counters, self._directory
         )
+        self._saving = Saving(options.run_dir, self._counters)
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
         self._trace = trace_to(options.profile, "learner", leads=True)
+        self._rejections = Rejections("learner_rejected_messages_total")
         self._update_s = histogram("learner_update_seconds")
         self._batch_wait_s = histogram("learner_batch_wait_seconds")
 
@@ -140,14 +170,14 @@ class _Learner:
     def run(self, ready: Callable[[str], None]) -> Outcome:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
-        exporter = Exporter(options.metrics, security_of(self._context))
+        exporter = Exporter(options.metrics, self._security)
+        self._health = exporter.health
         telemetry = Telemetry(
-            lambda: learner_values(self._counters), [self._update_s, self._batch_wait_s]
+            lambda: learner_values(self._counters) | self._rejections.values(),
+            [self._update_s, self._batch_wait_s],
         )
         recorder = Recorder(open_sinks(options.run_dir, config))
-        self._control = ControlPlane(
-            self._context,
-            options.bind,
+        self._peers = self._connect(
             self._manifest,
             self._counters,
             self._wall_s,
@@ -156,10 +186,12 @@ class _Learner:
             targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
             recorder=recorder,
             announcement=Announcement(options.run_dir),
+            health=exporter.health,
         )
-        exporter.show(self._state.run_id, "learner", 0, telemetry, self._control.head_telemetry)
+        exporter.show(self._state.run_id, "learner", 0, telemetry, self._peers.head_telemetry)
         try:
-            ready(self._control.endpoint)
+            ready(self._peers.endpoint)
+            self._health.in_the_run = True
             # Everybody else starts up while this process still builds its network.
             self._build()
             # Only now is it sure that a resumed run can have these values.
@@ -171,8 +203,8 @@ class _Learner:
             self._counters.phase = "failed"
             raise
         finally:
-            self._control.stop_members(STOP_MEMBERS_S)
-            self._control.close()
+            self._peers.stop_members(STOP_MEMBERS_S)
+            self._peers.close()
             recorder.close()
             exporter.close()
 
@@ -194,25 +226,22 @@ class _Learner:
             self._send_weights()
         else:
             # A learner that is killed early goes on with this network and this run's counters.
-            self._checkpoint()
+            self._checkpoint(required=True)
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
-        server = None
-        while server is None:
+        thread_trace = trace_to(self._options.profile, "learner-prefetch")
+        feed = None
+        while feed is None:
             if self._stop.is_set():
                 return Outcome(False, "stopped")
-            server = self._control.replay_server(WAIT_S)
-        feed = open_feed(
-            self._context,
-            server,
-            self._manifest,
-            self._learner.device,
-            self._trace,
-            trace_to(self._options.profile, "learner-prefetch"),
-        )
+            feed = self._peers.open_feed(
+                WAIT_S, self._learner.device, self._trace, thread_trace, self._rejections
+            )
         try:
             while not self._stop.is_set():
+                self._health.turned("training")
+                self._peers.keep_up(feed)
                 batch = self._next_batch(feed)
                 if batch is not None:
                     self._update(batch, feed)
@@ -294,14 +323,12 @@ class _Learner:
 
     def _count(self, batch: TrainBatch) -> None:
         state, counters = self._state, self._counters
-        # A replay that came back empty counts from 0 again; the run goes on from where it was.
-        began_anew = batch.inserted < state.replay_inserted
-        state.env_steps += batch.inserted - (0 if began_anew else state.replay_inserted)
-        state.replay_inserted = batch.inserted
+        state.env_steps += inserted_since(state.replay_inserted, batch.inserted)
+        state.replay_inserted |= batch.inserted
         state.updates = self._learner.updates
         counters.updates, counters.env_steps = state.updates, state.env_steps
         counters.table_size = batch.table_size
-        counters.inserted, counters.sampled = batch.inserted, batch.sampled
+        counters.inserted, counters.sampled = sum(batch.inserted.values()), batch.sampled
         counters.experience_age = max(state.updates - batch.mean_version, 0.0)
 
     # --------------------------------------------------------------------------- weights and scores
@@ -317,7 +344,7 @@ class _Learner:
             self._publish_tensors(ACTING, version, snapshot.tensors())
 
     def _publish_tensors(self, topic: bytes, version: int, tensors: NamedTensors) -> None:
-        self._control.publish(topic, self._state.epoch, version, tensors)
+        self._peers.publish(topic, self._state.epoch, version, tensors)
 
     def _evaluate(self) -> None:
         version = self._learner.updates
@@ -326,17 +353,17 @@ class _Learner:
         self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
-        for result in self._control.take_evaluations():
+        for result in self._peers.take_evaluations():
             facts = self._evaluations.take(result, self._wall_s())
             if facts is not None:
-                self._control.note_score(facts)
+                self._peers.note_score(facts)
             if self._evaluations.solved:
                 return
 
     def _evaluate_finally(self) -> None:
         """The budget is spent: the last weights get their score too, if anybody can give it."""
         self._counters.phase = "finishing"
-        if not self._control.has_evaluator:
+        if not self._peers.has_evaluator:
             return
         version = self._learner.updates
         evaluations = self._state.evaluations
@@ -348,14 +375,15 @@ class _Learner:
         while self._evaluations.expects(version) and time.monotonic() < deadline_s:
             if self._stop.wait(WAIT_S):
                 return
+            self._health.turned("training")
             self._take_evaluations()
 
     # ------------------------------------------------------------------------------------- the end
 
     def _wall_s(self) -> float:
-        return time.time() - self._began_s
+        return time.monotonic() - self._began_s
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, required: bool = False) -> None:
         if not all(bool(p.isfinite().all()) for p in self._learner.online.parameters()):
             # A finite loss can have gradients that are not.
             raise NonFiniteLoss(
@@ -365,17 +393,20 @@ class _Learner:
             )
         self._state.wall_s = self._wall_s()
         self._state.updates = self._learner.updates
-        path = save_checkpoint(
-            self._directory, self._learner, self._state, self._spec, self._config.keep_checkpoints
-        )
+        self._saving.attempt(self._write_checkpoint, required=required)
+
+    def _write_checkpoint(self) -> None:
+        keep = self._config.keep_checkpoints
+        path = save_checkpoint(self._directory, self._learner, self._state, self._spec, keep)
         self._counters.checkpoint = path.name
         log.info("checkpoint %s", path)
+        self._evaluations.save_best()
 
     def _finish(self, outcome: Outcome) -> None:
         self._counters.phase = "finishing"
         wall_s = self._wall_s()
         self._state.solved |= outcome.solved
-        self._checkpoint()
+        self._checkpoint(required=True)
         write_result(
             self._options.run_dir,
             config=self._config,

@@ -21,12 +21,12 @@ from common.block_columns import (
     buffer_header,
     memory_fence,
 )
-from common.errors import ConfigError, MalformedMessage
+from common.errors import ConfigError, MalformedMessage, Reason
 from common.manifest import Manifest
 from common.messages import Drawn, Serving
 from common.process import machine_id
 from common.transitions import copy_frames, find_transitions
-from learner.host_batch import HostBatch
+from learner.host_batch import BatchRows
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Read:
 
     key: Int64Vector
     """[N], of the transitions that are in the batch now."""
+    probability: npt.NDArray[np.float32]
+    """[N], with which they were drawn."""
     mean_version: float
     overwritten: int
     """Transitions that had to be replaced."""
@@ -64,15 +66,18 @@ class MappedReplay:
         self._owners.add(self.instance)
         return drawn.instance in self._owners
 
-    def read(self, host: HostBatch, drawn: Drawn) -> Read | None:
-        """Fill `host` with the transitions drawn; None when all of them are overwritten.
+    def read(self, host: BatchRows, drawn: Drawn) -> Read | None:
+        """Fill `host` with the transitions drawn, all but their weights; None when all of them are
+        overwritten.
 
         Raises MalformedMessage when the message is not one of this run.
         """
         columns, views = self._columns, host.views
         for name in ("key", "probability"):
             if getattr(drawn, name).shape != views["action"].shape:
-                raise MalformedMessage(f"drawn.{name} has shape {getattr(drawn, name).shape}")
+                raise MalformedMessage(
+                    f"drawn.{name} has shape {getattr(drawn, name).shape}", Reason.SHAPE
+                )
         items, live = columns.live_items(drawn.key)
         if not live.any():
             return None
@@ -93,9 +98,8 @@ class MappedReplay:
             for name in ("frames", "shift", "action", "n_step_return", "discount"):
                 views[name][torn] = views[name][again[torn]]
             key, taken = key[again], taken[again]
-        host.weigh(drawn.probability[taken], drawn.table_size)
         overwritten = len(live) - int(np.count_nonzero(live)) + int(np.count_nonzero(~whole))
-        return Read(key, found.mean_version, overwritten)
+        return Read(key, drawn.probability[taken], found.mean_version, overwritten)
 
     def _stand_ins(self, usable: npt.NDArray[np.bool_]) -> Int64Vector:
         """Each place's own index where it is usable, that of a random usable one elsewhere [N]."""
@@ -136,6 +140,9 @@ def _map(server: Serving, manifest: Manifest) -> BlockColumns | str:
     shape = (manifest.spec, manifest.layout, manifest.config.replay_slots)
     path, nbytes = Path(server.storage), block_bytes(*shape)
     try:
+        # Opening what a replay server names must not wait for a writer, as a FIFO's does.
+        if path.is_fifo():
+            return f"{path} is a FIFO"
         with path.open("rb") as file:
             if file.read(HEADER_BYTES).rstrip(b"\0") != buffer_header(*shape):
                 return f"{path} is another replay's"

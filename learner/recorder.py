@@ -1,7 +1,8 @@
 """Writes how a run goes to wherever people look: a file, TensorBoard, Weights & Biases.
 
 One thread takes records from a short queue. Who offers them never waits: what a slow sink has no
-room for is dropped and counted, and a sink that fails is closed, said once, and left out.
+room for is dropped and counted. A sink that cannot be written (a disk that is full for a while) is
+said once and tried again with the next record; one that fails otherwise is left out from then on.
 """
 
 import logging
@@ -9,7 +10,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from common.metrics import Values
 
@@ -52,6 +53,7 @@ class Recorder:
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = list(sinks)
+        self._unwritable: list[Sink] = []
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_RECORDS)
         # Each counted by one thread alone.
         self._refused = self._failed = 0
@@ -81,14 +83,28 @@ class Recorder:
 
     def _run(self) -> None:
         while (record := self._queue.get()) is not None:
-            self._each("write", record)
-        self._each("close")
-
-    def _each(self, what: str, *args: Any) -> None:
-        for sink in list(self._sinks):
+            for sink in list(self._sinks):
+                self._write(sink, record)
+        for sink in self._sinks:
             try:
-                getattr(sink, what)(*args)
+                sink.close()
             except Exception as error:
-                log.warning("%s gets no more metrics: %s", type(sink).__name__, error)
-                self._failed += 1
-                self._sinks.remove(sink)
+                log.warning("%s may lack its last metrics: %s", type(sink).__name__, error)
+
+    def _write(self, sink: Sink, record: Record) -> None:
+        name = type(sink).__name__
+        try:
+            sink.write(record)
+        except OSError as error:
+            self._failed += 1
+            if sink not in self._unwritable:
+                self._unwritable.append(sink)
+                log.warning("%s gets no metrics for now: %s", name, error)
+        except Exception as error:
+            self._failed += 1
+            self._sinks.remove(sink)
+            log.warning("%s gets no more metrics: %s", name, error)
+        else:
+            if sink in self._unwritable:
+                self._unwritable.remove(sink)
+                log.warning("%s gets metrics again", name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.run_directory import RESULT_FILE
+from common.run_directory import RESULT_FILE, write_or_explain
 from learner.checkpoint import RunState
 
 
@@ -31,6 +31,8 @@ def write_result(
         part_s, part_env_steps, part_updates: since this learner's part of the run began; the rates
             are theirs.
         samples_per_insert: as it came out.
+
+    Raises RunDirectoryError when it cannot be written.
     """
     evaluation = state.evaluations[-1] if state.evaluations else {}
     result: dict[str, Any] = {
@@ -55,9 +57,7 @@ def write_result(
             **{name: _version(name) for name in ("torch", "gymnasium", "zapex")},
         },
     }
-    temporary = run_dir / f"{RESULT_FILE}.partial"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(run_dir / RESULT_FILE)
+    write_or_explain(run_dir / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 
 def _version(package: str) -> str:

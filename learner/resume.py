@@ -1,5 +1,7 @@
 """What a run that goes on may not change, and what it begins with."""
 
+from collections.abc import Mapping
+
 from common.config import Config
 from common.errors import RunDirectoryError
 from learner.checkpoint import RunState
@@ -38,5 +40,22 @@ def counters_of(state: RunState) -> LearnerCounters:
         env_steps=state.env_steps,
         score=last,
         best_score=state.best_score,
-        evaluations=len(state.evaluations),
+        evaluations=state.evaluated,
     )
+
+
+def inserted_since(before: Mapping[int, int], now: Mapping[int, int]) -> int:
+    """Transitions inserted between two counts of the replay servers, by number.
+
+    One may have come back in between. One that lost its newest experience with the machine's power
+    goes on from a count of a while ago; what it has forgotten has been counted already. One that
+    came back empty goes on from 0. Which of them it was shows by how far it went back: a replay
+    forgets seconds.
+    """
+    return sum(_inserted_since(before.get(number, 0), count) for number, count in now.items())
+
+
+def _inserted_since(before: int, now: int) -> int:
+    if now >= before:
+        return now - before
+    return now if now < before / 2 else 0

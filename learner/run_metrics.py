@@ -4,7 +4,6 @@ Members come and go, and a restarted one counts from zero again. So counters and
 summed by their growth, session by session; gauges are means over the members that are there.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.metric_table import METRICS
+from common.metric_table import METRICS, SERIES
 from common.metrics import Histograms, Kind, Values, quantile
 
-_COUNTERS = {name for name, metric in METRICS.items() if metric.kind is Kind.COUNTER}
+_COUNTERS = {name for name, metric in SERIES.items() if metric.kind is Kind.COUNTER}
 _GAUGES = {name for name, metric in METRICS.items() if metric.kind is Kind.GAUGE}
 _SHAPES = {n: (len(m.bounds) + 2,) for n, m in METRICS.items() if m.kind is Kind.HISTOGRAM}
 
 QUANTILES = (0.5, 0.9, 0.99)
 MAX_HISTOGRAM = 1e15
 """What a histogram may hold at most: a stranger's numbers must not spoil the sums."""
+MAX_VALUE = 1e30
+"""The same of counters and gauges, of which a loss may be large."""
 
 
 @dataclass(slots=True)
@@ -48,25 +49,27 @@ class RunMetrics:
         self._histograms: Histograms = {}
         self._recorded: Histograms = {}
 
-    def add(self, session: int, values: Mapping[str, float], histograms: Histograms) -> None:
-        """A member's newest values. What is not declared is left out."""
+    def add(self, session: int, values: Mapping[str, float], histograms: Histograms) -> Values:
+        """A member's newest values. What is not declared or no sound number is left out; returns
+        what is not, as it stands now and will stand after later calls."""
         seen = self._sessions.get(session)
         if seen is None:
             seen = self._sessions[session] = _Seen()
         last, totals = seen.values, self._totals
         for name, value in values.items():
+            if not -MAX_VALUE <= value <= MAX_VALUE:  # Nor is NaN.
+                continue
             if name in _COUNTERS:
-                if not math.isfinite(value):
-                    continue
                 growth = value - last.get(name, 0.0)
                 if growth > 0.0:
                     totals[name] = totals.get(name, 0.0) + growth
                 elif name not in totals:
                     totals[name] = 0.0
-            elif name not in _GAUGES or not math.isfinite(value):
+            elif name not in _GAUGES:
                 continue
             last[name] = value
         seen.histograms = {n: counts for n, counts in histograms.items() if _is_one(n, counts)}
+        return last
 
     def forget(self, sessions: Iterable[int]) -> None:
         """Members that are gone: what they counted stays."""

@@ -1,12 +1,14 @@
 """Where a run's records go: lines of JSON, TensorBoard, Weights & Biases."""
 
 import contextlib
+import errno
 import json
+import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from common.config import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, RunDirectoryError
 from learner.recorder import Record, Sink
 from learner.videos import NewVideos, gif_summary
 
@@ -34,9 +36,9 @@ class JsonLines:
     which a resumed one ends."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a", buffering=1, encoding="utf-8")
-        if self._file.tell() and not _ends_with_newline(path):
-            self._file.write("\n")
+        # Unbuffered: what a full disk has no room for must not come later, without its beginning.
+        self._file = path.open("ab", buffering=0)
+        self._ends_within_line = bool(self._file.tell()) and not _ends_with_newline(path)
 
     def write(self, record: Record) -> None:
         line: dict[str, Any] = {
@@ -51,7 +53,14 @@ class JsonLines:
             line["episode_lengths"] = list(record.episode_lengths)
         if record.evaluation is not None:
             line["evaluation"] = record.evaluation
-        self._file.write(json.dumps(line) + "\n")
+        self._append(b"\n" * self._ends_within_line + json.dumps(line).encode() + b"\n")
+
+    def _append(self, text: bytes) -> None:
+        """Raises OSError when there is room for a part at most."""
+        written = self._file.write(text)
+        self._ends_within_line = written < len(text)
+        if self._ends_within_line:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         self._file.close()
@@ -59,7 +68,7 @@ class JsonLines:
 
 def _short(name: str, value: float) -> float:
     """The digits that tell something; of counters, whose differences matter, to thousandths."""
-    return round(value, 3) if name.endswith("_total") else float(f"{value:.6g}")
+    return round(value, 3) if "_total" in name else float(f"{value:.6g}")
 
 
 def _ends_with_newline(path: Path) -> bool:
@@ -146,8 +155,18 @@ class WeightsAndBiases:
 def open_sinks(run_dir: Path, config: Config) -> list[Sink]:
     """Those that the configuration wants.
 
-    Raises ConfigError when one needs a package that is not installed.
+    Raises ConfigError when one needs a package that is not installed, RunDirectoryError when one
+    cannot be written.
     """
+    try:
+        return _open_sinks(run_dir, config)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write metrics to {run_dir} ({error.strerror}): free space or make it writable"
+        ) from error
+
+
+def _open_sinks(run_dir: Path, config: Config) -> list[Sink]:
     with contextlib.ExitStack() as undone:
         sinks: list[Sink] = []
 

@@ -31,6 +31,10 @@ class LearnerCounters:
     best_score: float | None = None
     evaluations: int = 0
     checkpoint: str = ""
+    failed_checkpoints: int = 0
+    """That could not be written, in a row."""
+    trouble: str = ""
+    """Why the newest of them could not; empty: they can be written."""
 
 
 def learner_values(counters: LearnerCounters) -> Values:
@@ -44,6 +48,7 @@ def learner_values(counters: LearnerCounters) -> Values:
         "learner_overwritten_transitions_total": counters.overwritten,
         "learner_waited_seconds_total": counters.waited_s,
         "learner_failed": float(counters.phase == "failed"),
+        "learner_failed_checkpoints": counters.failed_checkpoints,
     }
     if counters.score is not None:
         values["learner_score"] = counters.score
@@ -78,7 +83,7 @@ class RunStatus:
     """Of the whole run, by metric: how many values fell into each range, and the sum of all."""
     lost: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
-    """Messages to the head that could not be read."""
+    """Messages that the head did not accept."""
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from common.run_directory import replace_text
 from learner.head import Member
 
 TARGETS_FILE = "prometheus.json"
@@ -58,10 +59,7 @@ class Targets:
         self._told = text
         # A full disk, or a directory of runs that is not ours, is no reason to end a run.
         try:
-            # Prometheus may read at any moment.
-            temporary = self._path.with_suffix(".partial")
-            temporary.write_text(text + "\n")
-            temporary.replace(self._path)
+            replace_text(self._path, text + "\n")
             self._make_link()
         except OSError as error:
             log.warning("Prometheus does not find all processes of this run: %s", error)

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ class TrainBatch:
     """[N], importance weights"""
     key: npt.NDArray[np.int64]
     table_size: int
-    inserted: int
+    inserted: Mapping[int, int]
+    """Transitions inserted since the run began, by replay server."""
     sampled: int
     mean_version: float
     slot: int
@@ -95,8 +96,9 @@ class QLearner:
         self._snapshot_stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._snapshot_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            # Shapes never change: timing cuDNN's algorithms once pays.
-            torch.backends.cudnn.benchmark = True
+            # Shapes never change: timing cuDNN's algorithms once pays. But the fastest is not the
+            # same one every time.
+            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         self._objective: Callable[..., tuple[Tensor, Tensor]] = self._loss_and_findings
         if config.compile_update:
             self._objective = Compiled(self._loss_and_findings, "the loss")

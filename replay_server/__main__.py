@@ -22,6 +22,9 @@ class Flags:
     """Address of the head, the learner process."""
     bind: str = "tcp://127.0.0.1:5560"
     """Where actors and learner reach this server; port 0 takes a free one."""
+    advertise: str = ""
+    """Where others reach this server if that is not where it listens, such as tcp://NAME:PORT with
+    the name of a container or a service."""
     storage: Path | None = None
     """File that keeps the experience and survives this process; none: memory."""
     keys: Path | None = None
@@ -67,6 +70,7 @@ def _run(flags: Flags) -> None:
         number=flags.number,
         metrics=MetricsOptions(flags.metrics_port, flags.metrics_host),
         join_timeout_s=flags.join_timeout,
+        advertise=flags.advertise,
     )
     with SecureContext(security) as context:
         run_replay_server(options, context, stop, lambda _: None)

@@ -5,6 +5,7 @@ What does not fit is refused before anything is allocated.
 
 import contextlib
 import errno
+import hashlib
 import mmap
 import os
 import shutil
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from common.block_columns import HEADER_BYTES
+from common.block_columns import HEADER_BYTES, MAGIC
+from common.boot import boot_id
 from common.errors import CheckpointError, RunDirectoryError, ZapexError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -45,17 +47,33 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise ZapexError(_no_room(nbytes, where, advice)) from error
-        raise RunDirectoryError(
-            f"cannot keep the replay {where} ({error.strerror}): choose another --storage or "
-            "--run-dir"
-        ) from error
+        raise unusable(where, error) from error
+
+
+def home_of(path: Path) -> int:
+    """Stands for the file and the running kernel, 62 bits. As long as it is the same, whatever was
+    written to the file can be read from it, on the disk already or not; a copy, or the same file
+    after a restart of the machine, has another one. 0: the system does not tell."""
+    boot = boot_id()
+    if boot is None:
+        return 0
+    status = path.stat()
+    text = f"{boot} {status.st_dev} {status.st_ino}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 2
+
+
+def unusable(where: str, error: OSError) -> RunDirectoryError:
+    """What is said of a place where there can be no replay."""
+    return RunDirectoryError(
+        f"cannot keep the replay {where} ({error.strerror}): choose another --storage or --run-dir"
+    )
 
 
 def _map_file(path: Path, nbytes: int, header: bytes) -> mmap.mmap:
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = nbytes - _reserved_bytes(path, header)
     _refuse_beyond(shutil.disk_usage(path.parent).free, missing, f"at {path}", _advice(path))
-    if _in_shared_memory(path):
+    if in_shared_memory(path):
         _refuse_beyond(available_memory(), missing, "in memory", _LOWER)
     with path.open("r+b" if path.exists() else "w+b") as file:
         # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
@@ -75,11 +93,22 @@ def _reserved_bytes(path: Path, header: bytes) -> int:
     with path.open("rb") as file:
         found = file.read(HEADER_BYTES).rstrip(b"\0")
         if found and found != header:
-            raise CheckpointError(
-                f"{path} holds experience of another environment, block layout or capacity: "
-                "resume with the run's own settings, or remove the file to start without it"
-            )
+            raise CheckpointError(f"{path} {_difference(found, header)}")
         return os.fstat(file.fileno()).st_blocks * 512
+
+
+def _difference(found: bytes, header: bytes) -> str:
+    if not found.startswith(MAGIC):
+        return "is no replay's file, or its beginning is damaged: remove it, or choose another one"
+    if found.partition(b"\n")[0] != header.partition(b"\n")[0]:
+        return (
+            "holds experience in the format of another release: resume with that one, or remove "
+            "the file to start without it"
+        )
+    return (
+        "holds experience of another environment, block layout or capacity: resume with the run's "
+        "own settings, or remove the file to start without it"
+    )
 
 
 def available_memory() -> int:
@@ -121,7 +150,7 @@ _LOWER = "lower replay_capacity, or keep the replay in a file (replay_storage = 
 
 
 def _advice(path: Path) -> str:
-    if _in_shared_memory(path):
+    if in_shared_memory(path):
         return (
             "make /dev/shm larger (docker: --shm-size, compose: shm_size; it has 64 MB there by "
             "default), choose replay_storage = file, or lower replay_capacity"
@@ -129,7 +158,8 @@ def _advice(path: Path) -> str:
     return "free the space, choose another --storage, or lower replay_capacity"
 
 
-def _in_shared_memory(path: Path) -> bool:
+def in_shared_memory(path: Path) -> bool:
+    """Whether no disk is behind the file."""
     return path.resolve().is_relative_to(SHARED_MEMORY)
 
 

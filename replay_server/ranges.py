@@ -8,17 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from common.blocks import RowKind
+from common.errors import Reason
 
 _FLAGS = int(RowKind.FIRST | RowKind.LAST)
 
 FAULTS = (
-    "",
-    "action leaves 0 … {last_action}",
-    "row_kind has unknown flags",
-    "reward is not finite",
-    "priority is negative or not finite",
+    ("", Reason.REFUSED),
+    ("action leaves 0 … {last_action}", Reason.RANGE),
+    ("row_kind has unknown flags", Reason.RANGE),
+    ("reward is not finite", Reason.NON_FINITE),
+    ("priority is negative", Reason.RANGE),
+    ("priority is not finite", Reason.NON_FINITE),
 )
-"""What each value of `first_fault` means."""
+"""What each value of `first_fault` means, and what it is counted as."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -46,7 +48,12 @@ def first_fault(
         return 3
     for p in priority.flat:
         bad += not 0.0 <= p < np.inf
-    return 4 if bad else 0
+    if not bad:
+        return 0
+    for p in priority.flat:
+        if not -np.inf < p < np.inf:
+            return 5
+    return 4
 
 
 @numba.njit(cache=True, nogil=True)

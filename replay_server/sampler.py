@@ -24,6 +24,10 @@ class Sampler(Protocol):
 
     size: int
 
+    @property
+    def mass(self) -> float:
+        """What probabilities are relative to."""
+
     def write(
         self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
@@ -54,6 +58,10 @@ class PrioritizedSampler:
         self._epsilon = np.float32(epsilon)
         self._rng = rng
         self.size = 0
+
+    @property
+    def mass(self) -> float:
+        return self._tree.total
 
     def write(
         self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
@@ -87,6 +95,10 @@ class UniformSampler:
         self._place = np.full(capacity, -1, np.int64)
         self._rng = rng
         self.size = 0
+
+    @property
+    def mass(self) -> float:
+        return float(self.size)
 
     def write(
         self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]

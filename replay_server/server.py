@@ -18,6 +18,7 @@ import zmq
 from common import codec, transport
 from common.block_columns import block_bytes
 from common.cut_off import CutOff
+from common.descriptors import allow_descriptors
 from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
@@ -26,15 +27,21 @@ from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
 from common.process import machine_id
+from common.rate_limiter import RateLimiter
+from common.rejections import Rejections
 from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
-from replay_server.rate_limiter import RateLimiter
+from replay_server.flusher import NO_FLUSHER, Flusher
+from replay_server.only_writer import only_writer
+from replay_server.placement import in_shared_memory
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
-from replay_server.table import Reply, Table
+from replay_server.table import MAX_INSERT_BYTES, Reply, Table
 
 POLL_MS = 20
+INSERTS_AHEAD = 16
+"""Messages of one peer that are received before this process looks at them; others wait there."""
 MESSAGES_PER_TURN = 4
 """Handled before acknowledgements are sent and the head is heard again."""
 
@@ -59,16 +66,22 @@ class ReplayOptions:
     """Directory to record the loop's phases in."""
     join_timeout_s: float = JOIN_TIMEOUT_S
     """How long it waits to be taken in."""
+    advertise: str = ""
+    """Where others reach this server, if that is not where it listens."""
 
 
 def build_table(
-    manifest: Manifest, path: Path | None, incarnation: tuple[int, int] = (0, 0)
+    manifest: Manifest,
+    path: Path | None,
+    incarnation: tuple[int, int] = (0, 0),
+    rejections: Rejections | None = None,
 ) -> Table:
     """The table a manifest describes.
 
     Args:
         path: the storage file; None keeps the experience in memory.
         incarnation: of this server within the run, so that a restarted one draws other numbers.
+        rejections: as of `Table`.
 
     Raises ConfigError for limiter settings that would deadlock, CheckpointError for a storage file
     of another shape.
@@ -91,7 +104,7 @@ def build_table(
     )
     limiter = RateLimiter(
         config.samples_per_insert,
-        config.min_size_to_sample,
+        config.server_min_size_to_sample,
         config.limiter_tolerance,
         config.batch_size,
     )
@@ -103,6 +116,7 @@ def build_table(
         batch_size=config.batch_size,
         insert_window=config.insert_window,
         compression=config.compression,
+        rejections=rejections,
     )
 
 
@@ -113,8 +127,17 @@ def run_replay_server(
     ready: Callable[[str], None],
 ) -> None:
     """Serve until the head says stop or `stop` is set."""
+    if options.advertise:
+        transport.check_address(options.advertise)
     # Bound before joining: a busy port is this process's own trouble, not the run's.
-    socket, endpoint = transport.bind(context, zmq.ROUTER, options.bind)
+    socket, endpoint = transport.bind(
+        context,
+        zmq.ROUTER,
+        options.bind,
+        max_message_bytes=MAX_INSERT_BYTES,
+        received_messages=INSERTS_AHEAD,
+    )
+    served_at = options.advertise or endpoint
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
     with (
@@ -126,22 +149,40 @@ def run_replay_server(
             preferred_number=options.number,
             metrics=options.metrics,
         ) as membership,
+        contextlib.ExitStack() as stack,
     ):
         manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
-        if manifest is not None:
-            table = build_table(
-                manifest,
-                options.storage,
-                (membership.welcome.epoch, membership.welcome.incarnation),
+        if manifest is None:
+            return
+        actors = manifest.config.actors
+        allow_descriptors(actors, f"the replay server of a run with {actors} actors")
+        stack.enter_context(only_writer(options.storage))
+        since_s = time.perf_counter()
+        table = stack.enter_context(
+            contextlib.closing(
+                build_table(
+                    manifest,
+                    options.storage,
+                    (membership.welcome.epoch, membership.welcome.incarnation),
+                    membership.rejections,
+                )
             )
-            with contextlib.closing(table):
-                log.info("restored transitions: %d", table.sampler.size)
-                membership.send(_serving(endpoint, table, membership))
-                ready(endpoint)
-                trace = trace_to(options.profile, "replay_server")
-                serve(socket, endpoint, table, membership, stop, trace)
-                trace.close()
-                table.storage.flush()
+        )
+        flusher = stack.enter_context(
+            Flusher(_on_disk(options.storage), manifest.config.replay_flush_period_s)
+        )
+        log.info("the replay is there after %.2f s", time.perf_counter() - since_s)
+        log.info("restored transitions: %d", table.sampler.size)
+        membership.send(_serving(served_at, table, membership))
+        ready(endpoint)
+        trace = trace_to(options.profile, "replay_server")
+        serve(socket, served_at, table, membership, stop, trace, flusher)
+        trace.close()
+        table.storage.flush()
+
+
+def _on_disk(path: Path | None) -> Path | None:
+    return None if path is None or in_shared_memory(path) else path
 
 
 def serve(
@@ -151,13 +192,14 @@ def serve(
     membership: Membership,
     stop: threading.Event,
     trace: Trace = NO_TRACE,
+    flusher: Flusher = NO_FLUSHER,
 ) -> None:
     """Answer what arrives at `socket` until the head says stop or `stop` is set."""
     joins = membership.joins
     batch_s = histogram("replay_batch_seconds")
     telemetry = Telemetry(
         lambda: {
-            **table_values(table),
+            **table_values(table, flusher),
             "replay_refused_peers_total": refused_peers(socket.context),
         },
         [*table.histograms, batch_s],
@@ -227,13 +269,13 @@ def _answer(table: Table, frames: list[codec.Frame], trace: Trace) -> Iterator[R
     try:
         message = codec.decode(frames[1:])
     except WireError as error:
-        yield peer, table.reject(None, str(error))
+        yield peer, table.reject(None, error, time.monotonic())
         return
     trace.phase("inserting" if isinstance(message, Insert) else "priorities, sampling")
     yield from table.replies(peer, message, time.monotonic())
 
 
-def table_values(table: Table) -> Values:
+def table_values(table: Table, flusher: Flusher = NO_FLUSHER) -> Values:
     """The table's counters and gauges."""
     counters, limiter, storage = table.counters, table.limiter, table.storage
     return {
@@ -243,9 +285,11 @@ def table_values(table: Table) -> Values:
         "replay_sampled_transitions_total": limiter.samples,
         "replay_inserted_blocks_total": counters.inserted_blocks,
         "replay_duplicates_total": counters.duplicates,
-        "replay_rejected_messages_total": sum(counters.rejected.values()),
+        **table.rejections.values(),
         "replay_priorities_total": counters.updates,
         "replay_stale_priorities_total": counters.stale_updates,
+        "replay_torn_blocks_total": storage.torn,
+        "replay_unflushed_seconds": flusher.unflushed_s,
         "replay_limiter_error": limiter.error,
         "replay_insert_blocked_seconds_total": counters.insert_blocked_s,
         "replay_sample_blocked_seconds_total": counters.sample_blocked_s,

@@ -3,9 +3,11 @@
 Block numbers count up from 1 and are never reused; block number b lies in slot b mod slots, so a
 new block evicts the oldest one. Where the buffer is a file, the file is the memory: after a crash
 of the process, what was written is still there, and an insert that was being written at that moment
-is not: its slots count as empty.
+is not: its slots count as empty. After a crash of the machine each page of the file is as old as
+its last way to the disk: blocks that do not have their checksum are dropped.
 """
 
+import logging
 import mmap
 import secrets
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import (
+    HOME,
     INSTANCE,
     NEXT_NUMBER,
     BlockColumns,
@@ -24,11 +27,17 @@ from common.block_columns import (
 )
 from common.blocks import BlockLayout, RowKind
 from common.compression import Array, CompressedArray, unpacked
+from common.errors import CheckpointError
 from common.messages import Insert
 from common.spec import EnvSpec
-from replay_server.placement import map_buffer
+from replay_server.checksum import block_checksum, whole_blocks
+from replay_server.placement import home_of, map_buffer
 
 _LAST = int(RowKind.LAST)
+_MAX_KEY = 1 << 62
+"""Of all keys that are ever given; they are 64-bit integers."""
+
+log = logging.getLogger(__name__)
 
 Int64Vector = npt.NDArray[np.int64]
 
@@ -41,22 +50,30 @@ class Storage(BlockColumns):
             them in this process's memory.
 
     Raises:
-        CheckpointError: the file holds blocks of another shape.
+        CheckpointError: the file holds blocks of another shape, or is damaged beyond use.
         ZapexError: there is no room for them.
     """
 
     def __init__(
         self, spec: EnvSpec, layout: BlockLayout, slots: int, path: Path | None = None
     ) -> None:
-        buffer = map_buffer(
-            path, block_bytes(spec, layout, slots), buffer_header(spec, layout, slots)
-        )
+        nbytes = block_bytes(spec, layout, slots)
+        shortened = path is not None and path.exists() and path.stat().st_size < nbytes
+        buffer = map_buffer(path, nbytes, buffer_header(spec, layout, slots))
         super().__init__(spec, layout, slots, buffer)
         self.path = path
+        self.torn = 0
+        """Blocks that were not found as they had been written, and were dropped."""
+        home = 0 if path is None else home_of(path)
+        if path is not None and (shortened or not home or self.counters[HOME] != home):
+            # Until all have been looked at: who is killed meanwhile looks again.
+            self.counters[HOME] = 0
+            self._verify()
         if self.counters[NEXT_NUMBER] == 0:
             self.counters[NEXT_NUMBER] = 1
         self.counters[INSTANCE] = secrets.randbits(62)
         self.number[self.number >= self.counters[NEXT_NUMBER]] = 0
+        self.counters[HOME] = home
 
     def write(self, insert: Insert) -> tuple[int, npt.NDArray[np.bool_]]:
         """Store the B blocks of an insert over the oldest ones.
@@ -73,6 +90,7 @@ class Storage(BlockColumns):
         self._write_obs(insert.obs, first)
         starts: npt.NDArray[np.bool_] = _write_columns(
             first,
+            number,
             insert.session,
             insert.sequence,
             insert.weights_version,
@@ -88,6 +106,11 @@ class Storage(BlockColumns):
             self.row_kind,
             self.priority,
             self.layout.context,
+            self.checksum,
+            self.obs_words,
+            self.obs_bytes,
+            self.step_words,
+            self.step_bytes,
         )
         memory_fence()
         _number_blocks(self.number, first, blocks, number)
@@ -132,6 +155,44 @@ class Storage(BlockColumns):
         keys: Int64Vector = self.number[slots] * self.layout.length + offsets
         return keys
 
+    def _verify(self) -> None:
+        """Drop what the disk does not have as it was written: blocks that were on their way when
+        the machine went down, or that were damaged since."""
+        counters = self.counters
+        committed = int(counters[NEXT_NUMBER])
+        if not (0 <= committed < _MAX_KEY // self.layout.length and (counters[:2] >= 0).all()):
+            raise CheckpointError(
+                f"{self.path} is damaged (its counters are impossible): remove it to start without "
+                "its experience"
+            )
+        whole = whole_blocks(
+            self.checksum,
+            self.number,
+            self.session,
+            self.sequence,
+            self.version,
+            self.obs_words,
+            self.obs_bytes,
+            self.step_words,
+            self.step_bytes,
+        )
+        # What was not committed was not acknowledged either; it may be half an insert.
+        torn = ~whole & (self.number != 0) & (self.number < committed)
+        self.torn = int(np.count_nonzero(torn))
+        # A learner elsewhere may still hold keys of blocks that are dropped here.
+        newest = int(self.number[whole].max(initial=0))
+        self.number[~whole | (self.number >= committed)] = 0
+        counters[NEXT_NUMBER] = max(committed, newest + 1)
+        # Of pages of their own: they may be as of another time, but each is a |δ|.
+        possible = (self.priority >= 0) & (self.priority < np.inf)
+        if not possible.all():
+            self.priority[~possible] = self.priority[possible].max(initial=1.0)
+        log.log(
+            logging.WARNING if self.torn else logging.INFO,
+            "%s: of %d blocks %d are torn or damaged, and are dropped",
+            self.path, self.torn + len(self.filled()), self.torn,
+        )  # fmt: skip
+
     def flush(self) -> None:
         """Write what changed to the disk. Does nothing without a file."""
         if isinstance(self.buffer, mmap.mmap):
@@ -156,10 +217,12 @@ def _starts(row_kind, context, length):  # type: ignore[no-untyped-def]
     return starts
 
 
-# One call: a copy of each column in numpy costs more than the copying itself.
+# One call: a copy of each column in numpy costs more than the copying itself. The observations are
+# in the storage already; the checksum is of them, too.
 @numba.njit(cache=True, nogil=True)
 def _write_columns(  # type: ignore[no-untyped-def]
     first,
+    number,
     session,
     sequence,
     version,
@@ -175,6 +238,11 @@ def _write_columns(  # type: ignore[no-untyped-def]
     to_row_kind,
     to_priority,
     context,
+    to_checksum,
+    obs_words,
+    obs_bytes,
+    step_words,
+    step_bytes,
 ):
     blocks, rows = action.shape
     length = priority.shape[1]
@@ -190,4 +258,15 @@ def _write_columns(  # type: ignore[no-untyped-def]
             to_row_kind[slot, t] = row_kind[b, t]
         for t in range(length):
             to_priority[slot, t] = priority[b, t]
+        to_checksum[slot] = block_checksum(
+            slot,
+            number + b,
+            session,
+            sequence,
+            version,
+            obs_words,
+            obs_bytes,
+            step_words,
+            step_bytes,
+        )
     return _starts(row_kind, context, length)

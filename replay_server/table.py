@@ -9,21 +9,31 @@ what is acknowledged is stored. Sample requests wait as credit.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import INSERTED, SAMPLED
 from common.compression import CompressedArray
-from common.errors import MalformedMessage
+from common.errors import MalformedMessage, Reason, WireError
 from common.finite import all_finite
-from common.messages import Ack, Batch, Drawn, Insert, Message, Rejected, SampleRequest
+from common.messages import (
+    Ack,
+    Batch,
+    Drawn,
+    Insert,
+    Message,
+    PartRequest,
+    Rejected,
+    SampleRequest,
+)
 from common.metric_table import histogram
+from common.rate_limiter import RateLimiter
+from common.rejections import Rejections
 from common.transitions import find_transitions
 from replay_server.frame_packer import FramePacker
 from replay_server.ranges import FAULTS, are_priorities, first_fault
-from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import Sampler
 from replay_server.storage import Storage
 
@@ -31,12 +41,21 @@ Reply = tuple[bytes, Message]
 
 MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
+MAX_INSERT_BYTES = 256 << 20
+"""Of an insert's observations, unpacked: a stranger's few bytes must not become many."""
 MAX_WAITING = 100_000
 """Inserts of all actors together that may wait for the limiter."""
+MIN_WAITING_BYTES = 1 << 30
+"""They may take as much memory as the replay itself, or so much if that is less."""
 OBSERVED = 16
 """Of so many transitions one is counted in a histogram."""
+MAX_LEARNERS = 1_000
+"""Peers that may be owed batches: who asks and vanishes is remembered until it is his turn."""
+SESSIONS_LOOKED_AT = 8
+"""When there are too many."""
 MAX_REMEMBERED_SESSIONS = 100_000
 """Sessions whose last sequence number is remembered, for dropping duplicates."""
+_NOTHING = np.empty(0, np.int64), np.empty(0)
 
 
 @dataclass(slots=True)
@@ -67,8 +86,6 @@ class TableCounters:
     inserted_blocks: int = 0
     duplicates: int = 0
     """Inserts that had been stored before and were only acknowledged."""
-    rejected: dict[str, int] = field(default_factory=dict)
-    """Messages refused, by reason."""
     updates: int = 0
     """Priorities written."""
     stale_updates: int = 0
@@ -87,6 +104,7 @@ class Table:
         batch_size: N, transitions in each batch.
         insert_window: inserts an actor may have unacknowledged.
         compression: method for the images of batches.
+        rejections: where messages that are not accepted are counted.
     """
 
     def __init__(
@@ -99,7 +117,9 @@ class Table:
         batch_size: int,
         insert_window: int,
         compression: str = "none",
+        rejections: Rejections | None = None,
     ) -> None:
+        self.rejections = rejections or Rejections("replay_rejected_messages_total")
         self.storage, self.sampler, self.limiter = storage, sampler, limiter
         self.counters = TableCounters()
         self._discount = discount
@@ -108,6 +128,8 @@ class Table:
         self._frames = FramePacker(storage, compression)
         self._scratch = np.empty(0, np.uint8)
         self._waiting: deque[tuple[Insert, float]] = deque()
+        self._waiting_bytes = 0
+        self._max_waiting = max(storage.nbytes, MIN_WAITING_BYTES)
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
         self._now_s = 0.0
@@ -119,6 +141,7 @@ class Table:
         self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
             Insert: self._on_insert,  # type: ignore[dict-item]
             SampleRequest: self._on_sample_request,  # type: ignore[dict-item]
+            PartRequest: self._on_part_request,  # type: ignore[dict-item]
         }
         self._restore()
 
@@ -139,21 +162,22 @@ class Table:
         handler = self._handlers.get(type(message))
         try:
             if handler is None:
-                raise MalformedMessage(f"a replay server does not take {message.kind!r}")
+                raise MalformedMessage(
+                    f"a replay server does not take {message.kind!r}", Reason.UNKNOWN_KIND
+                )
             replies = handler(peer, message)
         except MalformedMessage as error:
-            yield peer, self.reject(message, str(error))
+            yield peer, self.reject(message, error, now_s)
             return
         yield from replies
         yield from self._advance()
 
-    def reject(self, message: Message | None, reason: str) -> Rejected:
+    def reject(self, message: Message | None, error: WireError, now_s: float) -> Rejected:
         """Count a refusal and say it. `message` None: it could not even be decoded."""
-        kind = "undecodable" if message is None else message.kind
-        self.counters.rejected[kind] = self.counters.rejected.get(kind, 0) + 1
+        self.rejections.count(error, now_s)
         if isinstance(message, Insert):
-            return Rejected(message.session, message.sequence, reason)
-        return Rejected(-1, -1, reason)
+            return Rejected(message.session, message.sequence, str(error))
+        return Rejected(-1, -1, str(error))
 
     def account(self, now_s: float) -> None:
         """Add the time since the last call to whoever waits."""
@@ -167,31 +191,37 @@ class Table:
 
     def _on_insert(self, peer: bytes, insert: Insert) -> list[Reply]:
         self._check_insert(insert)
-        session = self._sessions.get(insert.session)
-        if session is None:
-            session = self._sessions[insert.session] = _Session()
-            self._forget_old_sessions()
-        self._sessions.move_to_end(insert.session)
-        session.peer = peer
+        # Remembered once something of it is accepted: inventing sessions costs a stranger as much.
+        session = self._sessions.get(insert.session) or _Session()
         if insert.sequence <= session.received:
             self.counters.duplicates += 1
+            session.peer = peer
+            self._sessions.move_to_end(insert.session)
             if insert.sequence <= session.stored:
                 return [(peer, Ack(insert.session, insert.sequence))]
             return []  # It waits already; its acknowledgement now goes to the new connection.
         if insert.sequence > max(session.received + 1, insert.oldest):
             # What lies between was lost with a connection; it comes again, in order, and this too.
             return []
-        if len(self._waiting) >= MAX_WAITING:
+        nbytes = _held_bytes(insert)
+        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + nbytes > self._max_waiting:
             raise MalformedMessage(
-                f"{MAX_WAITING} inserts wait already: too many actors, or a flood"
+                f"{len(self._waiting)} inserts wait already: too many actors, or a flood",
+                Reason.FLOOD,
             )
         if session.waiting >= self._insert_window:
             raise MalformedMessage(
-                f"more than {self._insert_window} unacknowledged inserts: the window is full"
+                f"more than {self._insert_window} unacknowledged inserts: the window is full",
+                Reason.WINDOW,
             )
+        session.peer = peer
         session.received = insert.sequence
         session.waiting += 1
+        self._sessions[insert.session] = session
+        self._sessions.move_to_end(insert.session)
+        self._forget_old_sessions()
         self._waiting.append((insert, self._now_s))
+        self._waiting_bytes += nbytes
         return []
 
     def _check_insert(self, insert: Insert) -> None:
@@ -199,7 +229,9 @@ class Table:
         blocks = len(insert.action)
         rows = (blocks, storage.obs.shape[1])
         if not 1 <= blocks <= storage.slots:
-            raise MalformedMessage(f"{blocks} blocks in an insert, between 1 and the capacity")
+            raise MalformedMessage(
+                f"{blocks} blocks in an insert, between 1 and the capacity", Reason.RANGE
+            )
         columns = (insert.obs, insert.action, insert.reward, insert.row_kind, insert.priority)
         shapes = [column.shape for column in columns]
         each = storage.priority.shape[1]
@@ -208,18 +240,27 @@ class Table:
             names = ("obs", "action", "reward", "row_kind", "priority")
             for name, shape, wanted in zip(names, shapes, expected, strict=True):
                 if shape != wanted:
-                    raise MalformedMessage(f"insert.{name} has shape {shape}, expected {wanted}")
+                    raise MalformedMessage(
+                        f"insert.{name} has shape {shape}, expected {wanted}", Reason.SHAPE
+                    )
         dtype = storage.obs.dtype
         if insert.obs.dtype != dtype:
-            raise MalformedMessage(f"insert.obs is {insert.obs.dtype}, expected {dtype}")
+            raise MalformedMessage(
+                f"insert.obs is {insert.obs.dtype}, expected {dtype}", Reason.DTYPE
+            )
+        if insert.obs.nbytes > MAX_INSERT_BYTES:
+            raise MalformedMessage(
+                f"insert.obs has {insert.obs.nbytes} bytes, at most {MAX_INSERT_BYTES}",
+                Reason.TOO_LARGE,
+            )
         if insert.session < 0 or insert.sequence < 0:
-            raise MalformedMessage("insert: session and sequence count from 0")
+            raise MalformedMessage("insert: session and sequence count from 0", Reason.SEQUENCE)
         fault = first_fault(
             insert.action, num_actions, insert.row_kind, insert.reward, insert.priority
         )
         if fault:
-            what = FAULTS[fault].format(last_action=num_actions - 1)
-            raise MalformedMessage(f"insert.{what}")
+            what, reason = FAULTS[fault]
+            raise MalformedMessage(f"insert.{what.format(last_action=num_actions - 1)}", reason)
         if isinstance(insert.obs, CompressedArray):
             # Unpacked here to see that it can be, and again where it belongs once it may be stored:
             # while it waits for that, it stays small.
@@ -227,7 +268,7 @@ class Table:
                 self._scratch = np.empty(insert.obs.nbytes, np.uint8)
             insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
         elif dtype.kind == "f" and not all_finite(insert.obs.reshape(-1)):
-            raise MalformedMessage("insert.obs is not finite")
+            raise MalformedMessage("insert.obs is not finite", Reason.NON_FINITE)
 
     def _store(self, insert: Insert) -> Reply:
         first, starts = self.storage.write(insert)
@@ -255,22 +296,27 @@ class Table:
         self.sampler.write(first * length, priority.ravel(), starts.ravel())
 
     def _forget_old_sessions(self) -> None:
-        while len(self._sessions) > MAX_REMEMBERED_SESSIONS:
-            oldest = next(iter(self._sessions))
-            if self._sessions[oldest].waiting:
-                return
-            del self._sessions[oldest]
+        """Those that wait are kept: there are no more of them than of inserts that wait."""
+        looked_at = 0
+        while len(self._sessions) > MAX_REMEMBERED_SESSIONS and looked_at < SESSIONS_LOOKED_AT:
+            oldest, session = self._sessions.popitem(last=False)
+            if session.waiting:
+                self._sessions[oldest] = session
+            looked_at += 1
 
     # ------------------------------------------------------------------------------------- samples
 
     def _on_sample_request(self, peer: bytes, request: SampleRequest) -> list[Reply]:
         if not 0 <= request.batches <= MAX_REQUESTED_BATCHES:
-            raise MalformedMessage(f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}")
-        if request.key.shape != request.priority.shape:
-            raise MalformedMessage("sample_request: as many priorities as keys are expected")
+            raise MalformedMessage(
+                f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}", Reason.RANGE
+            )
+        self._check_priorities(request)
+        if request.batches and peer not in self._owed and len(self._owed) >= MAX_LEARNERS:
+            raise MalformedMessage(
+                f"{len(self._owed)} learners are owed batches already", Reason.FLOOD
+            )
         if len(request.key):
-            if not are_priorities(request.priority):
-                raise MalformedMessage("sample_request.priority is negative or not finite")
             self._update(request)
         if request.batches:
             owed = self._owed.setdefault(peer, _Owed())
@@ -278,7 +324,32 @@ class Table:
             owed.keys_only = request.keys_only
         return []
 
-    def _update(self, request: SampleRequest) -> None:
+    def _on_part_request(self, peer: bytes, request: PartRequest) -> list[Reply]:
+        for name in ("rows", "counted"):
+            if not 0 <= getattr(request, name) <= self._batch_size:
+                raise MalformedMessage(
+                    f"part_request.{name} is not in 0 … {self._batch_size}", Reason.RANGE
+                )
+        self._check_priorities(request)
+        if len(request.key):
+            self._update(request)
+        rows = request.rows if self.sampler.size else 0
+        keys_only = request.keys_only or not rows
+        return [(peer, self._draw(rows, request.counted, keys_only, request.number))]
+
+    def _check_priorities(self, request: SampleRequest | PartRequest) -> None:
+        if request.key.shape != request.priority.shape:
+            raise MalformedMessage(
+                f"{request.kind}: as many priorities as keys are expected", Reason.SHAPE
+            )
+        if len(request.key) and not are_priorities(request.priority):
+            finite = all_finite(request.priority)
+            raise MalformedMessage(
+                f"{request.kind}.priority is negative or not finite",
+                Reason.RANGE if finite else Reason.NON_FINITE,
+            )
+
+    def _update(self, request: SampleRequest | PartRequest) -> None:
         items, live = self.storage.live_items(request.key)
         priority = request.priority
         fresh = int(np.count_nonzero(live))
@@ -291,9 +362,10 @@ class Table:
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
-    def _draw(self, keys_only: bool) -> Batch | Drawn:
-        items, probability = self.sampler.sample(self._batch_size)
-        self.limiter.count_sample(self._batch_size)
+    def _draw(self, rows: int, counted: int, keys_only: bool, number: int = 0) -> Batch | Drawn:
+        """That many transitions; the limiter counts `counted`. `number`: of the PartRequest."""
+        items, probability = self.sampler.sample(rows) if rows else _NOTHING
+        self.limiter.count_sample(counted)
         self.storage.counters[SAMPLED] = self.limiter.samples
         self._observe_age(items[::OBSERVED])
         if keys_only:
@@ -302,6 +374,8 @@ class Table:
                 table_size=self.sampler.size,
                 inserted=self.limiter.inserts,
                 sampled=self.limiter.samples,
+                mass=self.sampler.mass,
+                request=number,
                 probability=probability.astype(np.float32),
                 key=self.storage.keys(items),
             )
@@ -310,6 +384,8 @@ class Table:
             table_size=self.sampler.size,
             inserted=self.limiter.inserts,
             sampled=self.limiter.samples,
+            mass=self.sampler.mass,
+            request=number,
             mean_version=found.mean_version,
             frames=self._frames.pack(found.rows),
             shift=found.shift,
@@ -334,6 +410,7 @@ class Table:
             progress = False
             while self._waiting and self.limiter.can_insert():
                 insert, since_s = self._waiting.popleft()
+                self._waiting_bytes -= _held_bytes(insert)
                 self._insert_s.observe(self._now_s - since_s)
                 yield self._store(insert)
                 progress = True
@@ -342,7 +419,7 @@ class Table:
                 owed.batches -= 1
                 if owed.batches:
                     self._owed[peer] = owed  # To the end: learners take turns.
-                yield peer, self._draw(owed.keys_only)
+                yield peer, self._draw(self._batch_size, self._batch_size, owed.keys_only)
                 progress = True
 
     def forget(self, peer: bytes) -> None:
@@ -364,8 +441,17 @@ class Table:
             slots = slice(run[0], run[-1] + 1)
             starts = storage.starts(storage.row_kind[slots])
             self._make_drawable(int(run[0]), storage.priority[slots], starts)
-        for slot in filled:
-            session = self._sessions.setdefault(int(storage.session[slot]), _Session())
-            session.stored = max(session.stored, int(storage.sequence[slot]))
-            session.received = session.stored
+        # In the order in which they were last heard of, for the oldest are forgotten first.
+        filled = filled[np.argsort(storage.number[filled])]
+        sessions, sequences = storage.session[filled], storage.sequence[filled]
+        newest = len(filled) - 1 - np.unique(sessions[::-1], return_index=True)[1]
+        for i in np.sort(newest):
+            sequence = int(sequences[i])
+            self._sessions[int(sessions[i])] = _Session(stored=sequence, received=sequence)
         self.limiter.resume(int(storage.counters[INSERTED]), int(storage.counters[SAMPLED]))
+
+
+def _held_bytes(insert: Insert) -> int:
+    """Memory that an insert takes while it waits."""
+    obs = insert.obs
+    return obs.data.nbytes if isinstance(obs, CompressedArray) else obs.nbytes

@@ -145,43 +145,6 @@ class Film(gym.Env[npt.NDArray[np.uint8], int]):
         return (np.array(told) % 256).astype(np.uint8).reshape(self._shape)
 
 
-class Faulty(gym.Env[Any, int]):
-    """Does one thing wrong: raises in `reset` or in `step`, or gives NaN, numbers too large for
-    float32 or an observation of another shape, from the step `after` on."""
-
-    def __init__(self, fault: str, after: int = 2) -> None:
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-        self.action_space = gym.spaces.Discrete(2)
-        self._fault, self._after = fault, after
-        self._steps = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-        if self._fault == "reset raises":
-            raise RuntimeError("the simulator has no licence")
-        first = np.nan if self._fault == "first observation is NaN" else 0.0
-        return np.full(2, first), {}
-
-    def step(self, action: int) -> Step:
-        self._steps += 1
-        fault = self._fault if self._steps > self._after else ""
-        if fault == "step raises":
-            raise RuntimeError("the simulator fell over")
-        obs = {
-            "observation is NaN": np.array([0.0, np.nan]),
-            "observation is infinite": np.array([np.inf, 0.0]),
-            "observation is too large": np.array([0.0, 1e300]),
-            "observation has another shape": np.zeros(3),
-        }.get(fault, np.zeros(2))
-        reward = {
-            "reward is NaN": np.nan,
-            "reward is infinite": -np.inf,
-            "reward is too large": 1e300,
-        }.get(fault, 0.0)
-        return obs, reward, False, False, {}
-
-
 class Spaces(gym.Env[Any, Any]):
     """Samples of any observation space; takes any action space; an episode lasts one step."""
 
@@ -259,7 +222,7 @@ class Tabular(gym.Env[np.int64, int]):
 
 
 def _register() -> None:
-    for cls in (Ledger, Painted, Film, Faulty, Spaces, Tabular):
+    for cls in (Ledger, Painted, Film, Spaces, Tabular):
         gym.register(
             f"{cls.__name__}-v0", entry_point=f"{__name__}:{cls.__name__}", disable_env_checker=True
         )

@@ -26,6 +26,7 @@ MANIFEST = Manifest(
     "r1", Config(actors=2, envs_per_actor=4, block_length=8), EnvSpec((4,), "<f4", 2)
 )
 REPLAY = "tcp://replay:7000"
+WEIGHTS = "tcp://head:5551"
 TOKENS = itertools.count(1)
 
 
@@ -57,7 +58,7 @@ class Run:
 
     def __init__(self, manifest: Manifest = MANIFEST, serving: bool = True) -> None:
         sessions: Iterator[int] = count(100)
-        self.head = Head(manifest, "tcp://head:5551", new_session=lambda: next(sessions))
+        self.head = Head(manifest, WEIGHTS, new_session=lambda: next(sessions))
         self.now_s = 0.0
         self._pids = count(1000)
         if serving:
@@ -75,10 +76,18 @@ class Run:
         assert len(answers) == 1
         return answers[0]
 
+    @property
+    def replay_endpoints(self) -> list[str]:
+        """Of those that serve."""
+        return [serving.endpoint for serving in self.head.replay_servers.values()]
+
     def places(self) -> dict[int, tuple[int, int]]:
         """Actor number → its stretch of the ε ladder."""
         return {m.number: (m.first_env_index, m.num_envs) for m in self.head.of_role("actor")}
 
 
-def directive(session: int, run_state: str = "run", ladder_size: int = 8) -> Directive:
-    return Directive(session, run_state, ladder_size, [REPLAY])
+def directive(
+    session: int, run_state: str = "run", ladder_size: int = 8, replay: str = REPLAY
+) -> Directive:
+    """What an actor is told; others have no `replay`."""
+    return Directive(session, run_state, ladder_size, replay)

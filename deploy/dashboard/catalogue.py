@@ -87,6 +87,7 @@ class Catalogue:
         """Newest first."""
         self.notes = []
         found = []
+        self._kept = {path: kept for path, kept in self._kept.items() if path.parent.is_dir()}
         try:
             below = [p for p in self.runs_dir.iterdir() if not p.name.startswith(".")]
         except OSError as error:
@@ -171,7 +172,8 @@ def _state(result: dict[str, Any] | None, ended_s: float, written_s: float, now_
     """
     if result is not None and written_s <= ended_s + SILENCE_S:
         return _OF_REASON.get(str(result.get("reason")), State.FINISHED)
-    return State.RUNNING if now_s - written_s <= SILENCE_S else State.KILLED
+    # A clock that was put back makes what was written before seem to be of the future.
+    return State.RUNNING if abs(now_s - written_s) <= SILENCE_S else State.KILLED
 
 
 def _stamp(path: Path) -> Stamp | None:

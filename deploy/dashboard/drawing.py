@@ -117,7 +117,7 @@ def _replay_lines(view: View) -> tuple[str, ...]:
     size, config = view.newest.get("replay_transitions"), view.config
     if config is None:
         return (f"{compact(size)} transitions",)
-    capacity = config.replay_slots * config.block_length
+    capacity = config.replay_size
     full = "" if size is None else f"{min(size / capacity, 1.0):.0%} full"
     return f"{compact(size)} of {compact(capacity)}", full
 

@@ -167,7 +167,7 @@ class Observatory:
             # A file that somebody else wrote names no address.
             with contextlib.suppress(ZapexError):
                 if address:
-                    watched.client = StatusClient(address, context=self._context)
+                    watched.client = StatusClient(address, self._context)
         if watched.client is None:
             return
         latest = watched.client.latest()

@@ -81,7 +81,7 @@ def fill(view: View) -> str:
     size, config = view.newest.get("replay_transitions"), view.config
     if size is None or config is None:
         return '<p class="empty">nothing is known of the replay</p>'
-    capacity = config.replay_slots * config.block_length
+    capacity = config.replay_size
     share = min(size / capacity, 1.0)
     facts = {
         "transitions": f"{compact(size)} of {compact(capacity)}",

@@ -247,7 +247,7 @@ def _run_head(
         place.run(command)
         view.show_head(address)
         fleet.start(address)
-        with contextlib.closing(StatusClient(address, security)) as status:
+        with contextlib.closing(StatusClient(address, security=security)) as status:
             while (ended := place.ended()) is None:
                 fleet.poll()
                 view.update(status.latest())

@@ -7,6 +7,7 @@ import tyro
 NAMES = (
     "actor_pipeline",
     "all",
+    "compose",
     "curve",
     "dashboard",
     "end_to_end",
@@ -18,6 +19,7 @@ NAMES = (
     "machine",
     "memory",
     "replay_served",
+    "replay_storage",
     "sinks",
     "solve",
     "sum_tree",

@@ -113,7 +113,7 @@ class _Window:
             ladder_size=self.ladder_size,
             manifest={},
             weights_endpoint=self.weights_endpoint,
-            replay_endpoints=[replay],
+            replay_endpoint=replay,
         )
         self.stop_requested = False
         self._next_s = 0.0

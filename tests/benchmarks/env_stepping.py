@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 import tyro
+from gymnasium.vector import VectorEnv
 
 from common.config import Config
 from common.environments import make_vector
@@ -110,9 +111,16 @@ def _cartpole() -> Iterator[Subject]:
             f"cartpole.{vectorization}_x16",
             _vector({"env": "CartPole-v1", "vectorization": vectorization}, 16),
             (lambda: _alone(bare)) if vectorization == "sync" else None,
-            {"envpool": _vector({"env": "CartPole-v1", "vectorization": "envpool"}, 16)}
-            if find_spec("envpool")
-            else {},
+            {
+                "unwatched": lambda mode=vectorization: _stepper(
+                    gym.make_vec("CartPole-v1", 16, mode), 16
+                ),
+                **(
+                    {"envpool": _vector({"env": "CartPole-v1", "vectorization": "envpool"}, 16)}
+                    if find_spec("envpool")
+                    else {}
+                ),
+            },
         )
 
 
@@ -147,22 +155,21 @@ def _atari() -> Iterator[Subject]:
 
 def _vector(values: dict[str, Any], num_envs: int) -> Callable[[], Stepper]:
     """zapex's vector environment, from configuration values."""
+    return lambda: _stepper(make_vector(Config(**values), num_envs), num_envs)
 
-    def make() -> Stepper:
-        vector = make_vector(Config(**values), num_envs)
-        vector.reset(seed=0)
-        actions = _actions(vector.single_action_space, (1_000, num_envs))
-        turn = _endless(actions)
-        batch = max(1, 64 // num_envs)
 
-        def step() -> int:
-            for action in islice(turn, batch):
-                vector.step(action)
-            return batch * num_envs
+def _stepper(vector: VectorEnv[Any, Any, Any], num_envs: int) -> Stepper:
+    vector.reset(seed=0)
+    actions = _actions(vector.single_action_space, (1_000, num_envs))
+    turn = _endless(actions)
+    batch = max(1, 64 // num_envs)
 
-        return step
+    def step() -> int:
+        for action in islice(turn, batch):
+            vector.step(action)
+        return batch * num_envs
 
-    return make
+    return step
 
 
 def _alone(env: gym.Env[Any, Any]) -> Stepper:

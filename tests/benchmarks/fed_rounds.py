@@ -26,6 +26,7 @@ from common.errors import ConfigError, EnvironmentFault
 from common.manifest import Manifest
 from common.messages import Serving
 from common.networks import build_network
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from deploy import presets
 from learner.device import choose_device
@@ -87,7 +88,13 @@ def fill(server: Serving, manifest: Manifest, context: Context) -> None:
         frame_stack=config.frame_stack,
         actions=spec.num_actions,
     )
-    client = ReplayClient(context, server.endpoint, secrets.randbits(62), window=1)
+    client = ReplayClient(
+        context,
+        server.endpoint,
+        secrets.randbits(62),
+        window=1,
+        rejections=Rejections("actor_rejected_messages_total"),
+    )
     with closing(client):
         for seed in range(INSERTS):
             client.insert(Blocks(**workload.experience(seed)._asdict()), weights_version=0)
@@ -152,7 +159,7 @@ def ways(manifest: Manifest, window_s: float) -> Iterator[Callable[[], Round]]:
         for link in ("shared_memory", "wire"):
             config = manifest.config.model_copy(update={"replay_link": link})
             linked = Manifest("benchmark", config, manifest.spec)
-            feeds[link] = open_feed(context, server, linked, training.device)
+            feeds[link] = open_feed(context, {0: server}, linked, training.device)
             stack.callback(feeds[link].close)
         static = _next(feeds["shared_memory"])
 

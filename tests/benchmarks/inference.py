@@ -36,6 +36,7 @@ from common.membership import Membership
 from common.messages import ACTING, Serving
 from common.metrics import Telemetry
 from common.networks import build_network
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
@@ -204,7 +205,12 @@ def _ask(manifest: Manifest, endpoint: str, commands: Connection) -> None:
     with zmq.Context() as context, ExitStack() as ends:
         ask: Callable[[], Any]
         if endpoint:
-            client = InferenceClient(context, endpoint, manifest.spec.num_actions)
+            client = InferenceClient(
+                context,
+                endpoint,
+                manifest.spec.num_actions,
+                Rejections("actor_rejected_messages_total"),
+            )
             ends.callback(client.close)
 
             def ask() -> None:

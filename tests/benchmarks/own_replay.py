@@ -24,6 +24,7 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Batch, SampleRequest, Serving
 from common.process import machine_id
+from common.rejections import Rejections
 from common.security import SecureContext, open_security
 from common.spec import EnvSpec
 from learner.feed import open_feed
@@ -115,7 +116,14 @@ def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
         session = secrets.randbits(62)
         # As actors do, also on loopback.
         compression = manifest_of(workload).config.compression
-        client = ReplayClient(context, server.endpoint, session, workload.in_flight, compression)
+        client = ReplayClient(
+            context,
+            server.endpoint,
+            session,
+            workload.in_flight,
+            Rejections("actor_rejected_messages_total"),
+            compression,
+        )
         try:
             yield client
         finally:
@@ -167,7 +175,7 @@ def _read_mapped(server: Serving, workload: Workload, progress: Progress) -> Non
     priority = _new_priority(workload, progress.seed)
     with SecureContext(open_security(None)) as context:
         manifest = manifest_of(workload, replay_link="shared_memory")
-        feed = open_feed(context, server, manifest, torch.device("cpu"))
+        feed = open_feed(context, {0: server}, manifest, torch.device("cpu"))
         while not progress.stopped:
             batch = feed.next(timeout_s=0.1)
             if batch is not None:

@@ -194,8 +194,8 @@ def _serve_bare(
     socket, endpoint = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
     with closing(socket):
         driver.send(endpoint)
-        welcome = codec.encode(Welcome(1, 0, 0, 0, 0, 1, {}, "", []))
-        answer = codec.encode(Directive(1 << 61, "run", actors * ENVS, [REPLAY]))
+        welcome = codec.encode(Welcome(1, 0, 0, 0, 0, 1, {}, ""))
+        answer = codec.encode(Directive(1 << 61, "run", actors * ENVS, REPLAY))
         joins = actors + 2  # The replay server says that it serves, too.
         answer_every = round(ANSWER_PERIOD_S / HEARTBEAT_PERIOD_S)
         while not stop.is_set():

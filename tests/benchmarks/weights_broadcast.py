@@ -120,7 +120,8 @@ def _subscribe(head: str, count: int, everybody: Connection) -> None:
         membership = Membership(context, head, "replay_server")
         membership.join(time.monotonic, threading.Event())
         subscriptions = [
-            WeightsSubscription(context, membership.weights_endpoint, ACTING) for _ in range(count)
+            WeightsSubscription(context, membership.weights_endpoint, ACTING, membership.rejections)
+            for _ in range(count)
         ]
         membership.leave("knows the address of the weights")
         version = 0

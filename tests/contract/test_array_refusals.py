@@ -91,7 +91,7 @@ def test_a_huge_or_impossible_shape_is_refused_before_anything_is_allocated(
     shape: Any, frame: bytes
 ) -> None:
     header = [SCHEMA_VERSION, "weights", {"epoch": 0, "version": 0, "tensors": ["a"]}]
-    packed = msgpack.packb([*header, [["<f4", shape]]])
+    packed = msgpack.packb([*header, msgpack.packb([["<f4", shape]])])
 
     tracemalloc.start()
     try:
@@ -111,3 +111,25 @@ def test_an_array_that_is_not_announced_by_dtype_and_shape_is_refused(
 ) -> None:
     for i in range(len(array_specs(example))):
         assert_malformed(with_value(example, [3, i], descriptor))
+
+
+def test_what_is_remembered_of_descriptors_is_small_whatever_came() -> None:
+    """Or a thousand headers of a megabyte, each of other shapes, would be kept for ever."""
+    fields = {"epoch": 0, "version": 0, "tensors": [str(i) for i in range(5_000)]}
+
+    def many(first: int) -> list[bytes]:
+        descriptors = msgpack.packb([["|u1", [0, first]], *[["|u1", [0]]] * 4_999])
+        assert len(descriptors) > codec.MAX_REMEMBERED_BYTES
+        return [msgpack.packb([SCHEMA_VERSION, "weights", fields, descriptors])]
+
+    codec.decode(many(0))
+    before = len(codec._PLANS)
+    for first in range(1, 20):
+        assert len(codec.decode(many(first)).tensors) == 5_000  # type: ignore[attr-defined]
+    assert len(codec._PLANS) == before
+
+
+def test_more_tensors_than_any_network_has_are_refused() -> None:
+    names = [str(i) for i in range(codec.MAX_TENSORS + 1)]
+    fields = {"epoch": 0, "version": 0, "tensors": names}
+    assert_malformed([msgpack.packb([SCHEMA_VERSION, "weights", fields, b""])])

@@ -27,7 +27,6 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False),
     bool: st.booleans(),
     str: st.text(),
-    list[str]: st.lists(st.text(), max_size=4),
     dict[str, float]: st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=4),
     dict[str, Any]: st.dictionaries(st.text(), plain_values, max_size=3),
 }

@@ -95,7 +95,7 @@ def test_a_full_queue_drops_whole_messages_and_says_which(sockets: Sockets, addr
     [
         ([b"GET / HTTP/1.1"], MalformedMessage),
         ([b""], MalformedMessage),
-        ([b"\x94\x02\xa3ack\x80\x90"], MalformedMessage),
+        ([b"\x94\x03\xa3ack\x80\x90"], MalformedMessage),
         ([b"\x92\x01\xa3ack"], SchemaMismatch),
     ],
     ids=repr,
@@ -129,8 +129,9 @@ def test_a_watch_is_silent_while_the_first_connection_stands(
 
 @over_a_network
 def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_address(
-    sockets: Sockets, address: str
+    sockets: Sockets, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="common.transport")
     with Sockets() as server_process:
         server, endpoint = server_process.bind(zmq.ROUTER, address)
         clients = [sockets.connect_watched(zmq.DEALER, endpoint) for _ in range(8)]
@@ -139,6 +140,7 @@ def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_addres
             receive_with_prefix(server)
 
     for restart in (1, 2):
+        caplog.clear()
         with Sockets() as server_process:
             server, _ = server_process.bind(zmq.ROUTER, endpoint)
             for i, (client, watch) in enumerate(clients):
@@ -146,6 +148,9 @@ def test_every_client_is_told_once_of_a_server_that_came_back_at_the_same_addres
                 assert not watch.reconnected()
                 transport.send(client, Ack(i, restart))
                 assert receive_with_prefix(server)[1] == Ack(i, restart)
+        said = [record.getMessage().partition(" after")[0] for record in caplog.records]
+        assert said.count(f"lost the connection to {endpoint}") == len(clients)
+        assert said.count(f"connected to {endpoint} again") == len(clients)
 
 
 @over_a_network

@@ -32,9 +32,12 @@ def test_a_run_says_where_its_head_is_and_leaves_its_last_answer(
     assert len(now["histograms"]["replay_sampled_age"]) == 11
 
     def left() -> Status | None:
+        if not (run_dir / "status.json").exists():
+            return None  # The learner does not stand yet.
         found: Status = json.loads((run_dir / "status.json").read_text())
         return found if told_all(found) else None
 
+    until((run_dir / "status.json").exists, "the first status that is left")
     until(left, "the status of a run with actors")
     launch.signal_group(signal.SIGINT)
     assert launch.wait() == 130

@@ -11,13 +11,13 @@ import pytest
 
 from common.process import run_main
 from deploy.launch import launch
+from tests.faulty import FAULTY
 from tests.integration.conftest import Start
 from tests.integration.runs import Command, own_logging, write_preset
 
 CONFIGURATION, EXPLAINED, ENVIRONMENT, ADDRESS, DIRECTORY = 2, 3, 4, 6, 7
 """Exit codes of `common.errors`."""
 OURS = "tests.integration.environments:"
-FAULTY = "tests.environments:Faulty-v0"
 Case = tuple[str, int, Sequence[str]]
 """Options, exit code, and what the line must say."""
 
@@ -99,7 +99,7 @@ REFUSED_BY_A_PROCESS: Sequence[Case] = (
     (
         f"--env {FAULTY}",
         ENVIRONMENT,
-        [f"actor-0: {FAULTY} raised in reset after 0 steps", "the simulator has no licence"],
+        [f"actor-0: {FAULTY} raised in reset: RuntimeError: the simulator has no licence"],
     ),
     ("--bind tcp://127.0.0.1:BUSY", ADDRESS, ["learner: tcp://127.0.0.1:BUSY is in use", "port 0"]),
     ("--bind tcp://0.0.0.0:0", CONFIGURATION, ["learner: refusing to listen", "--insecure"]),
@@ -191,25 +191,6 @@ def test_what_a_thread_cannot_do_ends_the_launch_in_its_words(
     assert line.startswith("error: ")
     for fragment in fragments:
         assert fragment in line
-
-
-def test_an_environment_that_keeps_raising_is_restarted_and_then_given_up(
-    start: Start, tmp_path: Path
-) -> None:
-    # Not before its 30th step, so that it is seen to act; 4 of them make 120 steps.
-    kwargs = '{"fault": "step raises", "after": 30}'
-    preset = write_preset(tmp_path / "tiny.toml", eval_period=10**6)
-    options = ("--env", FAULTY, "--env-kwargs", kwargs, "--run-dir", "run")
-    command = start("deploy", "launch", "--preset", preset, *options)
-    assert command.wait() == ENVIRONMENT
-    line = error_of(command)
-    assert "actor-0: tests.environments:Faulty-v0 raised in step after 120 steps" in line
-    assert "RuntimeError: the simulator fell over" in line
-    assert line.endswith("(5 restarts did not help)")
-    restarts = [x for x in command.output().splitlines() if "restarting in" in x]
-    assert [x[-8:] for x in restarts] == [f"({n} of 5)" for n in range(1, 6)]
-    # Nothing is lost: what there was until then can be resumed.
-    assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
 
 
 def test_a_resumed_run_with_another_network_is_refused_and_unchanged(

@@ -1,8 +1,6 @@
 """A loss that is not finite and a disk that is full: one line, an exit code, nothing lost."""
 
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,22 +14,6 @@ from tests.integration.test_bad_input import error_of
 
 DIRECTORY, NOT_FINITE = 7, 8
 """Exit codes of `common.errors`."""
-DISK = "1m"
-"""Room for the replay of a tiny run and for some dozens of its checkpoints."""
-
-
-@pytest.fixture
-def full_soon(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a disk that holds hardly anything."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(disk)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a small disk needs the right to mount one: {error}")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.environments import EPISODES
 from tests.integration.conftest import InProcess
 from tests.integration.runs import TINY, result_of, until
 from tests.integration.test_roles import Stage, constant_q, stage
+from tests.scarcity import file_size_limit
 from tests.videos import decoded
 
 PAINTED = {"env": "tests.environments:Painted-v0", "video_period": 1}
@@ -82,6 +83,7 @@ def test_what_cannot_be_filmed_is_evaluated_all_the_same(
         s.run(run_evaluator, videos=tmp_path)
         for version in (1, 2, 3):
             evaluated(s, version)
+        until(lambda: "not filmed" in caplog.text, "the warning")
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     (warning,) = warnings
     assert warning == (
@@ -89,6 +91,21 @@ def test_what_cannot_be_filmed_is_evaluated_all_the_same(
         "rgb_array"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_a_full_disk_has_no_room_for_is_not_the_last_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stage(**PAINTED) as s:
+        s.run(run_evaluator, videos=tmp_path)
+        # ffmpeg inherits the limit.
+        with file_size_limit(100):
+            evaluated(s, 1)
+            until(lambda: "was not filmed" in caplog.text, "the warning")
+            assert list(tmp_path.iterdir()) == []
+        evaluated(s, 2)
+        until((tmp_path / "00000002.mp4").exists, "the next video")
+    assert f"cannot write a video to {tmp_path}" in caplog.text
 
 
 def test_a_run_with_a_video_period_has_its_videos(in_process: InProcess) -> None:

@@ -123,9 +123,7 @@ def test_every_kind_of_run_spends_its_budget(
 def test_an_environment_that_raises_ends_the_run_and_all_its_threads(
     in_process: InProcess, fault: str
 ) -> None:
-    config = Config(
-        **{**TINY, "env": "tests.environments:Faulty-v0", "env_kwargs": {"fault": fault}}
-    )
+    config = Config(**{**TINY, "env": "tests.faulty:Faulty-v0", "env_kwargs": {"fault": fault}})
     threads = set(threading.enumerate())
     with pytest.raises(EnvironmentFault, match=rf"Faulty-v0 raised in {fault.split()[0]}.*the sim"):
         in_process(config)

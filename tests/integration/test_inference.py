@@ -36,7 +36,8 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.networks import build_network
-from common.process import machine_id
+from common.process import loopback_id
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from deploy import presets
 from tests.integration.conftest import InProcess
@@ -44,6 +45,8 @@ from tests.integration.runs import result_of, until
 from tests.integration.test_roles import Role, Stage, chosen_actions, constant_q, stage
 
 Array = npt.NDArray[Any]
+
+REJECTIONS = Rejections("actor_rejected_messages_total")
 
 FRAMES = EnvSpec((84, 84), "|u1", 6)
 NATURE: dict[str, Any] = {"spec": FRAMES, "network": "nature", "frame_stack": 4}
@@ -62,7 +65,7 @@ class Served:
     def client(self) -> Iterator[InferenceClient]:
         actions = self.stage.manifest.spec.num_actions
         with contextlib.closing(
-            InferenceClient(self.stage.context, self.endpoint, actions)
+            InferenceClient(self.stage.context, self.endpoint, actions, REJECTIONS)
         ) as client:
             yield client
 
@@ -232,7 +235,7 @@ def test_what_cannot_be_answered_is_rejected_and_counted(message: Message, reaso
         # It cost nobody else anything.
         assert answer(honest).q_values.shape == (2, 4)
         until(
-            lambda: s.counters().get("inference_rejected_requests_total") == 1,
+            lambda: s.counters().get("inference_rejected_messages_total") == 1,
             "the rejection to be counted",
         )
 
@@ -382,7 +385,7 @@ def _serve_when(answers: threading.Event, s: Stage, stop: threading.Event) -> No
     membership = Membership(s.context, s.head, "inference")
     try:
         membership.join(time.monotonic, stop)
-        membership.send(Serving(membership.welcome.session, endpoint, machine_id()))
+        membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
         while not stop.is_set():
             membership.poll(time.monotonic(), Telemetry(dict))
             socket.poll(10)

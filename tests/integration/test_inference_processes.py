@@ -77,7 +77,7 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
     (listening,) = (c.laddr for c in connections if c.status == psutil.CONN_LISTEN)
     served = [c.laddr for c in connections if c.status == psutil.CONN_ESTABLISHED]
     assert served.count(listening) == 2
-    assert counted(status(head), "inference", "inference_rejected_requests_total") == 0
+    assert counted(status(head), "inference", "inference_rejected_messages_total") == 0
 
     # Another learner, another head: the process takes its weights, and its actors find it again.
     psutil.Process(pid_of(run_dir, "learner")).kill()

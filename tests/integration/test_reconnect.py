@@ -20,6 +20,7 @@ from common.config import Config
 from common.errors import AddressInUse
 from common.manifest import Manifest
 from common.messages import InferenceRequest, Insert, Message, SampleRequest, Serving
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from common.trace import NO_TRACE
 from learner.batches import Batches
@@ -29,6 +30,8 @@ from tests.integration.runs import TINY, WAIT_S, until
 Context = zmq.Context[zmq.Socket[bytes]]
 SPEC = EnvSpec((2,), "<f4", 2)
 MANIFEST = Manifest("run", Config(**TINY), SPEC)
+
+REJECTIONS = Rejections("actor_rejected_messages_total")
 
 
 class Server:
@@ -92,7 +95,7 @@ def test_an_actor_sends_its_window_again(server: Server) -> None:
         row_kind=np.zeros(rows, np.uint8),
         priority=np.zeros((1, length), np.float32),
     )
-    actor = ReplayClient(server.context, server.address, session=5, window=2)
+    actor = ReplayClient(server.context, server.address, session=5, window=2, rejections=REJECTIONS)
     with contextlib.closing(actor):
         actor.insert(blocks, weights_version=3)
         first = server.hear(actor.poll)
@@ -105,7 +108,9 @@ def test_an_actor_sends_its_window_again(server: Server) -> None:
 
 
 def test_an_actor_asks_its_inference_process_again(server: Server) -> None:
-    with contextlib.closing(InferenceClient(server.context, server.address, 2)) as actor:
+    with contextlib.closing(
+        InferenceClient(server.context, server.address, 2, REJECTIONS)
+    ) as actor:
         actor.ask(np.ones((3, 2), np.float32))
         first = server.hear(actor.answer)
         server.is_replaced()

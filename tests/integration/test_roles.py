@@ -186,6 +186,34 @@ def test_a_version_from_before_a_restart_does_not_come_back() -> None:
         assert {i.weights_version for i in s.inserts} == {10, 11}
 
 
+def test_weights_of_another_network_are_passed_over_and_counted() -> None:
+    with stage() as s:
+        good = constant_q(s.manifest, 1.0)
+        bad = {
+            "field": {"w": np.zeros(2, np.float32)},
+            "shape": {name: array[..., None] for name, array in good.items()},
+            "dtype": {name: array.astype(np.int32) for name, array in good.items()},
+            "non_finite": {name: array * np.nan for name, array in good.items()},
+        }
+        s.control.publish(ACTING, 0, 1, good)
+        s.control.publish(EVALUATION, 0, 1, good)
+        s.run(run_actor)
+        s.run(run_evaluator)
+        until(lambda: s.inserts and s.evaluator_plays(1), "both use version 1")
+
+        def told(role: str, name: str) -> float:
+            return sum(m["values"].get(f"{role}_{name}", 0.0) for m in s.members(role))
+
+        for version, (reason, tensors) in enumerate(bad.items(), 2):
+            for topic, role in ((ACTING, "actor"), (EVALUATION, "evaluator")):
+                s.control.publish(topic, 0, version, tensors)
+                rejected = f"rejected_messages_total.{reason}"
+                until(lambda r=role, n=rejected: told(r, n) == 1, f"{role} refuses {reason}")  # type: ignore[misc]
+                assert told(role, "weights_version") == 1
+        s.control.publish(ACTING, 0, 9, good)
+        until(lambda: [i for i in s.inserts if i.weights_version == 9], "acting on version 9")
+
+
 def test_an_actor_that_joins_late_gets_the_current_weights() -> None:
     with stage() as s:
         s.control.publish(ACTING, 0, 1, constant_q(s.manifest, 0.0))

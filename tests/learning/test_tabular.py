@@ -20,9 +20,9 @@ from common.environments import make_vector, spec_of
 from common.manifest import Manifest
 from common.messages import Ack, Batch, Insert, SampleRequest
 from common.networks import build_network
+from common.rate_limiter import RateLimiter
 from learner.host_batch import HostBatch
 from learner.update import QLearner, TrainBatch
-from replay_server.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.table import Table
@@ -132,7 +132,8 @@ class Loop:
 
     def train(self, batch: Batch) -> SampleRequest:
         """An update; returns the request for the next batch with this one's priorities."""
-        self.host.fill_from_batch(batch)
+        self.host.fill(batch)
+        self.host.weigh(batch.probability, batch.table_size)
         train_batch = TrainBatch(
             **self.host.tensors,
             key=batch.key,

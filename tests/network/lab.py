@@ -18,11 +18,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from tests.integration.runs import ROOT, Command
 
 _CLONE_NEWNET = 0x40000000
+_NETWORK_OF_THREAD = Path("/proc/thread-self/ns/net")
 _NETWORK = "10.213.7"
 _HOSTS_FILES = Path("/etc/netns")
 """Of each namespace, what `ip netns exec` puts over /etc."""
@@ -54,26 +54,27 @@ class Lab:
     def __init__(self) -> None:
         self._mark = f"zapex-{secrets.token_hex(3)}"
         self.hosts: list[Host] = []
+        self._close = contextlib.ExitStack()
         self.switch = f"{self._mark}-switch"
 
     def __enter__(self) -> "Lab":
         _run("ip", "netns", "add", self.switch)
-        try:
+        with contextlib.ExitStack() as undone:
+            undone.callback(_run, "ip", "netns", "delete", self.switch)
             self._on_switch("ip", "link", "add", "bridge", "type", "bridge")
             self._on_switch("ip", "link", "set", "bridge", "up")
-        except BaseException:
-            self.close()
-            raise
+            self._close = undone.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._close.close()
 
     def host(self, *, wired: bool = False) -> "Host":
         """A new host. `wired`: its link can be delayed."""
         index = len(self.hosts) + 1
         host = Host(self, f"{self._mark}-{index}", f"h{index}", f"{_NETWORK}.{index}", wired)
         self.hosts.append(host)
+        self._close.callback(host.close)
         host.plug_in()
         return host
 
@@ -88,11 +89,6 @@ class Lab:
     def shape(self, port: str, bytes_per_s: int | None) -> None:
         """Let no more than that out of the port."""
         _shape(self.switch, port, bytes_per_s)
-
-    def close(self) -> None:
-        for host in self.hosts:
-            host.close()
-        _run("ip", "netns", "delete", self.switch)
 
     def _on_switch(self, *words: str) -> None:
         _inside(self.switch, *words)
@@ -121,8 +117,7 @@ class Host:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            assert self._wire.stdout is not None
-            if self._wire.stdout.readline() != "ready\n":
+            if self._answer() != "ready\n":
                 raise OSError("no TAP devices")
         else:
             peer = ["type", "veth", "peer", "name", self._port, "netns", self._lab.switch]
@@ -172,6 +167,7 @@ class Host:
         assert self._wire.stdin is not None
         self._wire.stdin.write(f"{delay_ms}\n")
         self._wire.stdin.flush()
+        assert self._answer() == "done\n"
 
     def move(self) -> None:
         """To another address of the network: the old one answers no more."""
@@ -199,7 +195,7 @@ class Host:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """This thread, and threads that it starts, are on this host; what they connect stays so."""
-        with open("/proc/thread-self/ns/net") as before, _opened(self.namespace) as here:  # noqa: PTH123
+        with _NETWORK_OF_THREAD.open() as before, _file_of(self.namespace).open() as here:
             enter_network(here.fileno())
             try:
                 yield
@@ -214,9 +210,14 @@ class Host:
             self._wire.kill()
             self._wire.communicate()
         shutil.rmtree(_HOSTS_FILES / self.namespace)
-        names = subprocess.run(["ip", "netns"], check=True, capture_output=True, text=True).stdout
-        if self.namespace in names:
+        if _file_of(self.namespace).exists():
             _run("ip", "netns", "delete", self.namespace)
+
+    def _answer(self) -> str:
+        """The wire's next line."""
+        assert self._wire is not None
+        assert self._wire.stdout is not None
+        return self._wire.stdout.readline()
 
     def _here(self, *words: str) -> None:
         _inside(self.namespace, *words)
@@ -230,8 +231,8 @@ def enter_network(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _opened(namespace: str) -> BinaryIO:
-    return Path(f"/run/netns/{namespace}").open("rb")
+def _file_of(namespace: str) -> Path:
+    return Path("/run/netns") / namespace
 
 
 def _shape(namespace: str, device: str, bytes_per_s: int | None) -> None:

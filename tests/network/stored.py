@@ -42,7 +42,8 @@ class Stored:
     def starts(self) -> dict[tuple[int, int], list[int]]:
         """By (process, environment): the number of the first observation of each block."""
         columns = self._columns
-        filled = np.flatnonzero(columns.number)
+        # A copy: the server goes on writing.
+        filled = np.flatnonzero(columns.number.copy())
         firsts = columns.obs[:, 0].reshape(columns.slots, -1)[filled, : LABEL.size]
         found = defaultdict(list)
         for process, environment, number in firsts.copy().view("<u4").tolist():

@@ -86,7 +86,7 @@ def test_a_host_is_added_and_another_is_cut_off_and_comes_back(
         security = Security(open_keys(tmp_path / "keys", {}))
         with head.entered():
             client = stack.enter_context(
-                contextlib.closing(StatusClient(f"tcp://{head.address}:{PORT}", security))
+                contextlib.closing(StatusClient(f"tcp://{head.address}:{PORT}", security=security))
             )
             client.latest()
 

@@ -2,7 +2,7 @@
 
 Where the kernel has no netem, packets can be delayed so: TCP sees the round trip that it would see
 on a long line, from its handshake on. Standard input says the delay of each way, in ms, in a line
-for each change.
+for each change, and each is answered by a line when it is in force.
 
     python -m tests.network.wire NAMESPACE DEVICE NAMESPACE DEVICE
 """
@@ -56,6 +56,7 @@ def _carry(one: int, other: int) -> None:
                 if not words:
                     return
                 delay_s = float(words[-1]) / 1e3
+                print("done", flush=True)
             else:
                 under_way.append((now_s + delay_s, to[source], os.read(source, _FRAME_BYTES)))
         while under_way and under_way[0][0] <= now_s:

@@ -13,7 +13,7 @@ PURE = (
     "actor.exploration",
     "common.n_step",
     "learner.losses",
-    "replay_server.rate_limiter",
+    "common.rate_limiter",
     "replay_server.sampler",
     "replay_server.sum_tree",
     "replay_server.table",

@@ -13,7 +13,7 @@ def test_two_roles_at_once_are_refused_in_one_line(
     monkeypatch.setattr(sys, "argv", ["actor", "--evaluator", "--inference"])
     assert actor.__main__.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: --evaluator and --inference are two processes")
+    assert line.startswith("error: --evaluator, --inference and --relay are different processes")
 
 
 def test_videos_are_an_evaluators_business(

@@ -157,7 +157,7 @@ def test_it_asks_once_for_each_step_of_the_longest_episode() -> None:
 
 @pytest.mark.parametrize("fault", ["reset raises", "step raises"])
 def test_an_environment_that_raises_is_named(fault: str) -> None:
-    config = Config(env="tests.environments:Faulty-v0", env_kwargs={"fault": fault})
+    config = Config(env="tests.faulty:Faulty-v0", env_kwargs={"fault": fault})
     greedy = GreedyEvaluation(config, probe_spec(config), 2)
     with pytest.raises(EnvironmentFault, match=r"Faulty-v0 raised .*RuntimeError: the simulator"):
         greedy.run(lambda obs: np.zeros((len(obs), 2), np.float32), seed=0)

@@ -6,6 +6,7 @@ import zmq
 from actor.weights import WeightsSubscription
 from common import transport
 from common.messages import Weights
+from common.rejections import Rejections
 from tests.waiting import wait_until
 
 
@@ -13,7 +14,9 @@ def test_a_subscription_survives_however_often_it_asks_again() -> None:
     with zmq.Context() as context:
         head, endpoint = transport.bind(context, zmq.XPUB, "tcp://127.0.0.1:0", queue_messages=4)
         head.xpub_verbose = True
-        subscription = WeightsSubscription(context, endpoint, b"evaluation")
+        subscription = WeightsSubscription(
+            context, endpoint, b"evaluation", Rejections("actor_rejected_messages_total")
+        )
         for version in range(5):
             # As short evaluations do while nobody gets processor time to send what they asked.
             for _ in range(200):

@@ -4,6 +4,7 @@ import zmq
 
 from actor.weights import WeightsSubscription
 from common import transport
+from common.rejections import Rejections
 from tests.waiting import wait_until
 
 TOPIC = b"evaluation"
@@ -16,7 +17,9 @@ def test_every_renewal_reaches_the_publisher_however_little_time_there_is() -> N
     with zmq.Context() as context:
         publisher, endpoint = transport.bind(context, zmq.XPUB, "tcp://127.0.0.1:0")
         publisher.xpub_verbose = True
-        subscription = WeightsSubscription(context, endpoint, TOPIC)
+        subscription = WeightsSubscription(
+            context, endpoint, TOPIC, Rejections("actor_rejected_messages_total")
+        )
         events: list[bytes] = []
 
         def come(count: int) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import AddressInUse, ConfigError
+from common.errors import AddressInUse, ConfigError, Reason
 from common.exporter import Exporter, MetricsOptions
 from common.keys import add_client, make_directory, open_keys
 from common.metric_table import histogram
@@ -28,20 +28,19 @@ def exporter() -> Iterator[Exporter]:
 
 
 def scraped(exporter: Exporter) -> dict[tuple[str, ...], float]:
-    """Values by name and, of histograms, their ranges' bounds."""
+    """Values by name and, of histograms, their ranges' bounds; of rejections, their reason."""
     with urllib.request.urlopen(f"http://{exporter.endpoint}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found = {}
     for family in parser.text_string_to_metric_families(text):
         for sample in family.samples:
-            assert {k: v for k, v in sample.labels.items() if k != "le"} == {
+            assert {k: v for k, v in sample.labels.items() if k not in ("le", "reason")} == {
                 "run": "r1",
                 "role": "actor",
                 "number": "3",
             }
-            found[(sample.name, *([sample.labels["le"]] if "le" in sample.labels else []))] = (
-                sample.value
-            )
+            more = [sample.labels[label] for label in ("le", "reason") if label in sample.labels]
+            found[sample.name, *more] = sample.value
     return found
 
 
@@ -79,6 +78,20 @@ def test_a_process_with_two_offices_shows_the_values_of_both(exporter: Exporter)
         ("zapex_learner_updates_total",): 7.0,
         ("zapex_head_actors",): 2.0,
     }
+
+
+def test_a_counter_by_reason_shows_every_reason_from_the_beginning(exporter: Exporter) -> None:
+    """Or the growth from none to the first would be missed."""
+    name = "actor_rejected_messages_total"
+    telemetry = Telemetry(lambda: {name: 3.0, f"{name}.shape": 2.0, f"{name}.flood": 1.0})
+    exporter.show("r1", "actor", 3, telemetry)
+    telemetry.snapshot()
+
+    found = scraped(exporter)
+
+    assert {reason for _, reason in found} == set(Reason)
+    assert found[f"zapex_{name}", "shape"] == 2.0
+    assert sum(found.values()) == 3.0
 
 
 def test_before_there_is_anything_to_show_a_scrape_is_empty(exporter: Exporter) -> None:

@@ -32,7 +32,11 @@ class OurHead:
         assert transport.send(self._socket, message, prefix=(self._peer,))
 
     def welcome(self, session: int) -> None:
-        self.say(Welcome(session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", []))
+        self.say(
+            Welcome(
+                session, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", "inproc://replay"
+            )
+        )
 
     def listen(self) -> None:
         """Take what has come."""
@@ -84,7 +88,7 @@ def test_whoever_is_not_known_joins_once_however_often_it_is_told(
     head, member = head_and_member
     poll = Polls(member)
     for _ in range(3):
-        head.say(Directive(1, "rejoin", 1, []))
+        head.say(Directive(1, "rejoin", 1))
     poll()
     assert head.count(Join) == 2
 
@@ -95,20 +99,36 @@ def test_a_late_answer_to_the_old_session_does_not_end_the_new_one(
     """A head that was restarted gets several messages of the old session, and answers each."""
     head, member = head_and_member
     poll = Polls(member)
-    head.say(Directive(1, "rejoin", 1, []))
+    head.say(Directive(1, "rejoin", 1))
     poll()
     head.welcome(session=2)
-    head.say(Directive(1, "rejoin", 1, []))
-    head.say(Directive(1, "stop", 1, []))
+    head.say(Directive(1, "rejoin", 1))
+    head.say(Directive(1, "stop", 1))
     poll(20)
     assert (member.joins, member.welcome.session) == (2, 2)
     assert head.count(Join) == 2
     assert not member.stop_requested
     assert [m.session for m in head.heard if isinstance(m, Heartbeat)][-1] == 2
 
-    head.say(Directive(2, "rejoin", 1, []))
+    head.say(Directive(2, "rejoin", 1))
     poll()
     assert head.count(Join) == 3
+
+
+def test_a_silent_head_is_a_line_in_the_log_when_it_goes_and_when_it_is_back(
+    head_and_member: tuple[OurHead, Membership], caplog: pytest.LogCaptureFixture
+) -> None:
+    head, member = head_and_member
+    poll = Polls(member)
+    caplog.set_level("INFO", logger="common.membership")
+    head.say(Directive(1, "run", 1, []))
+    poll()  # At 0.1 s.
+    poll(200)
+    head.say(Directive(1, "run", 1, []))
+    poll(20)  # The first of them is at 20.2 s.
+    gone, back = (r.getMessage() for r in caplog.records if "word from the head" in r.message)
+    assert gone.startswith("no word from the head at inproc://head for 1")
+    assert back == "word from the head at inproc://head again after 20 s"
 
 
 def test_the_heads_wishes_are_those_of_its_newest_word(
@@ -116,10 +136,10 @@ def test_the_heads_wishes_are_those_of_its_newest_word(
 ) -> None:
     head, member = head_and_member
     poll = Polls(member)
-    head.say(Directive(1, "run", 24, ["inproc://a"]))
+    head.say(Directive(1, "run", 24, "inproc://a"))
     poll()
-    assert (member.ladder_size, member.replay_endpoints) == (24, ["inproc://a"])
-    head.say(Directive(1, "stop", 25, []))
+    assert (member.ladder_size, member.replay_endpoint) == (24, "inproc://a")
+    head.say(Directive(1, "stop", 25))
     poll()
-    assert (member.ladder_size, member.replay_endpoints) == (25, [])
+    assert (member.ladder_size, member.replay_endpoint) == (25, "inproc://a")
     assert member.stop_requested

@@ -1,5 +1,6 @@
 """How a process starts and ends: exit codes, one line for an error, never without its parent."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import zmq
 
 from common import errors
 from common.errors import ConfigError, ZapexError
@@ -46,6 +48,7 @@ EXIT_CODES = {
     "SchemaMismatch": 3,
     "RoleFailed": 3,
     "EnvironmentFault": 4,
+    "MemoryLimitReached": 9,
     "JoinRefused": 5,
     "HeadUnreachable": 5,
     "AddressInUse": 6,
@@ -53,6 +56,26 @@ EXIT_CODES = {
     "CheckpointError": 7,
     "NonFiniteLoss": 8,
 }
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "", "/x/__pycache__"),
+            "No space left on device at /x/__pycache__: free space there",
+        ),
+        (
+            zmq.ZMQError(errno.EMFILE),
+            "Too many open files: raise the limit of open files (ulimit -n)",
+        ),
+    ],
+)
+def test_what_runs_out_where_nobody_reckoned_with_it_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    assert run_main(raising(error)) == 3
+    assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
 def test_every_error_has_an_exit_code_of_its_own_or_its_kind() -> None:
@@ -119,18 +142,19 @@ sys.exit(run_main(main))
 
 
 def test_a_process_knows_when_it_began() -> None:
-    before_s = time.time()
+    before_s = time.monotonic()
     program = "import common.process; print(common.process.process_start_s())"
     with python(program) as process:
         assert process.stdout is not None
         began_s = float(process.stdout.read())
     # Clock ticks are a hundredth of a second.
-    assert before_s - 0.02 <= began_s <= time.time()
+    assert before_s - 0.02 <= began_s <= time.monotonic()
 
 
 def test_others_agree_when_this_process_began() -> None:
     # psutil takes the boot time in whole seconds.
-    assert process_start_s() == pytest.approx(psutil.Process().create_time(), abs=2.0)
+    age_s = time.time() - psutil.Process().create_time()
+    assert time.monotonic() - process_start_s() == pytest.approx(age_s, abs=2.0)
 
 
 def test_it_does_not_change() -> None:

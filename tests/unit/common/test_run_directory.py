@@ -9,6 +9,7 @@ import pytest
 from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
+from tests.scarcity import file_size_limit
 
 CONFIG = Config(seed=7, target_return=None, env_kwargs={"size": None, "names": ["a", 'b"c']})
 OURS = (
@@ -17,6 +18,8 @@ OURS = (
     "checkpoints/00000050.safetensors",
     "checkpoints/best.safetensors",
     "checkpoints/00000100.partial",
+    "config.toml.partial",
+    "checkpoints/00000150.damaged",
     "replay/storage",
     "logs/actor-0.log",
     "metrics.jsonl",
@@ -39,14 +42,17 @@ def put(run_dir: Path, files: Sequence[str]) -> None:
 
 
 def files_of(run_dir: Path) -> set[str]:
-    return {str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file()}
+    """But for its locks."""
+    found = (p for p in run_dir.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return {str(p.relative_to(run_dir)) for p in found}
 
 
 @pytest.mark.parametrize("where", ["run", "not/there/yet/run"])
 def test_a_new_run_has_its_directories_and_its_configuration(tmp_path: Path, where: str) -> None:
     run_dir = tmp_path / where
     run_directory.create(run_dir, CONFIG)
-    assert {p.name for p in run_dir.iterdir()} == {"config.toml", "checkpoints", "replay", "logs"}
+    made = {p.name for p in run_dir.iterdir() if p.suffix != ".lock"}
+    assert made == {"config.toml", "checkpoints", "replay", "logs"}
     assert run_directory.stored_config(run_dir) == CONFIG
 
 
@@ -55,6 +61,33 @@ def test_the_configuration_of_a_resumed_run_replaces_the_stored_one(tmp_path: Pa
     other = Config(seed=8, target_return=-110.0)
     run_directory.store_config(tmp_path / "run", other)
     assert run_directory.stored_config(tmp_path / "run") == other
+
+
+def test_a_full_disk_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
+    run_directory.create(tmp_path / "run", CONFIG)
+    before = files_of(tmp_path)
+    path = tmp_path / "run" / "config.toml"
+    with (
+        file_size_limit(100),
+        pytest.raises(RunDirectoryError) as refused,
+    ):
+        run_directory.store_config(tmp_path / "run", Config(seed=8))
+    assert str(refused.value) == (
+        f"cannot write {path} (File too large): free space or make it writable"
+    )
+    assert run_directory.stored_config(tmp_path / "run") == CONFIG
+    assert files_of(tmp_path) == before
+
+
+def test_a_run_can_only_go_on_where_it_can_write(tmp_path: Path) -> None:
+    run_directory.create(tmp_path / "run", CONFIG)
+    before = files_of(tmp_path)
+    run_directory.require_writable(tmp_path / "run")
+    with file_size_limit(100), pytest.raises(RunDirectoryError, match="cannot write"):
+        run_directory.require_writable(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match="No such file or directory"):
+        run_directory.require_writable(tmp_path / "gone")
+    assert files_of(tmp_path) == before
 
 
 @pytest.mark.parametrize(

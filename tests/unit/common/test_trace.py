@@ -114,6 +114,17 @@ def test_a_loop_that_turns_without_end_stops_by_itself(
     assert len(written(tmp_path, "replay_server")) == 3
 
 
+def test_a_directory_that_is_gone_ends_no_loop(
+    tmp_path: Path, at: At, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Recording(tmp_path / "gone", "learner", leads=True)
+    for now_ns in range(4):
+        at(learner, now_ns, "updating")
+        learner.iteration()
+    learner.close()
+    assert "cannot write" in caplog.text
+
+
 def test_nothing_is_written_where_nobody_asked(tmp_path: Path) -> None:
     nowhere = trace_to(None, "actor-0")
     assert nowhere is NO_TRACE

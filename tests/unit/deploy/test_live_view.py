@@ -64,7 +64,7 @@ def view(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Iterator[LiveView]
 def facts(line: str) -> dict[str, str]:
     """The facts of a line by their names."""
     names = ("time", "greedy", "training return", "env steps", "updates", "replay",
-             "samples/insert", "policy lag", "waiting", "members")  # fmt: skip
+             "samples/insert", "policy lag", "waiting", "members", "NOT SAVED")  # fmt: skip
     found = {}
     for part in line.strip().split("  "):
         (name,) = [name for name in names if part.startswith(f"{name} ")]
@@ -184,6 +184,17 @@ def test_what_is_not_known_yet_is_not_made_up(
     assert shown["samples/insert"] == "0.0 of ∞"
     assert shown["policy lag"].startswith("0 updates")
     assert shown["members"] == "0 actors"
+
+
+def test_what_cannot_be_saved_is_shown_as_long_as_it_cannot(
+    view: LiveView, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trouble = "cannot write 00000300.safetensors (full): free space"
+    view.update(status(trouble=trouble, failed_checkpoints=2))
+    assert facts(capsys.readouterr().out)["NOT SAVED"] == f"2 times: {trouble}"
+    clock.now_s += LINE_PERIOD_S
+    view.update(status())
+    assert "NOT SAVED" not in facts(capsys.readouterr().out)
 
 
 def test_a_line_comes_now_and_then(

@@ -1,4 +1,5 @@
-"""Roles that crash are started again, with growing patience and not for ever."""
+"""Roles that crash are started again, as the policy of `deploy/restarts.py` says, and the user is
+told what happened."""
 
 import os
 import signal
@@ -7,21 +8,24 @@ import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.call_cells import FIRST_SEED, SINCE_S, STEP, Call, begin, cells_in
 from common.config import Config
 from common.errors import RoleFailed, ZapexError
-from deploy import launcher
+from deploy import launcher, restarts
 from deploy.child import FAILED, READY
-from deploy.launcher import MAX_RESTARTS, Supervisor
+from deploy.launcher import Supervisor
+from deploy.restarts import MAX_FAILURES
 from deploy.topology import RoleSpec
 from tests.waiting import wait_until
 
 ADDRESS = "tcp://127.0.0.1:7"
 
 
-def scripted_child(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
+def scripted_child(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> None:
     """In place of a role: does what its line of the file `script` says. Its starts are counted in
     `starts`; the last line holds for all later ones."""
     starts = spec.run_dir / "starts"
@@ -38,9 +42,20 @@ def scripted_child(spec: RoleSpec, pipe: Connection, log_level: str) -> None:
         elif what == "exit":
             sys.exit(int(value))
         elif what == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(value))
+        elif what == "steps":
+            # As for so many seconds.
+            row = cells_in(cells)
+            row[STEP], row[FIRST_SEED] = 7, 10
+            begin(row, Call.STEP, 2)
+            row[SINCE_S] -= float(value)
         elif what == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif what == "listen":
+            asked = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_, asked=asked: asked.set())
+        elif what == "asked":
+            asked.wait()
         elif what == "stay":
             threading.Event().wait()
 
@@ -81,15 +96,15 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setattr(launcher, "child_main", scripted_child)
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0.1)
-    monkeypatch.setattr(launcher, "LAST_BACKOFF_S", 0.3)
+    monkeypatch.setattr(restarts, "FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(restarts, "LAST_BACKOFF_S", 0.3)
     stage = Stage(tmp_path)
     yield stage
     stage.supervisor.stop()
 
 
 def test_a_role_that_crashes_is_started_again_where_it_listened(stage: Stage) -> None:
-    stage.start("ready killed", "exit=70", "ready stay")
+    stage.start("ready killed=11", "exit=70", "ready stay")
     stage.until(lambda: len(stage.starts()) == 3, "it was started again, twice")
     assert stage.ready() == ADDRESS
     assert stage.starts() == [
@@ -98,14 +113,14 @@ def test_a_role_that_crashes_is_started_again_where_it_listened(stage: Stage) ->
         f"bind={ADDRESS} head=head resume=False",
     ]
     assert stage.said == [
-        "actor was killed by signal 9: restarting in 0.1 s (1 of 5)",
+        "actor was killed by signal 11: restarting in 0.1 s (1 of 5)",
         "actor ended with exit code 70: restarting in 0.2 s (2 of 5)",
     ]
     assert stage.supervisor.restarts == 2
 
 
 def test_a_learner_that_crashes_goes_on_from_its_checkpoint(stage: Stage) -> None:
-    stage.start("ready killed", "ready stay", role="learner")
+    stage.start("ready killed=9", "ready stay", role="learner")
     stage.until(lambda: len(stage.starts()) == 2, "it was started again")
     assert stage.starts()[1] == f"bind= head={ADDRESS} resume=True"
 
@@ -115,7 +130,7 @@ def test_it_gives_up_after_so_many_restarts_in_the_roles_own_words(stage: Stage)
     failure = stage.failure()
     assert str(failure) == "actor: the simulator is missing (5 restarts did not help)"
     assert failure.exit_code == 4
-    assert len(stage.starts()) == 1 + MAX_RESTARTS
+    assert len(stage.starts()) == 1 + MAX_FAILURES
     patience = [line.split(" restarting in ")[1] for line in stage.said]
     assert patience == [
         "0.1 s (1 of 5)", "0.2 s (2 of 5)", "0.3 s (3 of 5)", "0.3 s (4 of 5)", "0.3 s (5 of 5)",
@@ -142,6 +157,63 @@ def test_what_is_hopeless_is_not_tried_again(
     assert (str(failure), failure.exit_code) == (f"{role}: the simulator is missing", exit_code)
     assert len(stage.starts()) == 1
     assert stage.said == []
+
+
+PLACE = "(environment 2, seed 12, step 7)"
+LOCKED = "holding Python's lock: no return"
+CRASHED = "restarting in 0.1 s (1 of 5)"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        # Of one that was killed from outside nothing is held against it.
+        ("ready killed=9", "actor was killed by signal 9: restarting in 0.1 s"),
+        (
+            "ready steps=0 killed=11",
+            f"actor was killed by signal 11: {CRASHED}; it was in step of CartPole-v1 {PLACE}",
+        ),
+        # An environment that ends its process as if all were well.
+        (
+            "ready steps=0 exit=0",
+            f"actor ended with exit code 0: {CRASHED}; it was in step of CartPole-v1 {PLACE}",
+        ),
+        # faulthandler's exit code, and 61 s in a call that may last 60.
+        (
+            "ready steps=61 exit=1",
+            f"actor CartPole-v1 hangs in step, {LOCKED} within 61 s {PLACE}: {CRASHED}",
+        ),
+        # What a role says itself needs no addition.
+        (
+            "ready steps=0 explain=simulator exit=4",
+            f"actor the simulator is missing: {CRASHED}",
+        ),
+    ],
+)
+def test_the_line_says_what_happened_and_in_which_environment(
+    stage: Stage, script: str, said: str
+) -> None:
+    stage.start(script, "ready stay")
+    stage.until(lambda: len(stage.starts()) == 2, "it was started again")
+    assert stage.said == [said]
+
+
+def test_a_lock_that_is_never_given_up_is_an_environments_fault(stage: Stage) -> None:
+    stage.start("ready steps=61 exit=1")
+    failure = stage.failure()
+    assert failure.exit_code == 4
+    assert str(failure).startswith("actor: CartPole-v1 hangs in step, holding Python's lock")
+    assert str(failure).endswith("(5 restarts did not help)")
+
+
+def test_a_host_without_memory_is_named(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts.MemoryWatch, "ran_out", lambda _: True)
+    stage.start("ready killed=9")
+    failure = stage.failure()
+    assert str(failure) == (
+        "actor: was killed by signal 9 when its host had run out of memory "
+        "(5 restarts did not help)"
+    )
 
 
 def test_a_role_that_ends_well_is_let_go(stage: Stage) -> None:
@@ -172,6 +244,22 @@ def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.Monke
     assert not stage.supervisor.children
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is killed because this machine is busy."""
+    monkeypatch.setattr(launcher, "STOP_S", 60.0)
+
+
+@pytest.mark.usefixtures("patience")
+def test_who_fails_while_it_is_stopped_is_heard(stage: Stage) -> None:
+    """A learner whose last checkpoint finds no room, say."""
+    stage.start("listen ready asked explain=room exit=7", role="learner")
+    assert stage.ready("learner") == ADDRESS
+    stage.supervisor.stop()
+    assert stage.said == ["learner: the room is missing"]
+
+
+@pytest.mark.usefixtures("patience")
 def test_whoever_stops_is_not_killed(stage: Stage) -> None:
     stage.start("ready stay")
     stage.ready()

@@ -56,6 +56,12 @@ def test_the_head_shares_a_host_and_actors_go_anywhere() -> None:
     assert actors.needs == Resources(cores=1, gpus=0, memory_gb=1.0)
 
 
+def test_several_replay_servers_are_with_the_learner_all() -> None:
+    head, _ = groups(Config(replay_servers=3))
+    assert head.roles == ("learner", *["replay_server"] * 3, "evaluator")
+    assert head.needs.cores == 5
+
+
 @pytest.mark.parametrize(
     ("device", "wanted", "gpus"),
     [("cuda", None, 1), ("cuda:0", None, 1), ("auto", None, 0), ("auto", 2, 2), ("cuda", 0, 0)],

@@ -70,6 +70,8 @@ def drawn(keys: Sequence[int], probability: Sequence[float] | None = None) -> Dr
         table_size=64,
         inserted=100,
         sampled=200,
+        mass=1.0,
+        request=0,
         probability=np.array(probability or [1 / 64] * len(keys), np.float32),
         key=np.array(keys, np.int64),
     )

@@ -34,7 +34,7 @@ STATE = RunState(
     epoch=2,
     updates=5,
     env_steps=1234,
-    replay_inserted=1200,
+    replay_inserted={0: 1200},
     wall_s=9.5,
     best_score=-3.25,
     evaluations=[{"env_steps": 1000, "return_mean": -3.25}],
@@ -66,7 +66,7 @@ def train(learner: QLearner, updates: int) -> None:
                 weight=torch.ones(N),
                 key=np.arange(N),
                 table_size=N,
-                inserted=N,
+                inserted={0: N},
                 sampled=N,
                 mean_version=0.0,
                 slot=0,
@@ -127,6 +127,23 @@ def test_counters_come_back(tmp_path: Path) -> None:
     learner = make_learner()
     train(learner, 5)
     assert load_run_state(save(tmp_path, learner)) == (STATE, SPEC)
+
+
+def test_of_very_many_evaluations_so_many_are_kept_all_over_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_EVALUATIONS", 10)
+    state = RunState("r1")
+    for update in range(95):
+        state.note_evaluation({"updates": update})
+        assert len(state.evaluations) == min(update + 1, 10)
+        assert state.evaluations[-1] == {"updates": update}
+    assert state.evaluated == 95
+    kept = [evaluation["updates"] for evaluation in state.evaluations]
+    assert kept[0] == 0
+    # Evenly they would lie 94 / 9 = 10.4 apart.
+    assert kept == sorted(kept)
+    assert max(np.diff(kept)) <= 2 * 10.4
 
 
 def test_the_best_weights_are_the_given_ones_with_their_facts(tmp_path: Path) -> None:
@@ -217,15 +234,15 @@ def test_a_power_cut_while_writing_leaves_the_checkpoint_before_it(
 # ------------------------------------------------------------------------------ what cannot be read
 
 
-def _truncate(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def _empty(path: Path) -> None:
+def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def _scramble(path: Path) -> None:
+def scramble(path: Path) -> None:
     path.write_bytes(b"\xff" * 500)
 
 
@@ -238,7 +255,7 @@ def _make_directory(path: Path) -> None:
     path.mkdir()
 
 
-def _metadata(value: Any) -> Callable[[Path], None]:
+def metadata(value: Any) -> Callable[[Path], None]:
     def rewrite(path: Path) -> None:
         metadata = None if value is None else {"zapex": value}
         save_file(load_file(path), path, metadata=metadata)
@@ -249,15 +266,15 @@ def _metadata(value: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(_truncate, id="truncated"),
-        pytest.param(_empty, id="empty"),
-        pytest.param(_scramble, id="scrambled"),
+        pytest.param(truncate, id="truncated"),
+        pytest.param(empty, id="empty"),
+        pytest.param(scramble, id="scrambled"),
         pytest.param(_remove, id="missing"),
         pytest.param(_make_directory, id="a directory"),
-        pytest.param(_metadata(None), id="somebody else's file"),
-        pytest.param(_metadata("{"), id="no JSON"),
-        pytest.param(_metadata("[1]"), id="no object"),
-        pytest.param(_metadata('{"format": 99}'), id="another format"),
+        pytest.param(metadata(None), id="somebody else's file"),
+        pytest.param(metadata("{"), id="no JSON"),
+        pytest.param(metadata("[1]"), id="no object"),
+        pytest.param(metadata('{"format": 99}'), id="another format"),
     ],
 )
 @pytest.mark.parametrize("read", [load_run_state, load_weights_file])
@@ -279,7 +296,7 @@ def test_a_damaged_file_is_refused_with_its_path(
 )
 def test_a_file_without_a_runs_counters_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
     path = save(tmp_path, make_learner())
-    _metadata(json.dumps({"format": checkpoint.FORMAT, **facts}))(path)
+    metadata(json.dumps({"format": checkpoint.FORMAT, **facts}))(path)
     with pytest.raises(CheckpointError, match=path.name):
         load_run_state(path)
 

@@ -1,6 +1,5 @@
 """Both feeds against a replay server that the test has in its hands."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -14,9 +13,10 @@ import zmq
 
 from common import transport
 from common.config import Config
-from common.errors import MalformedMessage, WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.manifest import Manifest
 from common.messages import Ack, Batch, Message, Rejected, SampleRequest, Serving
+from common.rejections import Rejections
 from common.spec import EnvSpec
 from common.trace import NO_TRACE
 from learner import feed
@@ -29,7 +29,8 @@ from tests.waiting import wait_until
 SPEC = EnvSpec((2, 3), "|u1", 5)
 N = 4
 Kind = Callable[
-    [zmq.Context[zmq.Socket[bytes]], Serving, Manifest, torch.device], Prefetcher | InlineFeed
+    [zmq.Context[zmq.Socket[bytes]], Serving, Manifest, torch.device, Rejections],
+    Prefetcher | InlineFeed,
 ]
 
 
@@ -38,8 +39,10 @@ def prefetcher(
     server: Serving,
     manifest: Manifest,
     device: torch.device,
+    rejections: Rejections,
 ) -> Prefetcher:
-    return Prefetcher(Batches(context, server, manifest, device, NO_TRACE), context)
+    batches = Batches(context, server, manifest, device, NO_TRACE, rejections)
+    return Prefetcher(batches, context)
 
 
 def inline_feed(
@@ -47,8 +50,9 @@ def inline_feed(
     server: Serving,
     manifest: Manifest,
     device: torch.device,
+    rejections: Rejections,
 ) -> InlineFeed:
-    return InlineFeed(Batches(context, server, manifest, device, NO_TRACE))
+    return InlineFeed(Batches(context, server, manifest, device, NO_TRACE, rejections))
 
 
 def batch(number: int = 0) -> Batch:
@@ -59,6 +63,8 @@ def batch(number: int = 0) -> Batch:
         table_size=16,
         inserted=100 + number,
         sampled=4 * number,
+        mass=1.0,
+        request=0,
         mean_version=number / 2,
         frames=frames,
         shift=np.ones(N, np.uint8),
@@ -80,8 +86,13 @@ class Stage:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: Kind, **changes: Any) -> None:
         config = Config(**{"batch_size": N, "prefetch_batches": 3, **changes})
         self._socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://replay")
+        self.rejections = Rejections("learner_rejected_messages_total")
         self.feed: Feed = kind(
-            context, Serving(1, endpoint), Manifest("run", config, SPEC), torch.device("cpu")
+            context,
+            Serving(1, endpoint),
+            Manifest("run", config, SPEC),
+            torch.device("cpu"),
+            self.rejections,
         )
         self._ended = False
         self._peer = b""
@@ -156,7 +167,8 @@ def assert_is(got: TrainBatch, number: int) -> None:
         assert getattr(got, name).dtype == torch.int64
         assert getattr(got, name).tolist() == getattr(sent, name).tolist()
     assert got.key.tolist() == sent.key.tolist()
-    for name in ("table_size", "inserted", "sampled", "mean_version"):
+    assert got.inserted == {0: sent.inserted}
+    for name in ("table_size", "sampled", "mean_version"):
         assert getattr(got, name) == getattr(sent, name)
 
 
@@ -334,19 +346,16 @@ def test_a_request_that_is_rejected_ends_it_in_the_servers_words(stages: Start) 
         stage.next()
 
 
-def test_what_was_not_asked_for_is_ignored_with_a_warning(
-    stages: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_not_asked_for_is_ignored_and_counted(stages: Start) -> None:
     stage = stages(prefetch_batches=1)
     stage.request()
-    with caplog.at_level(logging.WARNING, "learner.batches"):
-        stage.send(batch(1))
-        stage.send(batch(9))  # One more than there is credit for.
-        stage.send(Ack(0, 0))
-        got = stage.next()
-        assert_is(got, 1)
-        wait_until(lambda: len(caplog.messages) == 2, "two warnings")
-    assert [message.split()[2] for message in caplog.messages] == ["batch", "ack"]
+    stage.send(batch(1))
+    stage.send(batch(9))  # One more than there is credit for.
+    stage.send(Ack(0, 0))
+    got = stage.next()
+    assert_is(got, 1)
+    counts = stage.rejections.by_reason
+    wait_until(lambda: counts[Reason.SEQUENCE] == stage.rejections.total == 2, "both are counted")
     stage.feed.done(got, priority(1))
     assert stage.request().batches == 1
     stage.send(batch(2))
@@ -375,7 +384,11 @@ def test_close_does_not_wait_for_a_server_that_never_came(
     context: zmq.Context[zmq.Socket[bytes]], kind: Kind
 ) -> None:
     manifest = Manifest("run", Config(batch_size=N), SPEC)
-    feed = kind(context, Serving(1, "inproc://nobody"), manifest, torch.device("cpu"))
+    nobody, rejections = (
+        Serving(1, "inproc://nobody"),
+        Rejections("learner_rejected_messages_total"),
+    )
+    feed = kind(context, nobody, manifest, torch.device("cpu"), rejections)
     assert feed.next(0.0) is None
     feed.close()
 
@@ -390,5 +403,5 @@ def test_a_cpu_fetches_small_batches_in_between(
     spec = EnvSpec((frame_bytes // 8,), "<f4", 2)
     manifest = Manifest("run", Config(batch_size=1, min_size_to_sample=1), spec)
     server = Serving(1, "inproc://nobody")
-    with closing(open_feed(context, server, manifest, torch.device("cpu"))) as feed:
+    with closing(open_feed(context, {0: server}, manifest, torch.device("cpu"))) as feed:
         assert type(feed) is expected

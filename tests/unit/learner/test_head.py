@@ -6,7 +6,7 @@ import pytest
 
 import learner.head
 from common.membership import HEAD_SILENCE_WARNING_S
-from common.messages import Ack, Directive, Join, Leave, Message, Refused, Serving, Welcome
+from common.messages import Ack, Join, Leave, Message, Refused, Serving, Welcome
 from learner.head import ANSWER_PERIOD_S, SILENCE_S
 from tests.head_with_peers import MANIFEST, REPLAY, Run, directive, heartbeat, join, result
 
@@ -27,7 +27,7 @@ def test_a_welcome_holds_all_that_a_process_must_know() -> None:
                 ladder_size=8,
                 manifest=MANIFEST.to_plain(),
                 weights_endpoint="tcp://head:5551",
-                replay_endpoints=[REPLAY],
+                replay_endpoint=REPLAY,
             ),
         )
     ]
@@ -45,7 +45,7 @@ def test_a_join_waits_until_a_replay_server_serves(role: str) -> None:
     assert welcomed == [(b"early", 0), (b"second", 1)]
     for _, message in replies:
         if isinstance(message, Welcome):
-            assert message.replay_endpoints == [REPLAY]
+            assert message.replay_endpoint == (REPLAY if role == "actor" else "")
 
 
 def test_a_join_sent_twice_while_waiting_is_taken_in_once() -> None:
@@ -80,20 +80,18 @@ def test_a_crowd_does_not_wait_without_bound(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_join_waits_again_once_the_replay_server_has_gone() -> None:
     run = Run()
     run.send(b"replay", Leave(100, "stopped"))
-    assert run.head.replay_endpoints == []
+    assert run.replay_endpoints == []
     assert run.send(b"a", join()) == []
 
 
 def test_everyone_learns_where_a_new_replay_server_serves() -> None:
     run = Run()
     actor = run.welcome(b"a", join())
-    assert run.send(b"replay", Leave(100, "stopped")) == [
-        (b"a", Directive(actor.session, "run", 8, []))
-    ]
+    assert run.send(b"replay", Leave(100, "stopped")) == [(b"a", directive(actor.session))]
     replay = run.welcome(b"replay2", join("replay_server"))
     elsewhere = "tcp://replay:7001"
     replies = run.send(b"replay2", Serving(replay.session, elsewhere))
-    assert (b"a", Directive(actor.session, "run", 8, [elsewhere])) in replies
+    assert (b"a", directive(actor.session, replay=elsewhere)) in replies
 
 
 def test_a_second_replay_server_is_refused_while_there_is_one() -> None:
@@ -103,7 +101,7 @@ def test_a_second_replay_server_is_refused_while_there_is_one() -> None:
     assert isinstance(reply, Refused)
     assert "has its replay server" in reply.reason
     assert len(run.head.of_role("replay_server")) == 1
-    assert run.head.replay_endpoints == [REPLAY]
+    assert run.replay_endpoints == [REPLAY]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +109,7 @@ def test_a_second_replay_server_is_refused_while_there_is_one() -> None:
     [
         (
             join("critic"),
-            "role 'critic' is unknown; a run has actor, evaluator, inference, replay_server",
+            "role 'critic' is unknown; a run has actor, evaluator, inference, relay, replay_server",
         ),
         (join(num_envs=-1), "-1 environments are not between 0 and 100000"),
         (join(num_envs=100_001), "100001 environments are not between 0 and 100000"),
@@ -139,7 +137,9 @@ def test_a_successor_takes_over_the_place_of_the_one_that_died() -> None:
     assert successor.session != dead.session
     assert run.places() == {0: (0, 4), 1: (4, 4)}
     # The dead one is told so, should it have been alive after all.
-    assert run.send(b"b", heartbeat(dead.session)) == [(b"b", directive(dead.session, "rejoin"))]
+    assert run.send(b"b", heartbeat(dead.session)) == [
+        (b"b", directive(dead.session, "rejoin", replay=""))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_a_replay_server_that_was_started_again_is_taken_in() -> None:
     run = Run()
     actor = run.welcome(b"a", join())
     replay = run.welcome(b"new", join("replay_server", preferred_number=0, take_over=True))
-    assert run.head.replay_endpoints == []
+    assert run.replay_endpoints == []
     run.send(b"new", Serving(replay.session, REPLAY))
-    assert run.head.replay_endpoints == [REPLAY]
+    assert run.replay_endpoints == [REPLAY]
     assert actor.session in run.head.members
 
 
@@ -206,8 +206,10 @@ def test_who_is_silent_for_too_long_is_gone_and_counted() -> None:
     # The third actor falls silent: the ladder is 8 long again, and all who are left are told.
     told = run.head.tick(SILENCE_S + 0.1)
     assert sorted(told) == [
-        (b"a", directive(actors[0])), (b"b", directive(actors[1])), (b"replay", directive(100))
-    ]  # fmt: skip
+        (b"a", directive(actors[0])),
+        (b"b", directive(actors[1])),
+        (b"replay", directive(100, replay="")),
+    ]
     assert run.head.lost == {"actor": 1}
     run.head.tick(10.0 + SILENCE_S + 0.1)
     assert run.head.members == {}
@@ -265,8 +267,8 @@ def test_a_member_that_reconnected_is_answered_where_it_is_now() -> None:
 )
 def test_an_unknown_session_is_told_to_join_again(message: Message) -> None:
     run = Run()
-    assert run.send(b"x", message) == [(b"x", directive(55, "rejoin"))]
-    assert run.head.replay_endpoints == [REPLAY]
+    assert run.send(b"x", message) == [(b"x", directive(55, "rejoin", replay=""))]
+    assert run.replay_endpoints == [REPLAY]
     assert run.head.take_evaluations() == []
 
 
@@ -282,9 +284,9 @@ def test_stop_is_said_to_all_at_once_and_to_each_heartbeat() -> None:
     a = run.welcome(b"a", join()).session
     e = run.welcome(b"e", join("evaluator")).session
     assert run.head.set_run_state("stop") == [
-        (b"replay", directive(100, "stop")),
+        (b"replay", directive(100, "stop", replay="")),
         (b"a", directive(a, "stop")),
-        (b"e", directive(e, "stop")),
+        (b"e", directive(e, "stop", replay="")),
     ]
     assert run.send(b"a", heartbeat(a)) == [(b"a", directive(a, "stop"))]
 
@@ -295,11 +297,11 @@ def test_stop_is_said_to_all_at_once_and_to_each_heartbeat() -> None:
 def test_returns_and_counters_ride_on_heartbeats() -> None:
     run = Run()
     session = run.welcome(b"a", join()).session
-    run.send(b"a", heartbeat(session, [1.0, 2.0], env_steps=40.0))
-    run.send(b"a", heartbeat(session, [math.nan, 3.0, math.inf], env_steps=90.0))
+    run.send(b"a", heartbeat(session, [1.0, 2.0], actor_env_steps_total=40.0))
+    run.send(b"a", heartbeat(session, [math.nan, 3.0, math.inf], actor_env_steps_total=90.0))
     assert list(run.head.recent_returns) == [1.0, 2.0, 3.0]
     assert run.head.episodes == 3
-    assert run.head.members[session].values == {"env_steps": 90.0}
+    assert run.head.members[session].values == {"actor_env_steps_total": 90.0}
 
 
 def test_evaluations_are_handed_over_once() -> None:

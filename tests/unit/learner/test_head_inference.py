@@ -4,7 +4,7 @@ import pytest
 
 from common.messages import Directive, Leave, Message, Serving
 from learner.head import SILENCE_S
-from tests.head_with_peers import REPLAY, Run, heartbeat, join
+from tests.head_with_peers import REPLAY, WEIGHTS, Run, directive, heartbeat, join
 
 HERE, THERE = "tcp://127.0.0.1:6000", "tcp://127.0.0.1:6001"
 
@@ -44,7 +44,7 @@ def test_one_that_joined_but_does_not_serve_yet_is_nobodys() -> None:
 def test_its_endpoint_is_not_taken_for_a_replay_servers() -> None:
     run = Run()
     serve(run, b"i", "here", HERE)
-    assert run.head.replay_endpoints == [REPLAY]
+    assert run.replay_endpoints == [REPLAY]
     waiting = Run(serving=False)
     # It has to wait for a replay server as everybody else, and brings nobody else in.
     for peer, role in ((b"i", "inference"), (b"a", "actor")):
@@ -79,3 +79,37 @@ def test_one_that_was_started_in_place_of_a_dead_one_is_who_serves_now() -> None
     serve(run, b"by hand", "here", THERE)
     assert run.welcome(b"b", join(machine="here")).inference_endpoint == THERE
     assert len(run.head.of_role("inference")) == 2
+
+
+# ------------------------------------------------------------------------------------------- relays
+
+RELAY = "tcp://127.0.0.1:9001"
+
+
+def test_those_who_act_on_a_relays_host_get_their_weights_from_it() -> None:
+    run = Run()
+    before = run.welcome(b"a", join(machine="m1"))
+    relay = run.welcome(b"relay", join("relay", machine="m1"))
+    assert before.relay_endpoint == relay.relay_endpoint == ""
+    told = dict(run.send(b"relay", Serving(relay.session, RELAY, "m1")))
+    assert {peer: m.relay_endpoint for peer, m in told.items() if isinstance(m, Directive)} == {
+        b"a": RELAY, b"relay": "", b"replay": ""
+    }  # fmt: skip
+    for role, machine, endpoint in (
+        ("actor", "m1", RELAY),
+        ("inference", "m1", RELAY),
+        ("evaluator", "m1", ""),  # It plays other versions.
+        ("actor", "m2", ""),
+        ("actor", "", ""),
+    ):
+        welcome = run.welcome(role.encode() + machine.encode(), join(role, machine=machine))
+        assert (welcome.weights_endpoint, welcome.relay_endpoint) == (WEIGHTS, endpoint)
+
+
+def test_when_a_relay_is_gone_weights_come_from_the_head_again() -> None:
+    run = Run()
+    actor = run.welcome(b"a", join(machine="m1"))
+    relay = run.welcome(b"relay", join("relay", machine="m1"))
+    run.send(b"relay", Serving(relay.session, RELAY, "m1"))
+    told = dict(run.send(b"relay", Leave(relay.session, "stopped")))
+    assert told[b"a"] == directive(actor.session)

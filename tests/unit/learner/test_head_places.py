@@ -56,7 +56,7 @@ def test_the_ladder_is_as_long_as_expected_or_as_those_who_came() -> None:
     assert (b"b", directive(b, ladder_size=12)) in replies
     shorter = run.send(b"c", Leave(c, "stopped"))
     assert sorted(shorter) == [
-        (b"a", directive(a)), (b"b", directive(b)), (b"replay", directive(100))
+        (b"a", directive(a)), (b"b", directive(b)), (b"replay", directive(100, replay=""))
     ]  # fmt: skip
 
 

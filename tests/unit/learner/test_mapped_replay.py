@@ -81,11 +81,13 @@ def test_both_paths_give_identical_batches_for_identical_keys(
             assert getattr(keys_only, name) == getattr(batch, name)
 
         by_wire, by_memory = blank(run), blank(run)
-        wire_keys = by_wire.fill_from_batch(batch)
+        by_wire.fill(batch)
+        by_wire.weigh(batch.probability, batch.table_size)
         read = replay.read(by_memory, keys_only)
 
         assert read is not None
-        assert read.key.tolist() == wire_keys.tolist()
+        assert read.key.tolist() == batch.key.tolist()
+        by_memory.weigh(read.probability, keys_only.table_size)
         assert read.mean_version == batch.mean_version
         assert read.overwritten == 0
         for name, view in by_wire.views.items():
@@ -131,7 +133,7 @@ def tear(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]
 def test_what_was_overwritten_is_replaced_by_others_of_the_batch(
     tmp_path: Path, tear: Callable[[Callable[[], Any]], None], when: str
 ) -> None:
-    run = manifest(importance_sampling_exponent=1.0)
+    run = manifest()
     storage = Storage(SPEC, run.layout, SLOTS, tmp_path / "replay")
     sent = [write(storage, run, sequence) for sequence in range(3)]
     replay, host = mapped(tmp_path / "replay", run), blank(run)
@@ -140,7 +142,6 @@ def test_what_was_overwritten_is_replaced_by_others_of_the_batch(
         write(storage, run, 3)
     else:
         tear(lambda: write(storage, run, 3))
-    # N·p = 64/64 for what is left and 64/32 for what goes: weights 1 and ½, if they were used.
     read = replay.read(host, drawn(TWO_BLOCKS, [1 / 32] * 4 + [1 / 64] * 4))
 
     assert read is not None
@@ -148,23 +149,22 @@ def test_what_was_overwritten_is_replaced_by_others_of_the_batch(
     assert read.key[4:].tolist() == [8, 9, 10, 11]
     assert set(read.key[:4].tolist()) <= {8, 9, 10, 11}
     assert_holds(host, read.key.tolist(), run, sent)
-    assert host.views["weight"].tolist() == [1.0] * N
+    assert read.probability.tolist() == [1 / 64] * N
 
 
 def test_a_stand_in_comes_with_its_own_probability(tmp_path: Path) -> None:
-    run = manifest(importance_sampling_exponent=1.0)
+    run = manifest()
     storage = Storage(SPEC, run.layout, SLOTS, tmp_path / "replay")
     for sequence in range(4):
         write(storage, run, sequence)
-    # (N·p)⁻¹ of p = 1/64, 1/32, 1/16 and 1/8: 1, ½, ¼ and ⅛.
-    weight_of = {8: 1.0, 9: 0.5, 10: 0.25, 11: 0.125}
-    probability = [1.0] * 4 + [1 / 64, 1 / 32, 1 / 16, 1 / 8]
+    probability_of = {8: 1 / 64, 9: 1 / 32, 10: 1 / 16, 11: 1 / 8}
+    probability = [1.0] * 4 + list(probability_of.values())
     replay, host = mapped(tmp_path / "replay", run), blank(run)
     stand_ins = set()
     for _ in range(20):
         read = replay.read(host, drawn(TWO_BLOCKS, probability))
         assert read is not None
-        assert host.views["weight"].tolist() == [weight_of[key] for key in read.key.tolist()]
+        assert read.probability.tolist() == [probability_of[key] for key in read.key.tolist()]
         stand_ins |= set(read.key[:4].tolist())
     assert stand_ins == {8, 9, 10, 11}  # Any of those that are left.
 
@@ -172,7 +172,7 @@ def test_a_stand_in_comes_with_its_own_probability(tmp_path: Path) -> None:
 def test_some_gone_before_and_some_while_they_are_read(
     tmp_path: Path, tear: Callable[[Callable[[], Any]], None]
 ) -> None:
-    run = manifest(importance_sampling_exponent=1.0)
+    run = manifest()
     storage = Storage(SPEC, run.layout, SLOTS, tmp_path / "replay")
     sent = [write(storage, run, sequence) for sequence in range(4)]  # Block 1 is gone.
     replay, host = mapped(tmp_path / "replay", run), blank(run)
@@ -186,8 +186,8 @@ def test_some_gone_before_and_some_while_they_are_read(
     assert read.key[6:].tolist() == [12, 13]
     assert set(read.key.tolist()) == {12, 13}
     assert_holds(host, read.key.tolist(), run, sent)
-    weight_of = {12: 1.0, 13: 0.5}
-    assert host.views["weight"].tolist() == [weight_of[key] for key in read.key.tolist()]
+    probability_of = {12: 1 / 64, 13: 1 / 32}
+    assert read.probability.tolist() == [probability_of[key] for key in read.key.tolist()]
     # Three were gone; three more, and whatever had stood in from among these, went meanwhile.
     assert 6 <= read.overwritten <= 9
 
@@ -294,8 +294,15 @@ def test_a_message_that_breaks_the_contract_is_refused(
     for sequence in range(SLOTS + overwritten):
         write(storage, run, sequence)
     replay = mapped(tmp_path / "replay", run)
+    host = blank(run)
+
+    def take() -> None:
+        read = replay.read(host, message)
+        assert read is not None
+        host.weigh(read.probability, message.table_size)
+
     with pytest.raises(MalformedMessage):
-        replay.read(blank(run), message)
+        take()
 
 
 ANY_KEY = st.one_of(

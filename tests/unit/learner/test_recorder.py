@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from common.config import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, RunDirectoryError
 from learner.recorder import QUEUE_RECORDS, Record, Recorder
 from learner.sinks import JsonLines, open_sinks, scalars
-from tests.waiting import wait_until
+from tests.scarcity import file_size_limit
 
 
 def record(updates: int = 0, **changes: object) -> Record:
@@ -35,8 +35,17 @@ class Kept:
 
 
 class Broken(Kept):
+    """Raises for some records, and keeps the others."""
+
+    def __init__(self, error: Exception, *updates: int) -> None:
+        super().__init__()
+        self.may_write.set()
+        self.error, self._updates = error, updates
+
     def write(self, record: Record) -> None:
-        raise OSError("no space left")
+        if record.updates in self._updates:
+            raise self.error
+        super().write(record)
 
 
 def test_every_sink_gets_every_record_before_it_is_closed() -> None:
@@ -64,20 +73,39 @@ def test_what_a_slow_sink_has_no_room_for_is_dropped_and_counted() -> None:
     assert len(slow.records) == QUEUE_RECORDS + 10 - recorder.dropped
 
 
+FULL = OSError("no space left")
+
+
+@pytest.mark.parametrize(
+    ("broken", "kept", "lines"),
+    [
+        (
+            Broken(FULL, 1, 2, 4),
+            [0, 3],
+            [
+                "Broken gets no metrics for now: no space left",
+                "Broken gets metrics again",
+                "Broken gets no metrics for now: no space left",
+            ],
+        ),
+        (Broken(ValueError("closed"), 1), [0], ["Broken gets no more metrics: closed"]),
+    ],
+    ids=["a full disk is tried again", "other failures are final"],
+)
 def test_a_sink_that_fails_is_said_once_and_the_others_go_on(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, broken: Broken, kept: list[int], lines: list[str]
 ) -> None:
     good = Kept()
     good.may_write.set()
-    recorder = Recorder([Broken(), good])
+    recorder = Recorder([broken, good])
     for i in range(5):
         recorder.offer(record(i))
-    wait_until(lambda: len(good.records) == 5, "the records are there")
     recorder.close()
-    assert [r.getMessage() for r in caplog.records] == [
-        "Broken gets no more metrics: no space left"
-    ]
-    assert recorder.dropped == 1
+    assert len(good.records) == 5
+    assert [r.updates for r in broken.records] == kept
+    assert [r.getMessage() for r in caplog.records] == lines
+    # Whoever is left out gets no more records, so there are none to be dropped.
+    assert recorder.dropped == (3 if isinstance(broken.error, OSError) else 1)
 
 
 # ----------------------------------------------------------------------------------- lines of JSON
@@ -115,6 +143,29 @@ def test_a_resumed_run_goes_on_behind_a_line_that_was_cut(tmp_path: Path) -> Non
     sink.close()
     first, cut, last = path.read_text().splitlines()
     assert (json.loads(first)["updates"], cut, json.loads(last)["updates"]) == (1, '{"upda', 2)
+
+
+def test_a_line_that_a_full_disk_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLines(path)
+    sink.write(record(1))
+    for room in (9, 0):  # Bytes that are left on the disk.
+        with (
+            file_size_limit(path.stat().st_size + room),
+            pytest.raises(OSError, match=r"No space left|File too large"),
+        ):
+            sink.write(record(2))
+    sink.write(record(3))
+    sink.close()
+    first, cut, last = path.read_text().splitlines()
+    assert json.loads(first)["updates"] == 1
+    assert len(cut) == 9
+    assert json.loads(last)["updates"] == 3
+
+
+def test_metrics_that_cannot_be_written_at_all_are_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"cannot write metrics to .*gone"):
+        open_sinks(tmp_path / "gone", Config())
 
 
 # -------------------------------------------------------------------------------------------- tags

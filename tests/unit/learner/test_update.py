@@ -41,7 +41,7 @@ def make_batch(seed: int) -> TrainBatch:
         weight=floats(rng.uniform(0.1, 1.0, N)),
         key=np.arange(N),
         table_size=100,
-        inserted=100,
+        inserted={0: 100},
         sampled=N,
         mean_version=0.0,
         slot=0,

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from common.messages import Batch, SampleRequest
-from replay_server.rate_limiter import RateLimiter
+from common.errors import Reason
+from common.messages import Batch, PartRequest, SampleRequest
+from common.rate_limiter import RateLimiter
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.table import Reply, Table
@@ -55,11 +56,21 @@ def request(batches: int = 1, updates: Iterable[tuple[int, float]] = ()) -> Samp
     )
 
 
+def part(rows: int, counted: int = 0, number: int = 1, *, keys_only: bool = False) -> PartRequest:
+    """Ask for a part of a batch."""
+    return PartRequest(number, rows, counted, keys_only=keys_only)
+
+
 def updates(max_size: int = 12) -> st.SearchStrategy[SampleRequest]:
     """Priorities for transitions that are stored, evicted or nobody's, some of them twice."""
     priority = st.integers(1, 16).map(lambda quarters: quarters / 4)
     pairs = st.lists(st.tuples(st.integers(-3, 40), priority), max_size=max_size)
     return pairs.map(lambda pairs: request(0, pairs))
+
+
+def rejected(table: Table) -> dict[Reason, int]:
+    """Messages that it did not accept, by reason."""
+    return {reason: count for reason, count in table.rejections.by_reason.items() if count}
 
 
 def batches(replies: Iterable[Reply]) -> list[Batch]:

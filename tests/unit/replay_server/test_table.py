@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import Reason
 from common.messages import Ack, Batch, Rejected, SampleRequest
 from replay_server import table as table_module
 from tests.experience import (
@@ -26,6 +27,7 @@ from tests.unit.replay_server.tables import (
     draw,
     make_table,
     power_law,
+    rejected,
     request,
     updates,
 )
@@ -205,7 +207,7 @@ def test_an_insert_beyond_the_window_is_rejected_and_can_be_sent_again_later() -
         ACTOR,
         Rejected(0, 5, "more than 2 unacknowledged inserts: the window is full"),
     )
-    assert table.counters.rejected == {"insert": 1}
+    assert rejected(table) == {Reason.WINDOW: 1}
     # Another session has a window of its own.
     assert table.handle(b"other", insert(steps(), session=1), 0.0) == []
     table.handle(LEARNER, request(2), 0.0)

@@ -10,13 +10,17 @@ import numpy.typing as npt
 import pytest
 from numpy.testing import assert_array_equal
 
+import replay_server.table
 from common import codec
-from common.messages import Ack, Insert, Message, Rejected, SampleRequest
+from common.errors import MalformedMessage, Reason
+from common.messages import Ack, Batch, Insert, Message, PartRequest, Rejected, SampleRequest
 from replay_server.table import Table
 from tests.contract.examples import EXAMPLES
 from tests.experience import SPEC, insert, steps
-from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request
+from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, rejected, request
 
+SHAPE, DTYPE, RANGE = Reason.SHAPE, Reason.DTYPE, Reason.RANGE
+NON_FINITE, SEQUENCE = Reason.NON_FINITE, Reason.SEQUENCE
 ARRAYS = ("obs", "action", "reward", "row_kind", "priority")
 STORED = insert(steps(2), session=3)
 GOOD = insert(steps(2), session=3, sequence=1)
@@ -58,47 +62,84 @@ def with_array(field: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]
 
 
 NO_BLOCKS = replace(GOOD, **{array: getattr(GOOD, array)[:0] for array in ARRAYS})
-BAD_INSERTS: list[tuple[str, Insert, str]] = [
-    *[(f"{a}: a row less", with_array(a, lambda x: x[:, :-1]), f"{a} has shape") for a in ARRAYS],
+BAD_INSERTS: list[tuple[str, Insert, str, Reason]] = [
     *[
-        (f"{a}: a row more", with_array(a, lambda x: np.repeat(x, 2, 1)), f"{a} has shape")
+        (f"{a}: a row less", with_array(a, lambda x: x[:, :-1]), f"{a} has shape", SHAPE)
         for a in ARRAYS
     ],
     *[
-        (f"{a}: a block less than the others", with_array(a, lambda x: x[1:]), "has shape")
+        (
+            f"{a}: a row more",
+            with_array(a, lambda x: np.repeat(x, 2, 1)),
+            f"{a} has shape",
+            SHAPE,
+        )
         for a in ARRAYS
     ],
-    ("obs: another shape", with_array("obs", lambda x: x[..., :1]), "obs has shape"),
-    ("obs: an axis more", with_array("obs", lambda x: x[..., None]), "obs has shape"),
-    ("obs: an axis less", with_array("obs", lambda x: x[..., 0]), "obs has shape"),
-    ("obs: float64", with_array("obs", lambda x: x.astype("<f8")), "obs is float64"),
-    ("obs: of the same width", with_array("obs", lambda x: x.view("<i4")), "obs is int32"),
-    ("obs: NaN", with_cell("obs", np.nan), "obs is not finite"),
-    ("obs: ∞", with_cell("obs", np.inf), "obs is not finite"),
-    ("obs: −∞", with_cell("obs", -np.inf), "obs is not finite"),
-    ("reward: NaN", with_cell("reward", np.nan), "reward is not finite"),
-    ("reward: ∞", with_cell("reward", np.inf), "reward is not finite"),
-    ("reward: −∞", with_cell("reward", -np.inf), "reward is not finite"),
-    ("priority: NaN", with_cell("priority", np.nan), "priority is negative or not finite"),
-    ("priority: ∞", with_cell("priority", np.inf), "priority is negative or not finite"),
-    ("priority: −∞", with_cell("priority", -np.inf), "priority is negative or not finite"),
-    ("priority: negative", with_cell("priority", -1e-9), "priority is negative or not finite"),
-    ("action: negative", with_cell("action", -1), "action leaves 0 … 4"),
-    ("action: one too many", with_cell("action", SPEC.num_actions), "action leaves 0 … 4"),
-    ("action: lowest", with_cell("action", -(1 << 31)), "action leaves 0 … 4"),
-    ("row_kind: unknown flag", with_cell("row_kind", 8), "row_kind has unknown flags"),
-    ("row_kind: all flags", with_cell("row_kind", 255), "row_kind has unknown flags"),
-    ("no blocks", NO_BLOCKS, "0 blocks in an insert"),
-    ("more blocks than slots", insert(steps(5), session=3, sequence=1), "5 blocks in an insert"),
-    ("negative sequence", replace(GOOD, sequence=-1), "count from 0"),
-    ("negative session", replace(GOOD, session=-1), "count from 0"),
+    *[
+        (
+            f"{a}: a block less than the others",
+            with_array(a, lambda x: x[1:]),
+            "has shape",
+            SHAPE,
+        )
+        for a in ARRAYS
+    ],
+    ("obs: another shape", with_array("obs", lambda x: x[..., :1]), "obs has shape", SHAPE),
+    ("obs: an axis more", with_array("obs", lambda x: x[..., None]), "obs has shape", SHAPE),
+    ("obs: an axis less", with_array("obs", lambda x: x[..., 0]), "obs has shape", SHAPE),
+    ("obs: float64", with_array("obs", lambda x: x.astype("<f8")), "obs is float64", DTYPE),
+    (
+        "obs: of the same width",
+        with_array("obs", lambda x: x.view("<i4")),
+        "obs is int32",
+        DTYPE,
+    ),
+    ("obs: NaN", with_cell("obs", np.nan), "obs is not finite", NON_FINITE),
+    ("obs: ∞", with_cell("obs", np.inf), "obs is not finite", NON_FINITE),
+    ("obs: −∞", with_cell("obs", -np.inf), "obs is not finite", NON_FINITE),
+    ("reward: NaN", with_cell("reward", np.nan), "reward is not finite", NON_FINITE),
+    ("reward: ∞", with_cell("reward", np.inf), "reward is not finite", NON_FINITE),
+    ("reward: −∞", with_cell("reward", -np.inf), "reward is not finite", NON_FINITE),
+    ("priority: NaN", with_cell("priority", np.nan), "priority is not finite", NON_FINITE),
+    ("priority: ∞", with_cell("priority", np.inf), "priority is not finite", NON_FINITE),
+    ("priority: −∞", with_cell("priority", -np.inf), "priority is not finite", NON_FINITE),
+    ("priority: negative", with_cell("priority", -1e-9), "priority is negative", RANGE),
+    ("action: negative", with_cell("action", -1), "action leaves 0 … 4", RANGE),
+    (
+        "action: one too many",
+        with_cell("action", SPEC.num_actions),
+        "action leaves 0 … 4",
+        RANGE,
+    ),
+    ("action: lowest", with_cell("action", -(1 << 31)), "action leaves 0 … 4", RANGE),
+    (
+        "row_kind: unknown flag",
+        with_cell("row_kind", 8),
+        "row_kind has unknown flags",
+        RANGE,
+    ),
+    ("row_kind: all flags", with_cell("row_kind", 255), "row_kind has unknown flags", RANGE),
+    ("no blocks", NO_BLOCKS, "0 blocks in an insert", RANGE),
+    (
+        "more blocks than slots",
+        insert(steps(5), session=3, sequence=1),
+        "5 blocks in an insert",
+        RANGE,
+    ),
+    ("negative sequence", replace(GOOD, sequence=-1), "count from 0", SEQUENCE),
+    ("negative session", replace(GOOD, session=-1), "count from 0", SEQUENCE),
 ]
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"), [case[1:] for case in BAD_INSERTS], ids=[case[0] for case in BAD_INSERTS]
+    ("bad", "said", "reason"),
+    [case[1:] for case in BAD_INSERTS],
+    ids=[case[0] for case in BAD_INSERTS],
 )
-def test_a_bad_insert_is_rejected_with_nothing_stored(bad: Insert, reason: str) -> None:
+def test_a_bad_insert_is_rejected_with_nothing_stored(
+    bad: Insert, said: str, reason: Reason
+) -> None:
     table = stored_table()
 
     ((peer, reply),) = table.handle(ACTOR, bad, 0.0)
@@ -106,8 +147,8 @@ def test_a_bad_insert_is_rejected_with_nothing_stored(bad: Insert, reason: str) 
     assert peer == ACTOR
     assert isinstance(reply, Rejected)
     assert (reply.session, reply.sequence) == (bad.session, bad.sequence)
-    assert reason in reply.reason
-    assert table.counters.rejected == {"insert": 1}
+    assert said in reply.reason
+    assert rejected(table) == {reason: 1}
     assert_is_as_if_never_sent(table)
 
 
@@ -133,23 +174,30 @@ def bad_update(priority: float) -> SampleRequest:
 
 ONE_KEY_MORE = SampleRequest(1, np.array([4, 5]), np.ones(1, np.float32))
 BAD_REQUESTS = [
-    ("batches: −1", request(-1, [(4, 99.0)]), "batches is not in 0 … 64"),
-    ("batches: 65", request(65, [(4, 99.0)]), "batches is not in 0 … 64"),
-    ("batches: highest", request((1 << 63) - 1), "batches is not in 0 … 64"),
-    ("priority: NaN", bad_update(np.nan), "priority is negative or not finite"),
-    ("priority: ∞", bad_update(np.inf), "priority is negative or not finite"),
-    ("priority: −∞", bad_update(-np.inf), "priority is negative or not finite"),
-    ("priority: negative", bad_update(-0.5), "priority is negative or not finite"),
-    ("a key more than priorities", ONE_KEY_MORE, "as many priorities as keys"),
-    ("a bad priority for nobody's key", request(1, [(-7, np.nan)]), "not finite"),
+    ("batches: −1", request(-1, [(4, 99.0)]), "batches is not in 0 … 64", RANGE),
+    ("batches: 65", request(65, [(4, 99.0)]), "batches is not in 0 … 64", RANGE),
+    ("batches: highest", request((1 << 63) - 1), "batches is not in 0 … 64", RANGE),
+    ("priority: NaN", bad_update(np.nan), "priority is negative or not finite", NON_FINITE),
+    ("priority: ∞", bad_update(np.inf), "priority is negative or not finite", NON_FINITE),
+    ("priority: −∞", bad_update(-np.inf), "priority is negative or not finite", NON_FINITE),
+    ("priority: negative", bad_update(-0.5), "priority is negative or not finite", RANGE),
+    ("a key more than priorities", ONE_KEY_MORE, "as many priorities as keys", SHAPE),
+    (
+        "a bad priority for nobody's key",
+        request(1, [(-7, np.nan)]),
+        "not finite",
+        NON_FINITE,
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"), [case[1:] for case in BAD_REQUESTS], ids=[case[0] for case in BAD_REQUESTS]
+    ("bad", "said", "reason"),
+    [case[1:] for case in BAD_REQUESTS],
+    ids=[case[0] for case in BAD_REQUESTS],
 )
 def test_a_bad_request_is_rejected_and_neither_updates_nor_earns_batches(
-    bad: SampleRequest, reason: str
+    bad: SampleRequest, said: str, reason: Reason
 ) -> None:
     table = stored_table()
 
@@ -158,15 +206,15 @@ def test_a_bad_request_is_rejected_and_neither_updates_nor_earns_batches(
     assert peer == LEARNER
     assert isinstance(reply, Rejected)
     assert (reply.session, reply.sequence) == (-1, -1)
-    assert reason in reply.reason
-    assert table.counters.rejected == {"sample_request": 1}
+    assert said in reply.reason
+    assert rejected(table) == {reason: 1}
     assert (table.counters.updates, table.counters.stale_updates) == (0, 0)
     assert_is_as_if_never_sent(table)
 
 
 @pytest.mark.parametrize(
     "message",
-    [m for m in EXAMPLES if not isinstance(m, Insert | SampleRequest)],
+    [m for m in EXAMPLES if not isinstance(m, Insert | SampleRequest | PartRequest)],
     ids=lambda message: message.kind,
 )
 def test_a_message_for_somebody_else_is_rejected(message: Message) -> None:
@@ -176,15 +224,75 @@ def test_a_message_for_somebody_else_is_rejected(message: Message) -> None:
 
     reason = f"a replay server does not take {message.kind!r}"
     assert replies == [(b"stranger", Rejected(-1, -1, reason))]
-    assert table.counters.rejected == {message.kind: 1}
+    assert rejected(table) == {Reason.UNKNOWN_KIND: 1}
     assert_is_as_if_never_sent(table)
 
 
-def test_refusals_are_counted_by_kind() -> None:
+def test_refusals_are_counted_by_reason() -> None:
     table = stored_table()
     for _ in range(2):
         table.handle(ACTOR, with_cell("obs", np.nan), 0.0)
     table.handle(LEARNER, request(-1), 0.0)
 
-    assert table.reject(None, "no msgpack") == Rejected(-1, -1, "no msgpack")
-    assert table.counters.rejected == {"insert": 2, "sample_request": 1, "undecodable": 1}
+    answer = table.reject(None, MalformedMessage("no msgpack"), 0.0)
+
+    assert answer == Rejected(-1, -1, "no msgpack")
+    assert rejected(table) == {
+        Reason.NON_FINITE: 2, Reason.RANGE: 1, Reason.UNDECODABLE: 1,
+    }  # fmt: skip
+
+
+def test_an_insert_that_would_unpack_to_more_than_any_actor_sends_is_rejected_unopened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = stored_table()
+    monkeypatch.setattr(replay_server.table, "MAX_INSERT_BYTES", GOOD.obs.nbytes - 1)
+
+    ((_, reply),) = table.handle(ACTOR, GOOD, 0.0)
+
+    assert isinstance(reply, Rejected)
+    assert rejected(table) == {Reason.TOO_LARGE: 1}
+
+
+def test_inserts_that_wait_take_no_more_memory_than_the_replay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many sessions somebody invents."""
+    monkeypatch.setattr(replay_server.table, "MIN_WAITING_BYTES", 0)
+    # The limiter lets in what it needs for one batch, and then waits for the learner.
+    table = make_table(samples_per_insert=4.0, tolerance=2.0)
+    invented = 2 * table.storage.nbytes // STORED.obs.nbytes
+    acks = 0
+    for session in range(invented):
+        replies = table.handle(ACTOR, insert(steps(2), session=session), 0.0)
+        acks += sum(isinstance(reply, Ack) for _, reply in replies)
+
+    waiting = invented - acks - rejected(table)[Reason.FLOOD]
+    assert waiting == table.storage.nbytes // STORED.obs.nbytes
+    # When the learner takes its samples, there is room again.
+    assert isinstance(table.handle(LEARNER, request(8), 0.0)[0][1], Batch)
+    table.handle(ACTOR, insert(steps(2), session=invented), 0.0)
+    assert rejected(table)[Reason.FLOOD] == invented - acks - waiting
+
+
+def test_invented_sessions_and_learners_are_not_remembered_beyond_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay_server.table, "MAX_WAITING", 3)
+    monkeypatch.setattr(replay_server.table, "MAX_LEARNERS", 3)
+    monkeypatch.setattr(replay_server.table, "MAX_REMEMBERED_SESSIONS", 5)
+    # Nobody samples from the first, so its limiter makes inserts wait; the second holds nothing.
+    table = make_table(samples_per_insert=4.0, tolerance=2.0)
+    empty = make_table()
+    for number in range(100):
+        # Out of order, and nothing of the session was ever accepted: not worth a memory.
+        table.handle(ACTOR, insert(steps(), session=number, sequence=9, oldest=0), 0.0)
+        table.handle(ACTOR, insert(steps(), session=1_000 + number), 0.0)
+        empty.handle(b"%d" % number, request(), 0.0)
+    assert len(table._waiting) == 3
+    assert len(table._sessions) <= 5 + 3
+    assert rejected(table) == {Reason.FLOOD: 100 - 3 - table.counters.inserted_blocks}
+    assert len(empty._owed) == 3
+    assert rejected(empty) == {Reason.FLOOD: 97}
+    # One that is owed batches may still ask for more.
+    assert empty.handle(b"0", request(), 0.0) == []

@@ -77,6 +77,8 @@ RESULT = {"env": "CartPole-v1", "reason": "budget", "eval_return_mean": 123.0,
         # Resumed after its end: it runs, or was killed then.
         ({**RESULT, "reason": "stopped"}, NOW_S - 1, NOW_S - 900, State.RUNNING),
         ({**RESULT, "reason": "stopped"}, NOW_S - 100, NOW_S - 900, State.KILLED),
+        # Killed, and then the clock was put back by an hour.
+        (None, NOW_S + 3_600, 0.0, State.KILLED),
         # A reason that a later version gives.
         ({**RESULT, "reason": "boredom"}, NOW_S - 900, NOW_S - 900, State.FINISHED),
     ],

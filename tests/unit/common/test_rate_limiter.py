@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from replay_server.rate_limiter import RateLimiter
+from common.rate_limiter import RateLimiter
 
 
 def limiter(

@@ -1,0 +1,176 @@
+"""The weight relay: one subscription for all processes of a host that act.
+
+The head sends each version once to every host instead of once to every actor; here it goes on over
+the loopback interface. Messages are passed on as they came, byte by byte. Who subscribes late gets
+the newest version at once, as from the head.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from common import codec, transport
+from common.codec import Frame
+from common.errors import WireError
+from common.exporter import NO_METRICS, MetricsOptions
+from common.membership import Membership
+from common.messages import ACTING, Serving, Weights
+from common.metrics import Telemetry, Values
+from common.process import loopback_id
+
+POLL_MS = 20
+SUBSCRIPTION_BYTES = 1 << 10
+"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
+QUEUE_MESSAGES = 1
+"""Versions kept for a slow subscriber before newer ones are dropped for it."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """What a relay is told on its command line; all else comes from the head."""
+
+    connect: str
+    """The head's address."""
+    bind: str = "tcp://127.0.0.1:0"
+    """Where this host's actors reach it; port 0 takes a free one."""
+    number: int = -1
+    """Take over from the process of this host that had this number and died; −1: any."""
+    metrics: MetricsOptions = NO_METRICS
+    """Where Prometheus can scrape this process."""
+
+
+def run_weight_relay(
+    options: RelayOptions,
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[str], None],
+) -> None:
+    """Relay until the head says stop or `stop` is set. `ready` is called with the address once
+    there are weights."""
+    outgoing, endpoint = transport.bind(
+        context,
+        zmq.XPUB,
+        options.bind,
+        for_this_host=True,
+        queue_messages=QUEUE_MESSAGES,
+        max_message_bytes=SUBSCRIPTION_BYTES,
+    )
+    # Tell about every subscription, not only the first: each wants the current version.
+    outgoing.xpub_verbose = True
+    with (
+        contextlib.closing(outgoing),
+        Membership(
+            context,
+            options.connect,
+            "relay",
+            preferred_number=options.number,
+            metrics=options.metrics,
+        ) as membership,
+    ):
+        if membership.join(time.monotonic, stop) is not None:
+            relay = _WeightRelay(context, membership, outgoing, stop)
+            try:
+                relay.run(endpoint, ready)
+            finally:
+                relay.close()
+
+
+class _WeightRelay:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        membership: Membership,
+        outgoing: zmq.Socket[bytes],
+        stop: threading.Event,
+    ) -> None:
+        self._membership, self._outgoing, self._stop = membership, outgoing, stop
+        self._endpoint = membership.weights_endpoint
+        self._incoming = transport.connect(
+            context, zmq.SUB, self._endpoint, queue_messages=QUEUE_MESSAGES
+        )
+        self._incoming.subscribe(ACTING)
+        self._joins = 0
+        self._frames: list[bytes] = []
+        """The newest version, as it came."""
+        self._newest = (-1, -1)
+        self._versions = self._bytes = self._rejected = 0
+        self._telemetry = Telemetry(self._values)
+
+    def run(self, endpoint: str, ready: Callable[[str], None]) -> None:
+        membership, said = self._membership, False
+        while not (self._stop.is_set() or membership.stop_requested):
+            membership.poll(time.monotonic(), self._telemetry)
+            if membership.joins != self._joins:
+                self._follow_head()
+            if self._frames and not said:
+                # Nobody is told of this process before it can answer.
+                said = True
+                membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
+                ready(endpoint)
+            said = said and membership.joins == self._joins
+            if transport.wait_any([self._incoming, self._outgoing], POLL_MS):
+                self._take_versions()
+                self._serve_late_subscribers()
+
+    def close(self) -> None:
+        self._incoming.close()
+
+    def _follow_head(self) -> None:
+        """The head was restarted: it may have gone back to an earlier version."""
+        if self._joins:
+            self._newest, self._frames = (-1, -1), []
+        self._joins = self._membership.joins
+        endpoint = self._membership.weights_endpoint
+        if endpoint != self._endpoint:
+            transport.reconnect(self._incoming, self._endpoint, endpoint)
+            self._endpoint = endpoint
+
+    def _take_versions(self) -> None:
+        while (frames := transport.receive_frames(self._incoming)) is not None:
+            self._bytes += sum(map(len, frames))
+            if self._is_newer(frames[1:]):
+                self._frames = [bytes(frame) for frame in frames]
+                self._send()
+
+    def _is_newer(self, frames: list[Frame]) -> bool:
+        try:
+            message = codec.decode(frames)
+        except WireError as error:
+            self._rejected += 1
+            log.warning("what came as weights cannot be read: %s", error)
+            return False
+        if not isinstance(message, Weights):
+            self._rejected += 1
+            return False
+        if (message.epoch, message.version) <= self._newest:
+            return False
+        self._newest = message.epoch, message.version
+        self._versions += 1
+        return True
+
+    def _serve_late_subscribers(self) -> None:
+        # Every message goes to all subscribers: many who come at once need only one.
+        wanted = False
+        while (frames := transport.receive_frames(self._outgoing)) is not None:
+            wanted |= bytes(frames[0]) == b"\x01" + ACTING
+        if wanted and self._frames:
+            self._send()
+
+    def _send(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._outgoing.send_multipart(self._frames, zmq.NOBLOCK, copy=False)
+
+    def _values(self) -> Values:
+        return {
+            "relay_versions_total": self._versions,
+            "relay_received_bytes_total": self._bytes,
+            "relay_rejected_messages_total": self._rejected,
+            "relay_weights_version": self._newest[1],
+        }

@@ -1,0 +1,72 @@
+"""The learner's connection to one replay server."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from common import transport
+from common.manifest import Manifest
+from common.messages import Batch, Drawn, Serving
+from learner.host_batch import BatchRows
+from learner.mapped_replay import map_storage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the host must remember of transitions that are in its memory."""
+
+    key: npt.NDArray[np.int64]
+    """[N]"""
+    probability: npt.NDArray[np.float32]
+    """[N], with which they were drawn by their server."""
+    mean_version: float
+    """Of the weights that acted."""
+
+
+class ReplayLink:
+    """A socket for requests and answers, and the server's storage if this process can map it.
+
+    Raises ConfigError when the configuration insists on shared memory and there is none.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], server: Serving, manifest: Manifest
+    ) -> None:
+        self._mapped = map_storage(server, manifest)
+        self.endpoint = server.endpoint
+        self.socket, self.watch = transport.connect_watched(context, zmq.DEALER, server.endpoint)
+        self.overwritten = 0
+        """Transitions that were evicted between being drawn and being read."""
+
+    @property
+    def keys_only(self) -> bool:
+        """Whether requests should be answered by Drawn."""
+        return self._mapped is not None
+
+    def fill(self, host: BatchRows, message: Batch | Drawn) -> Received | None:
+        """Bring the transitions of an answer into `host`, all but their weights; None where that
+        is not possible any more.
+
+        Raises MalformedMessage when the answer is not what the manifest says.
+        """
+        if isinstance(message, Batch):
+            host.fill(message)
+            return Received(message.key, message.probability, message.mean_version)
+        if self._mapped is None:
+            return None
+        if not self._mapped.holds(message):
+            log.warning("the replay server has another storage now: batches come over the wire")
+            self._mapped = None
+            return None
+        read = self._mapped.read(host, message)
+        self.overwritten += len(message.key) if read is None else read.overwritten
+        return None if read is None else Received(read.key, read.probability, read.mean_version)
+
+    def close(self) -> None:
+        self.watch.close()
+        self.socket.close()

@@ -1,0 +1,182 @@
+"""A real run under attack: what must hold meanwhile and afterwards."""
+
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import zmq
+
+from common.blocks import BlockLayout
+from common.config import Config
+from common.environments import probe_spec
+from common.membership import Membership
+from common.messages import Insert
+from common.metrics import Telemetry
+from common.spec import EnvSpec
+from deploy.status_client import StatusClient
+from replay_server.storage import Storage
+from tests.abuse.attacks import Attack, Ports
+from tests.integration.runs import until
+
+MB = 1 << 20
+GROWTH_LIMIT_MB = 300
+"""By which a process may grow under attack: queues of a thousand messages for each connection."""
+STRANGERS_HOST = "stranger"
+
+
+@dataclass
+class Report:
+    """What became of the run."""
+
+    seconds: float = 0.0
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Of each attack."""
+    updates: list[int] = field(default_factory=list)
+    """Of the learner, seen one after the other while the attacks went on."""
+    rejected: dict[str, float] = field(default_factory=dict)
+    """By role and reason."""
+    growth_mb: dict[str, float] = field(default_factory=dict)
+    """Of each process, at its largest."""
+    descriptors: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of each process, before the attacks and after."""
+    restarts: int = 0
+
+
+def ports_of(head: str, config: Config) -> Ports:
+    """Where a run listens, as it tells anyone who joins."""
+    spec, layout = probe_spec(config), layout_of(config)
+    with zmq.Context() as context, Membership(context, head, "actor", num_envs=1) as member:
+        member.join(time.monotonic, threading.Event())
+        until(lambda: _inference(member), "the run has its inference process")
+        return Ports(
+            head,
+            member.weights_endpoint,
+            member.replay_endpoints[0],
+            member.inference_endpoint,
+            Insert(
+                member.welcome.session, 0, 0,
+                np.zeros((1, layout.rows, *spec.obs_shape), spec.dtype),
+                np.zeros((1, layout.rows), np.int32),
+                np.zeros((1, layout.rows), np.float32),
+                np.zeros((1, layout.rows), np.uint8),
+                np.ones((1, layout.length), np.float32),
+            ),
+        )  # fmt: skip
+
+
+def _inference(member: Membership) -> bool:
+    member.poll(time.monotonic(), Telemetry(dict))
+    return bool(member.inference_endpoint)
+
+
+def layout_of(config: Config) -> BlockLayout:
+    return BlockLayout(config.block_length, config.n_step, context=config.frame_stack - 1)
+
+
+class Siege:
+    """Attacks a run while it watches it.
+
+    Args:
+        learner: its process, which the head is part of.
+        ports: where it listens.
+    """
+
+    def __init__(self, learner: int, ports: Ports) -> None:
+        self._head, self._ports = ports.head, ports
+        self._learner = learner
+        self.report = Report()
+
+    def hold(self, attacks: Sequence[Attack], seconds: float) -> Report:
+        """All attacks at once for so long."""
+        report, stop = self.report, threading.Event()
+        before = self._members()
+        processes = {name: psutil.Process(pid) for name, pid in before.items()}
+        size = {name: p.memory_info().rss for name, p in processes.items()}
+        report.descriptors = {name: (p.num_fds(), 0) for name, p in processes.items()}
+        threads = [
+            threading.Thread(target=self._attack, args=(attack, stop), name=attack.__name__)
+            for attack in attacks
+        ]
+        began_s = time.monotonic()
+        with contextlib.closing(StatusClient(self._head)) as client:
+            for thread in threads:
+                thread.start()
+            try:
+                while time.monotonic() < began_s + seconds:
+                    time.sleep(0.1)
+                    self._look(client.latest(), processes, size)
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join()
+        report.seconds = time.monotonic() - began_s
+        return report
+
+    def _attack(self, attack: Attack, stop: threading.Event) -> None:
+        self.report.attempts[attack.__name__] = attack(self._ports, stop)
+
+    def _look(
+        self,
+        status: dict[str, Any] | None,
+        processes: dict[str, psutil.Process],
+        size: dict[str, int],
+    ) -> None:
+        for name, process in processes.items():
+            grown = (process.memory_info().rss - size[name]) / MB
+            self.report.growth_mb[name] = max(self.report.growth_mb.get(name, 0.0), grown)
+        if status is not None:
+            self.report.updates.append(status["learner"]["updates"])
+
+    def after(self) -> Report:
+        """What the run says of itself now that it is over."""
+        now = self.status()
+        report = self.report
+        for name, pid in self._members().items():
+            if name in report.descriptors:
+                report.descriptors[name] = (
+                    report.descriptors[name][0],
+                    psutil.Process(pid).num_fds(),
+                )
+        for member in now["members"]:
+            for name, value in member["values"].items():
+                if "_rejected_messages_total." in name:
+                    report.rejected[name] = report.rejected.get(name, 0.0) + value
+        report.rejected["head_rejected_messages_total"] = now["rejected"]
+        return report
+
+    def status(self) -> dict[str, Any]:
+        with contextlib.closing(StatusClient(self._head)) as client:
+            return until(client.latest, "the head's status")
+
+    def _members(self) -> dict[str, int]:
+        """Process ids of the run's own members, by role and number."""
+        return {"learner": self._learner} | {
+            f"{m['role']}-{m['number']}": m["pid"]
+            for m in self.status()["members"]
+            if m["host"] != STRANGERS_HOST
+        }
+
+
+def gaps(path: Path, config: Config, spec: EnvSpec | None = None) -> dict[int, list[int]]:
+    """Inserts that are missing in a storage file, by session: numbers below the highest that is
+    there. Raises AssertionError when a block is there twice, or none of an actor."""
+    storage = Storage(spec or probe_spec(config), layout_of(config), config.replay_slots, path)
+    stored: dict[int, list[int]] = defaultdict(list)
+    for slot in storage.filled():
+        stored[int(storage.session[slot])].append(int(storage.sequence[slot]))
+    assert len(stored) >= config.actors
+    found = {}
+    for session, sequences in stored.items():
+        missing = sorted(set(range(max(sequences) + 1)) - set(sequences))
+        if missing:
+            found[session] = missing
+        # An insert holds a block of each environment whose block was full: not more than those.
+        assert max(map(sequences.count, set(sequences))) <= config.envs_per_actor
+    return found

@@ -1,0 +1,130 @@
+"""Which checkpoint a run goes on from: the newest that is as it was written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from common.errors import CheckpointError
+from learner.checkpoint import checkpoints, newest_intact, restore_learner
+from tests.unit.learner.test_checkpoint import (
+    empty,
+    make_learner,
+    metadata,
+    save,
+    scramble,
+    train,
+    truncate,
+)
+
+
+def three(directory: Path) -> list[Path]:
+    """Checkpoints after 1, 2 and 3 updates."""
+    learner, paths = make_learner(), []
+    for _ in range(3):
+        train(learner, 1)
+        paths.append(save(directory, learner))
+    return paths
+
+
+def _flip(place: int) -> Callable[[Path], None]:
+    """Change one bit."""
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+
+    return flip
+
+
+def _zero_page(path: Path) -> None:
+    """As a disk leaves it that lost a page."""
+    content = bytearray(path.read_bytes())
+    content[-4096:] = bytes(4096)
+    path.write_bytes(content)
+
+
+def _other_facts(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b"1234") == 1  # env_steps of STATE.
+    path.write_bytes(content.replace(b"1234", b"1235"))
+
+
+DAMAGES = [
+    pytest.param(truncate, id="truncated"),
+    pytest.param(empty, id="empty"),
+    pytest.param(scramble, id="scrambled"),
+    pytest.param(_flip(0), id="a bit of the header's length"),
+    pytest.param(_flip(-1), id="a bit of the last tensor"),
+    pytest.param(_flip(-3_000), id="a bit of another tensor"),
+    pytest.param(_zero_page, id="a page"),
+    pytest.param(_other_facts, id="a counter"),
+]
+
+
+def test_a_run_goes_on_from_the_newest(tmp_path: Path) -> None:
+    assert newest_intact(tmp_path) is None
+    paths = three(tmp_path)
+    assert newest_intact(tmp_path) == paths[2]
+    assert checkpoints(tmp_path) == paths
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_from_the_one_before_if_the_newest_is_damaged_which_is_said_in_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    paths = three(tmp_path)
+    damage(paths[2])
+    assert newest_intact(tmp_path) == paths[1]
+    (line,) = caplog.messages
+    assert line.startswith(f"{paths[2]} is ")
+    assert "damaged" in line
+    assert line.endswith(f": it is put aside, the run goes on from {paths[1].name}")
+    # It is not in the way of those to come: else with keep=1 the next one would be removed.
+    assert checkpoints(tmp_path) == paths[:2]
+    assert paths[2].with_suffix(".damaged").exists()
+    learner = make_learner()
+    restore_learner(paths[1], learner)
+    assert learner.updates == 2
+    assert checkpoints(tmp_path) == paths[:2]
+    assert save(tmp_path, learner, keep=1) == newest_intact(tmp_path)
+
+
+def test_what_was_half_written_when_its_process_died_is_removed(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    half = tmp_path / "00000004.partial"
+    half.write_bytes(paths[2].read_bytes()[:100])
+    assert newest_intact(tmp_path) == paths[2]
+    assert not half.exists()
+
+
+def test_if_none_is_intact_that_is_said_and_nothing_begins_anew(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    for path in paths:
+        truncate(path)
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as refused:
+            newest_intact(tmp_path)
+        assert str(refused.value) == (
+            f"no checkpoint in {tmp_path} is intact (3 are damaged): put a copy of one there, or "
+            "start a new run"
+        )
+    assert checkpoints(tmp_path) == paths
+
+
+def test_one_of_another_release_is_no_damage(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    metadata('{"format": 99}')(paths[2])
+    with pytest.raises(CheckpointError, match="has format 99, this release reads 2"):
+        newest_intact(tmp_path)
+    assert checkpoints(tmp_path) == paths
+
+
+def test_one_without_a_digest_is_of_an_older_release_and_good(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    with safe_open(paths[2], framework="pt") as file:
+        facts = file.metadata()["zapex"]
+    metadata(facts)(paths[2])
+    assert newest_intact(tmp_path) == paths[2]

@@ -129,8 +129,13 @@ def launch(argv: list[str]) -> int:
         stop_at_end_of_input(interrupt, limit_s=STOP_S)
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
+    # On Ray, the head's launcher holds the directory, wherever it is.
+    on_ray = options.engine == "ray"
+    hold = (
+        contextlib.nullcontext() if on_ray else run_directory.held(run_dir, run_directory.LAUNCHER)
+    )
     with (
-        run_directory.held(run_dir, run_directory.LAUNCHER),
+        hold,
         handling_signals(interrupt),
         LiveView(title) as view,
         page_beside(runs_dir, view.say, options.keys),
@@ -146,7 +151,7 @@ def launch(argv: list[str]) -> int:
                     stop=stop,
                     view=view,
                 )
-            elif options.engine == "ray":
+            elif on_ray:
                 from deploy.engines.ray import run_on_ray
 
                 bind, keys = options.bind, options.keys
@@ -156,7 +161,7 @@ def launch(argv: list[str]) -> int:
         finally:
             discard_shared_memory(config, run_dir)
     code = _conclude(config, run_dir, interrupted.is_set())
-    if options.engine != "ray":  # There the head has drawn them.
+    if not on_ray:  # There the head has drawn them.
         _draw_pictures(run_dir)
     return code
 

@@ -9,16 +9,19 @@ from typing import Literal
 
 import tyro
 
+from actor.processes import process_count, run_processes
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
+from common.membership import JOIN_TIMEOUT_S
 from common.process import (
     configure_logging,
     hear_last_words,
     print_error,
     run_main,
+    stop_at_end_of_input,
     stop_on_signals,
 )
-from common.security import SecureContext, announce, open_security
+from common.security import SecureContext, Security, announce, open_security
 
 
 @dataclass
@@ -30,6 +33,13 @@ class Flags:
     """Address of the head, the learner process."""
     envs: int = 0
     """Environments in this actor; 0: as many as the run's configuration says."""
+    processes: int | Literal["auto"] | None = None
+    """Actor processes on this host, which are restarted and ended together; auto: one for each
+    core. None: this process is one."""
+    join_timeout: float = JOIN_TIMEOUT_S
+    """Seconds to wait to be taken in before giving up."""
+    stop_at_eof: bool = False
+    """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
     number: int = -1
     """Actor number to take over from a process of this host that died; -1: any."""
     evaluator: bool = False
@@ -69,7 +79,38 @@ def _run(flags: Flags) -> None:
         )
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
+    if flags.processes is not None:
+        if flags.evaluator or flags.inference or flags.relay:
+            raise ConfigError("--processes are actors: drop --evaluator, --inference and --relay")
+        if flags.number >= 0 or flags.metrics_port:
+            raise ConfigError(
+                "--processes cannot share a --number or --metrics-port: drop it (0: "
+                "each takes a free port)"
+            )
     security = open_security(flags.keys, insecure=flags.insecure)
+    configure_logging(flags.log_level)
+    announce(security)
+    faulthandler.enable()
+    hear_last_words(print_error)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    if flags.stop_at_eof:
+        stop_at_end_of_input(stop.set)
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
+    if flags.processes is not None:
+        options = {
+            "connect": flags.connect,
+            "num_envs": flags.envs,
+            "metrics": metrics,
+            "join_timeout_s": flags.join_timeout,
+        }
+        count = process_count(flags.processes)
+        run_processes(count, options, security, flags.log_level, stop)
+    else:
+        _act(flags, security, metrics, stop)
+
+
+def _act(flags: Flags, security: Security, metrics: MetricsOptions, stop: threading.Event) -> None:
     import torch
 
     from actor.evaluator import run_evaluator
@@ -77,21 +118,26 @@ def _run(flags: Flags) -> None:
     from actor.loop import ActorOptions, run_actor
     from actor.weight_relay import RelayOptions, run_weight_relay
 
-    configure_logging(flags.log_level)
-    announce(security)
-    faulthandler.enable()
-    hear_last_words(print_error)
     torch.set_num_threads(1)
-    stop = threading.Event()
-    stop_on_signals(stop)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
-    options = ActorOptions(flags.connect, flags.envs, flags.number, metrics, videos=flags.videos)
+    options = ActorOptions(
+        flags.connect,
+        flags.envs,
+        flags.number,
+        metrics,
+        join_timeout_s=flags.join_timeout,
+        videos=flags.videos,
+    )
     with SecureContext(security) as context:
         if flags.relay:
             relaying = RelayOptions(flags.connect, number=flags.number, metrics=metrics)
             run_weight_relay(relaying, context, stop, lambda _: None)
         elif flags.inference:
-            serving = InferenceOptions(flags.connect, number=flags.number, metrics=metrics)
+            serving = InferenceOptions(
+                flags.connect,
+                number=flags.number,
+                metrics=metrics,
+                join_timeout_s=flags.join_timeout,
+            )
             run_inference_server(serving, context, stop, lambda _: None)
         else:
             run = run_evaluator if flags.evaluator else run_actor

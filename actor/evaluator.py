@@ -38,7 +38,7 @@ def run_evaluator(
         preferred_number=options.number,
         metrics=options.metrics,
     ) as membership:
-        manifest = membership.join(time.monotonic, stop)
+        manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             with Deadlines(manifest.config, membership.leave_for_hanging_loop):
                 _Evaluator(context, membership, manifest, stop, options.videos).run(ready)

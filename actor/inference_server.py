@@ -26,7 +26,7 @@ from common.device import find_device
 from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, Reason, WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import InferenceRequest, Message, QValues, Rejected, Serving
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
@@ -60,6 +60,8 @@ class InferenceOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    join_timeout_s: float = JOIN_TIMEOUT_S
+    """How long it waits to be taken in."""
 
 
 def run_inference_server(
@@ -93,7 +95,7 @@ def run_inference_server(
             metrics=options.metrics,
         ) as membership,
     ):
-        manifest = membership.join(time.monotonic, stop)
+        manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             device = inference_device(manifest.config)
             with _own_stream(device):

@@ -29,7 +29,7 @@ from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import Welcome
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
@@ -56,6 +56,8 @@ class ActorOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    join_timeout_s: float = JOIN_TIMEOUT_S
+    """How long it waits to be taken in."""
     videos: Path | None = None
     """Directory for videos of evaluations; None: an evaluator films nothing."""
 
@@ -75,7 +77,7 @@ def run_actor(
         preferred_number=options.number,
         metrics=options.metrics,
     ) as membership:
-        manifest = membership.join(time.monotonic, stop)
+        manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             num_envs = options.num_envs or manifest.config.envs_per_actor
             if manifest.config.vectorization == "async":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import transport
 from common.errors import AddressInUse, ConfigError
+from common.health import Health
 from common.keys import metrics_token
 from common.metric_table import METRICS
 from common.metrics import Histograms, Kind, Telemetry, Values
@@ -57,6 +58,8 @@ class Exporter:
     def __init__(self, options: MetricsOptions, security: Security = NOTHING_TOLD) -> None:
         self._shown: tuple[tuple[Telemetry, ...], tuple[str, ...]] = (), ()
         self._server: WSGIServer | None = None
+        self.health = Health()
+        """Asked at the same address."""
         self.endpoint = ""
         """host:port, as others reach it; empty: this process shows nothing."""
         if options.metrics_port is not None:
@@ -89,9 +92,11 @@ class Exporter:
                     "--metrics-port (0 takes a free one)"
                 ) from error
             raise ConfigError(f"cannot show metrics at {host}:{port}: {error.strerror}") from error
+        app: Any = server.get_app()
         if token is not None:
             # Until `show` is called there is nothing to read.
-            server.set_app(_guarded(server.get_app(), token))
+            app = _guarded(app, token)
+        server.set_app(self.health.beside(app))
         self._server = server
         # An address that stands for all interfaces is nobody's.
         shown = host_names.gethostname() if host in ("0.0.0.0", "::") else host

@@ -38,6 +38,7 @@ from common.messages import (
 )
 from common.metrics import Telemetry
 from common.process import loopback_id
+from common.reachability import why_silent
 from common.rejections import Rejections, quoted
 from common.security import security_of
 from common.welcome import check_directive, check_welcome
@@ -46,6 +47,8 @@ POLL_PERIOD_S = 0.01
 """Calls of `poll` that come sooner return at once."""
 HEARTBEAT_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 60.0
+FIRST_WORD_S, LAST_WORD_S = 2.0, 30.0
+"""A process that waits for its head says so after 2, 4, 8, … seconds, then every 30."""
 HEAD_SILENCE_WARNING_S = 10.0
 HEAD_SILENCE_LIMIT_S = 600.0
 """A process that has not heard from the head for so long ends."""
@@ -132,6 +135,8 @@ class Membership:
     ) -> Manifest | None:
         """Wait until the head takes this process in. Returns None when `stop` was set first.
 
+        Sockets connect again by themselves; this says every now and then what it waits for.
+
         Args:
             now_s: the monotonic clock.
 
@@ -140,18 +145,26 @@ class Membership:
             JoinRefused: the head said no, and why; or the keys of the two do not fit.
         """
         self._send_join()
-        deadline_s = now_s() + timeout_s
+        began_s, patience_s = now_s(), FIRST_WORD_S
         while not self.joins:
             if stop.is_set():
                 return None
-            if now_s() > deadline_s:
+            waited_s = now_s() - began_s
+            if waited_s > timeout_s:
                 raise HeadUnreachable(
-                    f"no answer from a head at {self.address} in {timeout_s:.0f} s: is the "
-                    "learner running, is this its address, and has its replay server started?"
+                    f"no answer from a head at {self.address} in {timeout_s:.0f} s: "
+                    f"{why_silent(self.address)}"
                 )
+            if waited_s > patience_s:
+                patience_s = waited_s + min(patience_s, LAST_WORD_S)
+                log.warning(
+                    "no answer from a head at %s yet, trying for %.0f s more: %s",
+                    self.address, timeout_s - waited_s, why_silent(self.address),
+                )  # fmt: skip
             if self._watch.reconnected():
                 self._send_join()
             transport.wait(self._socket, 50)
+            self._exporter.health.turned()
             self._receive(now_s())
         return self.manifest
 
@@ -164,6 +177,7 @@ class Membership:
         if now_s < self._next_poll_s:
             return
         self._next_poll_s = now_s + POLL_PERIOD_S
+        self._exporter.health.turned()
         self._receive(now_s)
         if now_s < self._next_heartbeat_s:
             return
@@ -299,6 +313,7 @@ class Membership:
         self.ladder_size = welcome.ladder_size
         self._take_endpoints(welcome)
         self.joins += 1
+        self._exporter.health.in_the_run = True
         log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
 
     def _take_directive(self, directive: Directive) -> None:

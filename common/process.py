@@ -4,6 +4,7 @@ A process that another one started ends with it: when the parent is gone, howeve
 child is asked to stop and, if it does not, ended.
 """
 
+import atexit
 import contextlib
 import errno
 import logging
@@ -89,6 +90,14 @@ def stop_on_signals(stop: threading.Event) -> None:
     """SIGINT and SIGTERM ask for a clean stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    # Python gives up its handlers before it ends: whoever stops all processes of a run that has
+    # just ended would kill those on their way out, and take the signal for how they ended.
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -110,12 +119,37 @@ def stop_with_parent(sentinel: int, stop: threading.Event) -> None:
         sentinel: `multiprocessing.parent_process().sentinel`.
     """
 
+    what = "the process that started this one is gone"
+    _stop_after(lambda: wait([sentinel]), what, stop.set, STOP_LIMIT_S)
+
+
+def stop_at_end_of_input(stop: Callable[[], None], limit_s: float = STOP_LIMIT_S) -> None:
+    """Watch, in the background, for the end of standard input, and call `stop` then.
+
+    Whoever started this process holds the other end: a process on this host, or on another one by
+    way of ssh. However that one or the connection goes, the system tells.
+    """
+
+    def wait_for_end() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+
+    _stop_after(wait_for_end, "standard input has ended", stop, limit_s)
+
+
+def _stop_after(
+    wait_for_it: Callable[[], object],
+    what: str,
+    stop: Callable[[], None],
+    limit_s: float,
+) -> None:
     def watch() -> None:
-        wait([sentinel])
-        log.warning("the process that started this one is gone: stopping")
-        stop.set()
-        threading.Event().wait(STOP_LIMIT_S)
-        log.error("did not stop within %.0f s: ending the process", STOP_LIMIT_S)
+        wait_for_it()
+        log.warning("%s: stopping", what)
+        stop()
+        threading.Event().wait(limit_s)
+        log.error("did not stop within %.0f s: ending the process", limit_s)
         os._exit(UNEXPECTED)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -17,6 +17,7 @@ videos/         greedy episodes on film, if wanted
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from common.errors import RunDirectoryError
 from common.file_lock import exclusive
 
 CONFIG_FILE = "config.toml"
+RESULT_FILE = "result.json"
 PROBE_FILE, PROBE_BYTES = ".writable", 4096
 """Written and removed again, to see whether that is possible."""
 LAUNCHER, LEARNER = "launcher", "learner"
@@ -130,6 +132,22 @@ def stored_config(run_dir: Path) -> Config:
     return config_from_mapping(read_toml(path, str(path)), str(path))
 
 
+def is_resumable(run_dir: Path) -> bool:
+    """Whether a run began there, so that a restarted one goes on with it."""
+    return (run_dir / CONFIG_FILE).exists() and not _is_foreign(run_dir) and _has_traces(run_dir)
+
+
+def verdict(run_dir: Path, config: Config) -> bool | None:
+    """Whether the run solved its task; None: it has not ended, or `config` lets it go on."""
+    try:
+        result = json.loads((run_dir / RESULT_FILE).read_text())
+        solved, env_steps, target = result["solved"], result["env_steps"], result["target"]
+    except (OSError, ValueError, KeyError):
+        return None
+    solved = bool(solved) and target == config.target_return
+    return solved if solved or env_steps >= config.total_env_steps else None
+
+
 def _unwritable(run_dir: Path, error: OSError) -> RunDirectoryError:
     return RunDirectoryError(
         f"cannot write to {run_dir} ({error.strerror}): make it writable or choose another "
@@ -138,11 +156,18 @@ def _unwritable(run_dir: Path, error: OSError) -> RunDirectoryError:
 
 
 def _holds_a_run(run_dir: Path) -> bool:
-    """Whether there is anything to lose: a start that failed leaves only its configuration. A
-    config.toml that does not lie beside our directories is somebody else's."""
-    foreign = (run_dir / CONFIG_FILE).exists() and not (run_dir / "checkpoints").is_dir()
-    traces = ("result.json", "checkpoints/*.safetensors", "replay/storage")
-    return foreign or any(True for pattern in traces for _ in run_dir.glob(pattern))
+    """Whether there is anything to lose: a start that failed leaves only its configuration."""
+    return _is_foreign(run_dir) or _has_traces(run_dir)
+
+
+def _is_foreign(run_dir: Path) -> bool:
+    """A config.toml that does not lie beside our directories is somebody else's."""
+    return (run_dir / CONFIG_FILE).exists() and not (run_dir / "checkpoints").is_dir()
+
+
+def _has_traces(run_dir: Path) -> bool:
+    traces = (RESULT_FILE, "checkpoints/*.safetensors", "replay/storage")
+    return any(True for pattern in traces for _ in run_dir.glob(pattern))
 
 
 def _clear(run_dir: Path) -> None:

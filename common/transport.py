@@ -201,6 +201,11 @@ def _connect(socket: zmq.Socket[bytes], address: str) -> None:
         ) from error
 
 
+def check_address(address: str) -> None:
+    """Raises ConfigError when nobody could connect to this."""
+    _check(address, any_port=False)
+
+
 def reconnect(
     socket: zmq.Socket[bytes], before: str, address: str, *, on_this_host: bool = False
 ) -> None:

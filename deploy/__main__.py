@@ -7,6 +7,7 @@ from common.process import run_main
 
 COMMANDS = {
     "launch": "train an agent: starts all processes, shows progress, ends with a score",
+    "head": "the head of a run alone: the other roles are started by something else",
     "evaluate": "greedy episodes of a finished or running run's checkpoint",
     "play": "watch them: in a window or as videos",
     "keys": "who may connect to a run: new, add, list, revoke",

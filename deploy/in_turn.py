@@ -262,6 +262,7 @@ class InTurn:
         recorder: Recorder,
         announcement: Announcement,
         targets: object = None,
+        health: object = None,
     ) -> None:
         self._run_dir, self._manifest, self._stop, self._view = run_dir, manifest, stop, view
         self._announcement = announcement

@@ -16,22 +16,34 @@ from common.config import Config
 from common.errors import ConfigError, RoleFailed
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import INTERRUPTED, configure_logging, handling_signals, process_start_s
+from common.process import (
+    INTERRUPTED,
+    configure_logging,
+    handling_signals,
+    process_start_s,
+    stop_at_end_of_input,
+)
 from common.security import Security, announce, open_security, summary
 from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
+from deploy.engines.fleet import Fleet
+from deploy.engines.hosts import Hosts, read_hosts
+from deploy.engines.options import Placing, check_placing
 from deploy.live_view import LiveView, show_return
 from deploy.named_code import tell_named_code
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
-from deploy.topology import discard_shared_memory, follower_roles, learner_role
+from deploy.topology import ROLES, discard_shared_memory, follower_roles, learner_role
 
 POLL_S = 0.1
+STOP_S = 60.0
+"""How long a launch may take to stop whose standard input has ended."""
 
 
 @dataclass(kw_only=True)
 class Launch:
-    """Train an agent on this host: learner, replay server, actors and evaluator as processes.
+    """Train an agent: learner, replay server, actors and evaluator as processes, on this host
+    unless another --engine places them.
 
     Ends by itself when the greedy score reaches the target (exit code 0) or the budget of
     environment steps is spent (exit code 1). Ctrl-C stops cleanly; --resume goes on from there."""
@@ -73,17 +85,39 @@ class Launch:
     """Print a traceback with an error."""
 
 
+@dataclass(kw_only=True)
+class PlacedLaunch(Placing, Launch):
+    __doc__ = Launch.__doc__
+
+
 def launch(argv: list[str]) -> int:
     """Returns the exit code. Raises ZapexError for what ends a run before its result."""
     started_s = process_start_s()
-    if "--in-process" not in argv and not {"-h", "--help"} & set(argv):
+    placed = peek(argv, "--engine") in ("ray", "slurm")
+    if "--in-process" not in argv and not placed and not {"-h", "--help"} & set(argv):
         launcher.preload()
-    options, config = parse(Launch, argv, prog="python -m deploy launch", base=_base(argv))
+    options, config = parse(PlacedLaunch, argv, prog="python -m deploy launch", base=_base(argv))
+    check_placing(options, in_process=options.in_process)
+    hosts = None if options.hosts is None else read_hosts(options.hosts)
+    if hosts is not None:
+        # The ladder of ε is as long as all actors need it, from the start.
+        config = config.model_copy(update={"actors": max(config.actors, hosts.known_actors)})
+        if options.bind == Launch.bind:
+            options.bind = hosts.head.bind
+        if hosts.replay_elsewhere and config.replay_servers > 1:
+            raise ConfigError(
+                f"{options.hosts} has one replay server on another host, and --replay-servers "
+                f"{config.replay_servers} are to be here: leave one of the two out"
+            )
     _refuse_contradictions(options, config)
     security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
     if options.resume is not None:
         tell_named_code(run_dir, config)
+    if options.engine == "slurm":
+        from deploy.engines.slurm import submit
+
+        return submit(options, config, run_dir, options.bind, security, options.keys)
     stop = threading.Event()
     interrupted = threading.Event()
 
@@ -91,10 +125,17 @@ def launch(argv: list[str]) -> int:
         interrupted.set()
         stop.set()
 
+    if options.stop_at_eof:
+        stop_at_end_of_input(interrupt, limit_s=STOP_S)
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
+    # On Ray, the head's launcher holds the directory, wherever it is.
+    on_ray = options.engine == "ray"
+    hold = (
+        contextlib.nullcontext() if on_ray else run_directory.held(run_dir, run_directory.LAUNCHER)
+    )
     with (
-        run_directory.held(run_dir, run_directory.LAUNCHER),
+        hold,
         handling_signals(interrupt),
         LiveView(title) as view,
         page_beside(runs_dir, view.say, options.keys),
@@ -110,11 +151,19 @@ def launch(argv: list[str]) -> int:
                     stop=stop,
                     view=view,
                 )
+            elif on_ray:
+                from deploy.engines.ray import run_on_ray
+
+                bind, keys = options.bind, options.keys
+                run_on_ray(options, config, run_dir, bind, stop, view, security, keys)
             else:
                 _run_processes(options, security, config, run_dir, started_s, stop, view)
         finally:
             discard_shared_memory(config, run_dir)
-    return _conclude(config, run_dir, interrupted.is_set())
+    code = _conclude(config, run_dir, interrupted.is_set())
+    if not on_ray:  # There the head has drawn them.
+        _draw_pictures(run_dir)
+    return code
 
 
 def _refuse_contradictions(options: Launch, config: Config) -> None:
@@ -142,7 +191,7 @@ def _in_process_runner(deterministic: bool) -> Callable[..., None]:
 
 
 def _run_processes(
-    options: Launch,
+    options: PlacedLaunch,
     security: Security,
     config: Config,
     run_dir: Path,
@@ -156,8 +205,21 @@ def _run_processes(
         view.say(said)
     metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
+    elsewhere: Fleet | Hosts = Fleet([], view.say)
+    roles, actors_here = ROLES, config.actors
+    if options.hosts is not None:
+        elsewhere = Hosts(options.hosts, run_dir / "logs", view.say, insecure=options.insecure)
+        actors_here = elsewhere.file.head.actors
+        if elsewhere.file.replay_elsewhere:
+            roles = ROLES - {"replay_server"}
+    if options.actors_here is not None:
+        actors_here = options.actors_here
+    if not actors_here:
+        roles = roles - {"inference"}  # Its actors would be those of this host.
     # Learner and replay servers; the evaluator does nothing that others wait for.
-    tracks = 1 + config.replay_servers + config.actors + (config.inference != "actor")
+    tracks = (
+        1 + config.replay_servers + actors_here + (actors_here > 0 and config.inference != "actor")
+    )
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:
@@ -182,6 +244,7 @@ def _run_processes(
         if options.bind.startswith("tcp://"):
             replay_bind = options.bind.rpartition(":")[0] + ":0"
         view.show_head(head)
+        elsewhere.start(head)
         head = transport.reachable(head, "tcp://127.0.0.1")
         for spec in follower_roles(
             config,
@@ -193,11 +256,13 @@ def _run_processes(
             metrics=metrics,
             profile=recorded_in,
         ):
-            supervisor.start(spec)
+            if spec.role in roles and (spec.role != "actor" or spec.number < actors_here):
+                supervisor.start(spec)
         announced = False
         with contextlib.closing(StatusClient(head, security=security)) as status:
             while "learner" in supervisor.children or supervisor.restarting("learner"):
                 supervisor.poll(POLL_S)
+                elsewhere.poll()
                 if not announced and supervisor.all_ready:
                     announced = True
                     names = ", ".join(supervisor.children)
@@ -211,6 +276,7 @@ def _run_processes(
                     return
     finally:
         supervisor.stop()
+        elsewhere.stop()
         if profile is not None:
             for line in profile.collect(at_the_end=True):
                 view.say(line)
@@ -244,7 +310,6 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     path = run_dir / "result.json"
     if interrupted:
         print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}", flush=True)
-        _draw_pictures(run_dir)
         return INTERRUPTED
     if not path.exists():
         raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
@@ -273,7 +338,6 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     print(f"  python -m deploy evaluate {run_dir} --episodes 100")
     print(f"  python -m deploy play {run_dir} --q-values")
     sys.stdout.flush()
-    _draw_pictures(run_dir)
     return 0 if result["solved"] or config.target_return is None else 1
 
 

@@ -1,6 +1,10 @@
 """What a run consists of, as data. Every way of starting one reads this.
 
 learner (the head)  →  replay_server, evaluator, inference, actors: told the head's address alone
+
+A role is a call within a process (`run_role`, for the launcher and for threads) or a command line,
+for whatever starts processes elsewhere. What is placed are groups, which have a host to themselves
+or share one; `deploy/engines/` has a small file for each engine that places them.
 """
 
 import hashlib
@@ -17,6 +21,47 @@ from common.exporter import NO_METRICS, MetricsOptions
 
 Ready = Callable[[str], None]
 Run = Callable[[zmq.Context[zmq.Socket[bytes]], threading.Event, Ready], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What processes want of their host."""
+
+    cores: int = 1
+    gpus: int = 0
+    memory_gb: float = 1.0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(
+            self.cores + other.cores, self.gpus + other.gpus, self.memory_gb + other.memory_gb
+        )
+
+
+NEEDS = {
+    "learner": Resources(memory_gb=2.0),
+    "replay_server": Resources(),
+    "evaluator": Resources(),
+    "inference": Resources(),
+    "actor": Resources(),
+}
+"""Of one process each, without the experience and without GPUs, which are the configuration's."""
+ROLES = frozenset(NEEDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Processes that share a host and are started by one command there, which keeps them running.
+
+    An engine finds `count` places for `needs` and runs the command in each.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    count: int
+    needs: Resources
+    """Of one place."""
+    moves: bool
+    """Whether it may be started again on another host, whatever files that one sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +178,76 @@ def follower_roles(
         replace(role, keys=keys, insecure=insecure, metrics=metrics, profile=profile)
         for role in roles
     ]
+
+
+def groups(
+    config: Config, *, head_cores: int | None = None, head_gpus: int | None = None
+) -> tuple[Group, Group]:
+    """The head's group and the actors', for an engine to place.
+
+    Learner and replay server share a host, so that batches go through its memory and not over the
+    network; the evaluator is with them because its videos belong into the run's directory. Actors
+    need nothing but the head's address.
+
+    Args:
+        head_cores, head_gpus: instead of what the configuration says.
+    """
+    roles = ("learner", *["replay_server"] * config.replay_servers, "evaluator")
+    needs = sum((NEEDS[role] for role in roles), Resources(0, 0, _replay_gb(config)))
+    needs = replace(
+        needs,
+        cores=needs.cores if head_cores is None else head_cores,
+        gpus=int(config.device.startswith("cuda")) if head_gpus is None else head_gpus,
+    )
+    return (
+        Group("head", roles, 1, needs, moves=False),
+        Group("actors", ("actor",), config.actors, NEEDS["actor"], moves=True),
+    )
+
+
+def _replay_gb(config: Config) -> float:
+    """Memory that the experience takes. A file's pages need not stay there."""
+    if config.replay_storage == "file":
+        return 0.0
+    # Imported here, as below: an environment is made, to see how large its observations are.
+    from common.block_columns import block_bytes
+    from common.environments import probe_spec
+    from common.manifest import Manifest
+
+    manifest = Manifest("", config, probe_spec(config))
+    of_one = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
+    return config.replay_servers * of_one / 1e9
+
+
+def security_words(keys: Path | None, *, insecure: bool = False) -> list[str]:
+    """Further words for a process that sees this host's files. `keys`: as `--keys` has it."""
+    words = [] if keys is None else ["--keys", str(keys.resolve())]
+    return [*words, *(["--insecure"] if insecure else [])]
+
+
+def head_words(run_dir: Path, bind: str) -> list[str]:
+    """After `python -m`: the head's group, from the configuration in its run directory. It begins
+    the run or goes on with it, whichever it is."""
+    return ["deploy", "launch", "--resume", str(run_dir), "--actors-here", "0", "--bind", bind]
+
+
+def actor_words(head: str, processes: int | str = 1) -> list[str]:
+    """After `python -m`: the actors of one host."""
+    return ["actor", "--connect", head, "--processes", str(processes)]
+
+
+def inference_words(head: str) -> list[str]:
+    """After `python -m`: what computes for the actors of one host."""
+    return ["actor", "--inference", "--connect", head]
+
+
+def replay_words(head: str, bind: str, storage: Path | None) -> list[str]:
+    """After `python -m`: a replay server on another host than the head, which takes over from one
+    that died there."""
+    words = ["replay_server", "--connect", head, "--bind", bind, "--number", "0"]
+    if storage is not None:
+        words += ["--storage", str(storage)]
+    return words
 
 
 def _numbered(bind: str, number: int) -> str:

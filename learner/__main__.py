@@ -8,6 +8,7 @@ from typing import Literal
 
 from common import run_directory
 from common.config import Config, config_from_mapping, read_toml
+from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
 from common.process import configure_logging, run_main, stop_on_signals
@@ -26,6 +27,10 @@ class Flags:
     """Where the other processes reach this one; weights are sent from the port after it."""
     resume: bool = False
     """Continue the run in run_dir from its newest checkpoint."""
+    auto_resume: bool = False
+    """Continue the run in run_dir if there is one, else begin it: for whoever starts this again
+    and again with the same words, such as Docker, Kubernetes or Slurm. A run that has come to its
+    end ends at once, as it did."""
     overwrite: bool = False
     """Replace the run in run_dir."""
     keys: Path | None = None
@@ -50,9 +55,17 @@ def main() -> int:
 
 def _run(argv: list[str]) -> int:
     flags, config = parse(Flags, argv, prog="python -m learner", base=_base(argv))
+    if flags.auto_resume and (flags.resume or flags.overwrite):
+        raise ConfigError("--auto-resume decides by itself: drop --resume and --overwrite")
     security = open_security(flags.keys, insecure=flags.insecure)
-    if not flags.resume:
+    resume = flags.resume or (flags.auto_resume and run_directory.is_resumable(flags.run_dir))
+    if not resume:
         run_directory.create(flags.run_dir, config, overwrite=flags.overwrite)
+    elif flags.auto_resume:
+        solved = run_directory.verdict(flags.run_dir, config)
+        if solved is not None:
+            print(f"the run in {flags.run_dir} has ended: see {flags.run_dir / 'result.json'}")
+            return _exit_code(solved, config)
 
     from learner.loop import LearnerOptions, run_learner
 
@@ -61,17 +74,22 @@ def _run(argv: list[str]) -> int:
     stop = threading.Event()
     stop_on_signals(stop)
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
-    options = LearnerOptions(flags.run_dir, flags.bind, flags.resume, metrics=metrics)
+    options = LearnerOptions(flags.run_dir, flags.bind, resume, metrics=metrics)
     with SecureContext(security) as context:
         outcome = run_learner(
             options, config, context, stop, lambda address: print(f"head at {address}", flush=True)
         )
-    return 0 if outcome.solved or config.target_return is None else 1
+    return _exit_code(outcome.solved, config)
+
+
+def _exit_code(solved: bool, config: Config) -> int:
+    return 0 if solved or config.target_return is None else 1
 
 
 def _base(argv: list[str]) -> Config:
-    if "--resume" in argv:
-        return run_directory.stored_config(Path(peek(argv, "--run-dir") or Flags.run_dir))
+    run_dir = Path(peek(argv, "--run-dir") or Flags.run_dir)
+    if "--resume" in argv or ("--auto-resume" in argv and run_directory.is_resumable(run_dir)):
+        return run_directory.stored_config(run_dir)
     path = peek(argv, "--config")
     return config_from_mapping(read_toml(Path(path), "--config"), path) if path else Config()
 

@@ -16,6 +16,7 @@ import zmq
 from common import codec, transport
 from common.cut_off import CutOff
 from common.errors import AddressInUse, WireError
+from common.health import Health
 from common.manifest import Manifest
 from common.messages import (
     ACTING,
@@ -75,6 +76,7 @@ class ControlPlane:
         recorder: takes the run's metrics once a second.
         targets: tells Prometheus where to scrape.
         announcement: tells others where to ask, and what they would have heard.
+        health: told that the control thread is alive.
 
     Raises:
         AddressInUse, ConfigError: the sockets cannot be bound.
@@ -93,11 +95,13 @@ class ControlPlane:
         recorder: Recorder | None = None,
         targets: Targets | None = None,
         announcement: Announcement | None = None,
+        health: Health | None = None,
     ) -> None:
         self._manifest = manifest
         self._context = context
         self._targets = targets
         self._announcement = announcement or Announcement(None)
+        self._health = health or Health()
         self._next_record_s = 0.0
         self._counters = counters
         self._control, self.endpoint = transport.bind(
@@ -236,6 +240,7 @@ class ControlPlane:
 
     def _turn(self, now_s: float) -> bool:
         """Whether there was a message, and no more are waiting."""
+        self._health.turned("control")
         self._wakeup.clear()
         self._cut_off.poll()
         self._publish_outbox()

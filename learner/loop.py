@@ -171,6 +171,7 @@ class _Learner:
         options, config = self._options, self._config
         torch.set_num_threads(config.learner_threads)
         exporter = Exporter(options.metrics, self._security)
+        self._health = exporter.health
         telemetry = Telemetry(
             lambda: learner_values(self._counters) | self._rejections.values(),
             [self._update_s, self._batch_wait_s],
@@ -185,10 +186,12 @@ class _Learner:
             targets=Targets(options.run_dir, self._state.run_id, exporter.endpoint),
             recorder=recorder,
             announcement=Announcement(options.run_dir),
+            health=exporter.health,
         )
         exporter.show(self._state.run_id, "learner", 0, telemetry, self._peers.head_telemetry)
         try:
             ready(self._peers.endpoint)
+            self._health.in_the_run = True
             # Everybody else starts up while this process still builds its network.
             self._build()
             # Only now is it sure that a resumed run can have these values.
@@ -237,6 +240,7 @@ class _Learner:
             )
         try:
             while not self._stop.is_set():
+                self._health.turned("training")
                 self._peers.keep_up(feed)
                 batch = self._next_batch(feed)
                 if batch is not None:
@@ -371,6 +375,7 @@ class _Learner:
         while self._evaluations.expects(version) and time.monotonic() < deadline_s:
             if self._stop.wait(WAIT_S):
                 return
+            self._health.turned("training")
             self._take_evaluations()
 
     # ------------------------------------------------------------------------------------- the end

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from common.health import Health
 from common.manifest import Manifest
 from common.messages import EvalResult, NamedTensors
 from common.metrics import Telemetry
@@ -82,4 +83,5 @@ class Connect(Protocol):
         targets: Targets,
         recorder: Recorder,
         announcement: Announcement,
+        health: Health,
     ) -> Peers: ...

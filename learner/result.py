@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.run_directory import write_or_explain
+from common.run_directory import RESULT_FILE, write_or_explain
 from learner.checkpoint import RunState
-
-RESULT_FILE = "result.json"
 
 
 def write_result(

@@ -9,7 +9,8 @@ from typing import Literal
 import tyro
 
 from common.exporter import MetricsOptions
-from common.process import configure_logging, run_main, stop_on_signals
+from common.membership import JOIN_TIMEOUT_S
+from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
 from common.security import SecureContext, announce, open_security
 
 
@@ -21,6 +22,9 @@ class Flags:
     """Address of the head, the learner process."""
     bind: str = "tcp://127.0.0.1:5560"
     """Where actors and learner reach this server; port 0 takes a free one."""
+    advertise: str = ""
+    """Where others reach this server if that is not where it listens, such as tcp://NAME:PORT with
+    the name of a container or a service."""
     storage: Path | None = None
     """File that keeps the experience and survives this process; none: memory."""
     keys: Path | None = None
@@ -30,6 +34,10 @@ class Flags:
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
     """0 takes over at once from a server of this host that died; −1: refused until it is missed."""
+    join_timeout: float = JOIN_TIMEOUT_S
+    """Seconds to wait to be taken in before giving up."""
+    stop_at_eof: bool = False
+    """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
     metrics_host: str = "127.0.0.1"
@@ -53,12 +61,16 @@ def _run(flags: Flags) -> None:
     announce(security)
     stop = threading.Event()
     stop_on_signals(stop)
+    if flags.stop_at_eof:
+        stop_at_end_of_input(stop.set)
     options = ReplayOptions(
         flags.connect,
         flags.bind,
         flags.storage,
         number=flags.number,
         metrics=MetricsOptions(flags.metrics_port, flags.metrics_host),
+        join_timeout_s=flags.join_timeout,
+        advertise=flags.advertise,
     )
     with SecureContext(security) as context:
         run_replay_server(options, context, stop, lambda _: None)

@@ -22,7 +22,7 @@ from common.descriptors import allow_descriptors
 from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
@@ -65,6 +65,10 @@ class ReplayOptions:
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
     """Directory to record the loop's phases in."""
+    join_timeout_s: float = JOIN_TIMEOUT_S
+    """How long it waits to be taken in."""
+    advertise: str = ""
+    """Where others reach this server, if that is not where it listens."""
 
 
 def build_table(
@@ -124,6 +128,8 @@ def run_replay_server(
     ready: Callable[[str], None],
 ) -> None:
     """Serve until the head says stop or `stop` is set."""
+    if options.advertise:
+        transport.check_address(options.advertise)
     # Bound before joining: a busy port is this process's own trouble, not the run's.
     socket, endpoint = transport.bind(
         context,
@@ -132,6 +138,7 @@ def run_replay_server(
         max_message_bytes=MAX_INSERT_BYTES,
         received_messages=INSERTS_AHEAD,
     )
+    served_at = options.advertise or endpoint
     # Replies to a peer that is gone are an error here instead of silently dropped.
     socket.router_mandatory = True
     with (
@@ -145,7 +152,7 @@ def run_replay_server(
         ) as membership,
         contextlib.ExitStack() as stack,
     ):
-        manifest = membership.join(time.monotonic, stop)
+        manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is None:
             return
         actors = manifest.config.actors
@@ -167,10 +174,10 @@ def run_replay_server(
         )
         log.info("the replay is there after %.2f s", time.perf_counter() - since_s)
         log.info("restored transitions: %d", table.sampler.size)
-        membership.send(_serving(endpoint, table, membership))
+        membership.send(_serving(served_at, table, membership))
         ready(endpoint)
         trace = trace_to(options.profile, "replay_server")
-        serve(socket, endpoint, table, membership, stop, trace, flusher)
+        serve(socket, served_at, table, membership, stop, trace, flusher)
         trace.close()
         table.storage.flush()
 

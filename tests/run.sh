@@ -2,17 +2,22 @@
 # All checks: ruff (lint and format), mypy, known vulnerabilities, pytest. Further arguments go to pytest.
 #   tests/run.sh                 what CI runs
 #   tests/run.sh --slow          the minutes-long suites instead; those in a browser want Debian's
-#                                chromium and chromium-driver, and are skipped without
+#                                chromium and chromium-driver, those of Slurm its daemons and munge,
+#                                those of hosts openssh-server and root; each is skipped without
 #   tests/network, in both, wants root, iproute2 and iptables, and is skipped without
+#   tests/run.sh --docker        runs in real containers; wants a Docker engine, or root and dockerd
 #   tests/run.sh tests/unit -k tree
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/environment.sh
-extras=audit,test,atari,box2d,minatar,minigrid,watch,dashboard
-marker="not slow"
+extras=audit,test,atari,box2d,k8s,minatar,minigrid,watch,dashboard
+marker="not slow and not docker"
 if [ "${1:-}" = --slow ]; then
-  marker="slow" extras="$extras,browser,wandb"
+  marker="slow" extras="$extras,browser,ray,wandb"
+  shift
+elif [ "${1:-}" = --docker ]; then
+  marker="docker"
   shift
 fi
 prepare_environment "$root" "$extras"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import RunDirectoryError
-from common.run_directory import CONFIG_FILE
-from deploy.history import METRICS_FILE, RESULT_FILE, Line
+from common.run_directory import CONFIG_FILE, RESULT_FILE
+from deploy.history import METRICS_FILE, Line
 
 TAIL_BYTES = 32 * 1024
 """How much of metrics.jsonl is read from its end: several lines of a second each."""

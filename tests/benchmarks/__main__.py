@@ -7,9 +7,11 @@ import tyro
 NAMES = (
     "actor_pipeline",
     "all",
+    "compose",
     "curve",
     "dashboard",
     "end_to_end",
+    "engines",
     "env_stepping",
     "inference",
     "learner_fed",

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,27 +114,40 @@ def _limit(name: str, config: Config, window_s: float) -> Speed:
     return Speed(env_steps_per_s, env_steps_per_s / steps_per_update)
 
 
-def speed_of(name: str, window_s: float, settle_s: float) -> Speed:
-    """Of a run of that preset, with the keys that the environment names."""
+def speed_of(name: str, window_s: float, settle_s: float, words: Sequence[str] = ()) -> Speed:
+    """Of a run of that preset, with the keys that the environment names. `words`: further flags of
+    `deploy launch`."""
     with tempfile.TemporaryDirectory(prefix="zapex-") as directory:
         head = f"tcp://127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "deploy", "launch", "--preset", name, "--bind", head]
         command += ["--run-dir", str(Path(directory) / "run"), "--target-return", "none"]
-        command += ["--total-env-steps", str(ENDLESS)]
+        command += ["--total-env-steps", str(ENDLESS), *words]
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             with closing(StatusClient(head, security=open_security(None))) as status:
-                watch = _Watch(status, launcher)
-                started = watch.until(
-                    lambda s: s["learner"]["phase"] == "training", START_TIMEOUT_S
-                )
-                at_first = _blocked_s(started)
-                watch.until(lambda s: _blocked_s(s) > at_first + BLOCKED_S, BAND_TIMEOUT_S)
-                first = watch.until(lambda s: False, settle_s)
-                last = watch.until(lambda s: False, window_s)
+                return speed_seen(status, window_s, settle_s, launcher.poll)
         finally:
             launcher.terminate()
             launcher.wait()
+
+
+def speed_seen(
+    status: StatusClient,
+    window_s: float,
+    settle_s: float,
+    ended: Callable[[], int | None] = lambda: None,
+) -> Speed:
+    """Of a run that was started, once one side has waited for the other.
+
+    Args:
+        ended: the exit code of what started it, once there is one.
+    """
+    watch = _Watch(status, ended)
+    started = watch.until(lambda s: s["learner"]["phase"] == "training", START_TIMEOUT_S)
+    at_first = _blocked_s(started)
+    watch.until(lambda s: _blocked_s(s) > at_first + BLOCKED_S, BAND_TIMEOUT_S)
+    first = watch.until(lambda s: False, settle_s)
+    last = watch.until(lambda s: False, window_s)
     elapsed_s = last["wall_s"] - first["wall_s"]
     before, after = first["learner"], last["learner"]
     return Speed(
@@ -147,15 +160,16 @@ def speed_of(name: str, window_s: float, settle_s: float) -> Speed:
 class _Watch:
     """What a run says of itself, for as long as it goes on."""
 
-    def __init__(self, status: StatusClient, launcher: "subprocess.Popen[bytes]") -> None:
-        self._status, self._launcher = status, launcher
+    def __init__(self, status: StatusClient, ended: Callable[[], int | None]) -> None:
+        self._status, self._ended = status, ended
 
     def until(self, reached: Callable[[Plain], bool], most_s: float) -> Plain:
         """The first status that says so, or the first after `most_s` seconds."""
         deadline_s = time.monotonic() + most_s
         while True:
-            if self._launcher.poll() is not None:
-                raise RuntimeError(f"the run ended with exit code {self._launcher.returncode}")
+            code = self._ended()
+            if code is not None:
+                raise RuntimeError(f"the run ended with exit code {code}")
             fresh = self._status.latest()
             if fresh is not None and (reached(fresh) or time.monotonic() >= deadline_s):
                 return fresh

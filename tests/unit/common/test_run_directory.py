@@ -1,5 +1,6 @@
 """A run directory is made for a new run, never over an old one unless asked to."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,6 +130,49 @@ def test_a_run_that_was_overwritten_is_gone_and_nothing_else(tmp_path: Path) -> 
     assert files_of(run_dir) == {"config.toml", *THEIRS}
     assert run_directory.stored_config(run_dir) == CONFIG
     assert all((run_dir / name).read_text() == name for name in THEIRS)
+
+
+@pytest.mark.parametrize(
+    ("files", "resumable"),
+    [
+        ((), False),
+        # A start that failed: the next one may have another configuration.
+        (("config.toml", "logs/learner.log", "checkpoints/00000050.partial"), False),
+        (("config.toml", "checkpoints/00000000.safetensors"), True),
+        # Killed before its first checkpoint, but not before its actors had inserted.
+        (("config.toml", "checkpoints/00000000.partial", "replay/storage"), True),
+        (("checkpoints/00000050.safetensors",), False),
+        (("config.toml", "result.json"), False),  # Not one of ours.
+    ],
+)
+def test_a_run_that_has_begun_can_be_resumed(
+    tmp_path: Path, files: Sequence[str], resumable: bool
+) -> None:
+    put(tmp_path / "run", files)
+    assert run_directory.is_resumable(tmp_path / "run") == resumable
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict"),
+    [
+        (None, None),
+        ("half a ", None),
+        ({"solved": False, "env_steps": 400, "target": 475.0}, None),  # It was stopped.
+        ({"solved": True, "env_steps": 400, "target": 475.0}, True),
+        ({"solved": False, "env_steps": 1_007, "target": 475.0}, False),
+        # Somebody wants more of it than it reached.
+        ({"solved": True, "env_steps": 400, "target": 100.0}, None),
+        ({"solved": False, "env_steps": 999, "target": 475.0}, None),
+    ],
+)
+def test_a_run_has_ended_when_its_result_meets_the_configuration(
+    tmp_path: Path, result: dict[str, object] | str | None, verdict: bool | None
+) -> None:
+    if result is not None:
+        text = result if isinstance(result, str) else json.dumps(result)
+        (tmp_path / "result.json").write_text(text)
+    config = Config(target_return=475.0, total_env_steps=1_000)
+    assert run_directory.verdict(tmp_path, config) == verdict
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -166,9 +166,10 @@ def test_grafana_finds_its_data_and_its_dashboards() -> None:
     (source,) = yaml.safe_load((provisioning / "datasources" / "zapex.yml").read_text())[
         "datasources"
     ]
-    services = compose()["services"]
-    listens = f"--web.listen-address={source['url'].removeprefix('http://')}"
-    assert listens in services["prometheus"]["command"]
+    services = compose()
+    assert source["url"] == "$ZAPEX_PROMETHEUS"
+    address = services["grafana"]["environment"]["ZAPEX_PROMETHEUS"].removeprefix("http://")
+    assert f"--web.listen-address={address}" in services["prometheus"]["command"]
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "zapex.yml").read_text())[
         "providers"
     ]
@@ -179,7 +180,17 @@ def test_grafana_finds_its_data_and_its_dashboards() -> None:
 
 
 def compose() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((MONITORING / "compose.yml").read_text())
+    """The services of compose.yml, laid over those of services.yml that they extend."""
+    over, under = (
+        yaml.safe_load((MONITORING / name).read_text())["services"]
+        for name in ("compose.yml", "services.yml")
+    )
+    for name, service in over.items():
+        assert service["extends"] == {"file": "services.yml", "service": name}
+        service["volumes"] = under[name]["volumes"] + service["volumes"]
+        environment = under[name].get("environment", {}) | service.get("environment", {})
+        over[name] = {**under[name], **service, "environment": environment}
+    loaded: dict[str, Any] = over
     return loaded
 
 
@@ -195,7 +206,7 @@ def test_docker_compose_reads_the_file() -> None:
 
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
 def test_services_are_of_the_profile_pinned_and_on_loopback(name: str) -> None:
-    service = compose()["services"][name]
+    service = compose()[name]
     assert service["profiles"] == ["monitoring"]
     assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
     assert "ports" not in service
@@ -207,7 +218,7 @@ def test_services_are_of_the_profile_pinned_and_on_loopback(name: str) -> None:
 
 
 def test_what_is_mounted_from_the_checkout_is_there() -> None:
-    for service in compose()["services"].values():
+    for service in compose().values():
         for volume in service["volumes"]:
             if volume.startswith("."):
                 assert (MONITORING / volume.partition(":")[0]).is_dir()
@@ -215,6 +226,6 @@ def test_what_is_mounted_from_the_checkout_is_there() -> None:
 
 def test_the_paths_of_prometheus_lead_to_the_mounted_runs() -> None:
     """Its configuration's ../../runs, seen from where the container has the configuration."""
-    volumes = [v.rsplit(":", 2) for v in compose()["services"]["prometheus"]["volumes"]]
+    volumes = [v.rsplit(":", 2) for v in compose()["prometheus"]["volumes"]]
     mounted = {source: Path(target) for source, target, *_ in volumes}
     assert mounted["${ZAPEX_RUNS:-../../runs}"] == mounted["."].parents[1] / "runs"

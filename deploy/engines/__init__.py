@@ -1,0 +1,1 @@
+"""Engines: ssh, Ray and Slurm place what `deploy/topology.py` describes. None of them schedules."""

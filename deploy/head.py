@@ -1,0 +1,158 @@
+"""`python -m deploy head`: the head of a run whose other roles something else starts: Docker,
+Kubernetes, people.
+
+Begins the run, or goes on with it if it is there. The learner is a process of its own: one that is
+killed, most often for want of memory, comes back at once and resumes, and this program's exit code
+is the run's. An engine's restarts alone cannot tell a run that missed its target from a learner
+that crashed (docs/adr/0026-containers.md).
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from common import run_directory
+from common.config import Config, write_toml
+from common.errors import ConfigError, RunDirectoryError
+from common.exporter import Exporter, MetricsOptions
+from common.flags import peek
+from common.keys import (
+    PATH_VARIABLE,
+    SERVER_FILE,
+    TOKEN_FILE,
+    add_client,
+    clients,
+    make_directory,
+    revoke_client,
+)
+from common.process import stop_on_signals
+from common.security import open_security
+from deploy import presets
+
+MAX_RESTARTS = 5
+"""Restarts of the learner within `RESTART_WINDOW_S` after which the run is given up."""
+RESTART_WINDOW_S = 60.0
+LOOK_S = 0.1
+ENDED = (0, 1)
+"""Exit codes of a learner that came to the run's end: target reached, or missed."""
+
+
+@dataclass(kw_only=True)
+class HeadOptions:
+    """Be the head of a run: begin it, or go on with it if it is there. Further options are the
+    learner's: python -m learner --help."""
+
+    preset: str = "cartpole"
+    """A preset of deploy/presets, several joined by +, or the path of a TOML file."""
+    run_dir: Path = Path("runs/head")
+    """Where configuration, checkpoints and result go."""
+    client_key: Path | None = None
+    """With a key directory (ZAPEX_KEYS): make the run's keys if there are none, and put the key
+    that actors and evaluator need here."""
+    linger: bool = False
+    """Once the run has ended, wait to be stopped: for engines that start whatever ends again."""
+
+
+def head(argv: list[str]) -> int:
+    """Returns the run's exit code, as `deploy launch` does.
+
+    Raises RunDirectoryError when the run there is of another environment.
+    """
+    options, learner_flags = tyro.cli(
+        HeadOptions, args=argv, prog="python -m deploy head", return_unknown_args=True
+    )
+    config = presets.load(options.preset, peek(learner_flags, "--env"))
+    _check_same_environment(options.run_dir, config)
+    if options.client_key is not None:
+        make_keys(options.client_key)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    with tempfile.TemporaryDirectory() as directory:
+        preset_file = Path(directory) / "preset.toml"
+        write_toml(config, preset_file)
+        run_dir = str(options.run_dir)
+        code = _learn(
+            ["--auto-resume", "--run-dir", run_dir, "--config", str(preset_file), *learner_flags],
+            stop,
+        )
+    if options.linger and code in ENDED and not stop.is_set():
+        _linger(learner_flags, stop)
+    return code
+
+
+def _check_same_environment(run_dir: Path, config: Config) -> None:
+    if run_directory.is_resumable(run_dir):
+        stored = run_directory.stored_config(run_dir)
+        if stored.env != config.env:
+            raise RunDirectoryError(
+                f"{run_dir} holds a run of {stored.env}, and {config.env} is wanted: name another "
+                "--run-dir (with docker compose: ZAPEX_RUN)"
+            )
+
+
+def make_keys(client_file: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """Keys of a run where ZAPEX_KEYS says, and of a client; those that are there stay.
+
+    Raises ConfigError when there is no such variable, or nothing can be written there.
+    """
+    named = environment.get(PATH_VARIABLE)
+    if not named:
+        raise ConfigError(f"--client-key needs {PATH_VARIABLE}, the run's key directory")
+    directory = Path(named)
+    if not (directory / SERVER_FILE).exists():
+        make_directory(directory)
+        # Who scrapes these metrics is on the run's own network, and has no token to show.
+        (directory / TOKEN_FILE).unlink()
+    if not client_file.exists():
+        if client_file.stem in clients(directory):
+            revoke_client(directory, client_file.stem)
+        add_client(directory, client_file.stem, client_file)
+
+
+def _learn(flags: list[str], stop: threading.Event) -> int:
+    """The exit code of a learner that was not killed, or 128 + the signal of the last that was."""
+    restarts_s: list[float] = []
+    while True:
+        learner = subprocess.Popen([sys.executable, "-m", "learner", *flags])
+        while learner.poll() is None:
+            if stop.wait(LOOK_S):
+                learner.terminate()
+                learner.wait()
+        if learner.returncode >= 0:
+            return learner.returncode
+        now_s = time.monotonic()
+        restarts_s = [t for t in restarts_s if now_s - t < RESTART_WINDOW_S]
+        if stop.is_set() or len(restarts_s) >= MAX_RESTARTS:
+            return 128 - learner.returncode
+        restarts_s.append(now_s)
+        _say(
+            f"the learner was killed by signal {-learner.returncode}: it goes on from its newest "
+            "checkpoint"
+        )
+
+
+def _linger(learner_flags: list[str], stop: threading.Event) -> None:
+    """Answer in the learner's place that all is well until a signal comes."""
+    port, host = (peek(learner_flags, flag) for flag in ("--metrics-port", "--metrics-host"))
+    metrics = MetricsOptions(None if port is None else int(port), host or "127.0.0.1")
+    keys = peek(learner_flags, "--keys")
+    security = open_security(
+        None if keys is None else Path(keys), insecure="--insecure" in learner_flags
+    )
+    _say("waiting to be stopped")
+    with contextlib.closing(Exporter(metrics, security)) as exporter:
+        while not stop.wait(1.0):
+            exporter.health.turned()
+
+
+def _say(line: str) -> None:
+    print(f"head: {line}", flush=True)

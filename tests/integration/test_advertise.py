@@ -1,0 +1,50 @@
+"""A replay server that is reached by another address than it listens at."""
+
+import threading
+import time
+from contextlib import closing
+
+import pytest
+import zmq
+
+from common.config import Config
+from common.environments import probe_spec
+from common.errors import ConfigError
+from common.manifest import Manifest
+from common.membership import Membership
+from learner.control import ControlPlane
+from learner.status import LearnerCounters
+from replay_server.server import ReplayOptions, run_replay_server
+from tests.integration.runs import TINY
+
+HEAD = "inproc://head"
+BY_NAME = "tcp://replay.example:5560"
+
+
+def test_others_hear_where_they_reach_it() -> None:
+    config = Config(**TINY)
+    manifest = Manifest("run", config, probe_spec(config))
+    stop = threading.Event()
+    options = ReplayOptions(HEAD, "tcp://127.0.0.1:0", advertise=BY_NAME)
+    with (
+        zmq.Context() as context,
+        closing(ControlPlane(context, HEAD, manifest, LearnerCounters(), lambda: 0.0)),
+        Membership(context, HEAD, "actor", num_envs=1) as actor,
+    ):
+        server = threading.Thread(
+            target=run_replay_server, args=(options, context, stop, lambda _: None)
+        )
+        server.start()
+        try:
+            actor.join(time.monotonic, threading.Event())
+        finally:
+            stop.set()
+            server.join()
+        assert actor.replay_endpoint == BY_NAME
+
+
+@pytest.mark.parametrize("address", ["replay:5560", "tcp://replay", "tcp://replay:0", "http://x:1"])
+def test_what_nobody_could_connect_to_is_refused_at_once(address: str) -> None:
+    options = ReplayOptions(HEAD, advertise=address)
+    with zmq.Context() as context, pytest.raises(ConfigError, match="is no address"):
+        run_replay_server(options, context, threading.Event(), lambda _: None)

@@ -1,0 +1,39 @@
+"""A learner that is started again and again with the same words, as an engine does."""
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from tests.integration.conftest import Start
+from tests.integration.runs import ENDLESS, checkpoints_of, result_of, write_preset
+
+AUTO = ("learner", "--auto-resume", "--run-dir", "run")
+
+
+def test_it_begins_once_and_then_goes_on(start: Start, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
+    words = (*AUTO, "--config", preset, "--bind", "tcp://127.0.0.1:0")
+    first = start(*words)
+    first.line("checkpoint run/checkpoints/00000000")
+    psutil.Process(first.process.pid).kill()
+    first.wait()
+    again = start(*words)
+    again.line("resumed from run/checkpoints/00000000")
+    again.process.terminate()
+    assert again.wait() == 0
+    assert result_of(tmp_path / "run")["reason"] == "stopped"
+
+
+def test_a_run_that_has_ended_stays_as_it_is(
+    start: Start, tmp_path: Path, finished_run: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    before = checkpoints_of(tmp_path / "run")
+    ended = start(*AUTO)
+    assert ended.wait() == 0
+    assert ended.output() == "the run in run has ended: see run/result.json\n"
+    assert checkpoints_of(tmp_path / "run") == before
+    refused = start(*AUTO, "--resume")
+    assert refused.wait() == 2
+    assert "error: --auto-resume decides by itself" in refused.output()

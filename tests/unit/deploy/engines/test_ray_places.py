@@ -1,0 +1,124 @@
+"""What Ray is asked for, and what a place does with its command. Ray itself is not needed."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import Config
+from common.errors import ConfigError
+from deploy.engines import ray as engine
+from deploy.topology import Group, groups
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[4]
+Node = dict[str, float]
+
+
+class FakeRay:
+    """Nodes with so many cores and GPUs."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self._nodes = nodes
+
+    def nodes(self) -> list[dict[str, Any]]:
+        away = {"Alive": False, "Resources": {"CPU": 1_000.0, "GPU": 8.0}}
+        return [away, *({"Alive": True, "Resources": node} for node in self._nodes)]
+
+
+def wanted(actors: int, **changes: Any) -> tuple[Group, Group]:
+    return groups(Config(actors=actors, **changes))
+
+
+def check(nodes: Sequence[Node], actors: int, **changes: Any) -> list[str]:
+    said: list[str] = []
+    head, group = wanted(actors, **changes)
+    engine._check_room(FakeRay(*nodes), head.needs, group, said.append)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "said"),
+    [
+        ([{"CPU": 4.0}], 1, []),
+        ([{"CPU": 4.0}, {"CPU": 8.0}], 9, []),
+        # 3 of 4 + 8 cores are the head's.
+        ([{"CPU": 4.0}, {"CPU": 8.0}], 12, ["the cluster has room for 9 of 12 actors"]),
+    ],
+)
+def test_actors_that_find_no_core_are_said_to_wait(
+    nodes: Sequence[Node], actors: int, said: list[str]
+) -> None:
+    lines = check(nodes, actors)
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "changes", "fragment"),
+    [
+        ([{"CPU": 2.0}, {"CPU": 2.0}], {}, "no node has the 3 cores that the head wants"),
+        (
+            [{"CPU": 8.0}, {"CPU": 2.0, "GPU": 4.0}],
+            {"device": "cuda"},
+            "wants (there are: 8 cores 0 GPUs, 2 cores 4 GPUs)",
+        ),
+        ([{"CPU": 3.0}], {}, "nothing is left for an actor"),
+        ([], {}, "no node has the 3 cores"),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_refused(
+    nodes: Sequence[Node], changes: dict[str, Any], fragment: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check(nodes, 2, **changes)
+    assert fragment in str(raised.value)
+
+
+def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(ConfigError, match=r"needs the package ray: pip install 'zapex\[ray\]'"):
+        engine._ray()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_named_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"no cluster at {address} .*Connection refused"):
+        engine._check_listens(address)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local"])
+def test_a_cluster_that_ray_is_to_find_is_its_business(address: str | None) -> None:
+    engine._check_listens(address)
+
+
+def test_a_place_tells_how_its_command_ended_and_what_it_said_last(tmp_path: Path) -> None:
+    place = engine.Place()
+    log = tmp_path / "log"
+    log.write_text("what another command said\n")
+    code, words = place.run(["actor", "--processes", "0"], str(ROOT), str(log))
+    assert (code, words) == (2, "--processes 0: must be at least 1, or auto: one for each core")
+
+
+def test_a_place_that_is_stopped_before_its_command_began_does_not_begin_it(
+    tmp_path: Path,
+) -> None:
+    place = engine.Place()
+    place.stop()
+    assert place.run(["nothing"], str(ROOT), str(tmp_path / "log")) == (0, "")
+    assert not (tmp_path / "log").exists()
+
+
+def test_the_ports_of_a_head_are_neighbours_and_free() -> None:
+    assert 1_024 < wait_until(engine._free_ports, "two free ports") < 65_535
+
+
+def test_the_engine_is_not_the_package_that_it_imports() -> None:
+    assert engine.__name__ == "deploy.engines.ray"
+    assert sys.modules.get("ray") is not engine

@@ -6,7 +6,6 @@ the newest version at once, as from the head.
 """
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import zmq
 
 from common import codec, transport
 from common.codec import Frame
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.membership import Membership
 from common.messages import ACTING, Serving, Weights
@@ -28,8 +27,6 @@ SUBSCRIPTION_BYTES = 1 << 10
 """Largest frame that a subscriber may send: a topic, or a part of the handshake."""
 QUEUE_MESSAGES = 1
 """Versions kept for a slow subscriber before newer ones are dropped for it."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,7 @@ class _WeightRelay:
         self._frames: list[bytes] = []
         """The newest version, as it came."""
         self._newest = (-1, -1)
-        self._versions = self._bytes = self._rejected = 0
+        self._versions = self._bytes = 0
         self._telemetry = Telemetry(self._values)
 
     def run(self, endpoint: str, ready: Callable[[str], None]) -> None:
@@ -142,12 +139,10 @@ class _WeightRelay:
     def _is_newer(self, frames: list[Frame]) -> bool:
         try:
             message = codec.decode(frames)
+            if not isinstance(message, Weights):
+                raise MalformedMessage(f"{message.kind!r} in place of weights", Reason.UNKNOWN_KIND)
         except WireError as error:
-            self._rejected += 1
-            log.warning("what came as weights cannot be read: %s", error)
-            return False
-        if not isinstance(message, Weights):
-            self._rejected += 1
+            self._membership.rejections.count(error, time.monotonic())
             return False
         if (message.epoch, message.version) <= self._newest:
             return False
@@ -171,6 +166,6 @@ class _WeightRelay:
         return {
             "relay_versions_total": self._versions,
             "relay_received_bytes_total": self._bytes,
-            "relay_rejected_messages_total": self._rejected,
+            **self._membership.rejections.values(),
             "relay_weights_version": self._newest[1],
         }

@@ -148,8 +148,8 @@ _METRICS = (
         "The size of the network for each version, however many actors this host has.",
         "More than the link can carry: publish_period up, publish_dtype float16.",
     ),
-    _counter(
-        "relay_rejected_messages_total", "messages", "What came as weights and was none.", "0.",
+    _rejections(
+        "relay_rejected_messages_total", "What it did not accept of the head.",
         "The head is of another release: this process's log has the reason.",
     ),
     _gauge(

@@ -58,7 +58,7 @@ def ports_of(head: str, config: Config) -> Ports:
         return Ports(
             head,
             member.weights_endpoint,
-            member.replay_endpoints[0],
+            member.replay_endpoint,
             member.inference_endpoint,
             Insert(
                 member.welcome.session, 0, 0,

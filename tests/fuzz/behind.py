@@ -276,8 +276,7 @@ class MemberTarget:
             assert member.manifest == manifest
             return "refused"
         assert member.welcome.number >= 0
-        assert member.welcome.replay_endpoints
-        assert all(map(transport.is_endpoint, member.replay_endpoints))
+        assert transport.is_endpoint(member.replay_endpoint)
         return "taken"
 
     def close(self) -> None:

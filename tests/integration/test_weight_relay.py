@@ -15,6 +15,7 @@ from common import codec, transport
 from common.membership import Membership
 from common.messages import ACTING, Ack, Message, Weights
 from common.metrics import Telemetry
+from common.rejections import Rejections
 from tests.integration.runs import until
 from tests.integration.test_roles import Role, Stage, constant_q, stage
 
@@ -71,6 +72,7 @@ class MadHead:
         self.socket, self.weights_endpoint = transport.bind(context, zmq.XPUB, "inproc://mad-head")
         self.joins, self.stop_requested = 1, False
         self.welcome = SimpleNamespace(session=1)
+        self.rejections = Rejections("relay_rejected_messages_total")
         self.values: dict[str, float] = {}
 
     def poll(self, now_s: float, telemetry: Telemetry) -> None:

@@ -53,7 +53,11 @@ def test_one_that_holds_another_key_is_not_waited_for(
     monkeypatch.setattr(remote_policy, "PATIENCE_S", 3_600.0)
     socket, endpoint = transport.bind(theirs, zmq.ROUTER, "tcp://127.0.0.1:0", for_this_host=True)
     spec = SimpleNamespace(num_actions=2)
-    membership = SimpleNamespace(inference_endpoint=endpoint, manifest=SimpleNamespace(spec=spec))
+    membership = SimpleNamespace(
+        inference_endpoint=endpoint,
+        manifest=SimpleNamespace(spec=spec),
+        rejections=Rejections("actor_rejected_messages_total"),
+    )
     policy = RemotePolicy(ours, cast(Membership, membership), lambda: True)
     try:
         for _ in range(2):

@@ -12,6 +12,7 @@ from actor.blocks import Blocks
 from actor.replay_client import ReplayClient
 from common import codec, transport
 from common.messages import Ack, Insert
+from common.rejections import Rejections
 from tests.waiting import wait_until
 
 SESSION = 5
@@ -55,7 +56,9 @@ def servers() -> Iterator[tuple[Server, Server]]:
 @pytest.fixture
 def client(servers: tuple[Server, Server]) -> Iterator[ReplayClient]:
     context = servers[0].socket.context
-    replay = ReplayClient(context, servers[0].endpoint, SESSION, window=2)
+    replay = ReplayClient(
+        context, servers[0].endpoint, SESSION, 2, Rejections("actor_rejected_messages_total")
+    )
     with contextlib.closing(replay):
         yield replay
 

@@ -121,10 +121,10 @@ def test_a_silent_head_is_a_line_in_the_log_when_it_goes_and_when_it_is_back(
     head, member = head_and_member
     poll = Polls(member)
     caplog.set_level("INFO", logger="common.membership")
-    head.say(Directive(1, "run", 1, []))
+    head.say(Directive(1, "run", 1))
     poll()  # At 0.1 s.
     poll(200)
-    head.say(Directive(1, "run", 1, []))
+    head.say(Directive(1, "run", 1))
     poll(20)  # The first of them is at 20.2 s.
     gone, back = (r.getMessage() for r in caplog.records if "word from the head" in r.message)
     assert gone.startswith("no word from the head at inproc://head for 1")

@@ -11,15 +11,15 @@ from common.welcome import check_directive, check_welcome
 from tests.head_with_peers import MANIFEST
 
 REPLAY = "tcp://[::1]:7000"
-GOOD = Welcome(1, 0, 0, 0, 0, 8, MANIFEST.to_plain(), "inproc://weights", [REPLAY], "ipc:///tmp/x")
-DIRECTIVE = Directive(1, "run", 8, [REPLAY])
+GOOD = Welcome(1, 0, 0, 0, 0, 8, MANIFEST.to_plain(), "inproc://weights", REPLAY, "ipc:///tmp/x")
+DIRECTIVE = Directive(1, "run", 8, REPLAY)
 
 
 def test_a_good_one_brings_the_manifest() -> None:
     assert check_welcome(GOOD, "actor") == MANIFEST
     check_directive(DIRECTIVE)
     # A replay server is taken in before anybody serves.
-    assert check_welcome(replace(GOOD, replay_endpoints=[]), "replay_server") == MANIFEST
+    assert check_welcome(replace(GOOD, replay_endpoint=""), "replay_server") == MANIFEST
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,13 @@ def test_a_good_one_brings_the_manifest() -> None:
             for name in ("number", "epoch", "incarnation", "first_env_index", "ladder_size")
             for value in (-1, 1 << 31, (1 << 63) - 1)
         ],
-        ({"replay_endpoints": []}, Reason.RANGE),
-        ({"replay_endpoints": [REPLAY, "tcp://[::1"]}, Reason.RANGE),
-        ({"replay_endpoints": ["tcp://[1.2]:80"]}, Reason.RANGE),
+        ({"replay_endpoint": ""}, Reason.RANGE),
+        ({"replay_endpoint": "tcp://[::1"}, Reason.RANGE),
+        ({"replay_endpoint": "tcp://[1.2]:80"}, Reason.RANGE),
         ({"weights_endpoint": "http://x"}, Reason.RANGE),
         ({"weights_endpoint": "ipc:///a\0b"}, Reason.RANGE),
         ({"inference_endpoint": "tcp://x:99999"}, Reason.RANGE),
+        ({"relay_endpoint": "tcp://x:99999"}, Reason.RANGE),
         ({"manifest": {}}, Reason.FIELD),
         ({"manifest": {**MANIFEST.to_plain(), "config": {"actors": -1}}}, Reason.RANGE),
         ({"manifest": {**MANIFEST.to_plain(), "spec": {}}}, Reason.FIELD),
@@ -54,7 +55,7 @@ def test_a_welcome_that_cannot_be_is_refused(changes: dict[str, Any], reason: Re
     [
         {"run_state": "sudo"},
         {"ladder_size": -8},
-        {"replay_endpoints": ["\n"]},
+        {"replay_endpoint": "\n"},
         {"inference_endpoint": "tcp://"},
     ],
 )

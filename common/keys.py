@@ -234,7 +234,7 @@ def public_key(path: Path) -> bytes:
 
 def metrics_token(keys: Keys | None, environment: Mapping[str, str] = os.environ) -> str | None:
     """What a reader of metrics must show, if anything is known."""
-    given = environment.get("ZAPEX_METRICS_TOKEN")
+    given = environment.get("ZAPEX_METRICS_TOKEN", "").strip()
     if given:
         return given
     if keys is None or keys.directory is None or not (keys.directory / TOKEN_FILE).exists():

@@ -9,7 +9,6 @@ import logging
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,18 +25,14 @@ from common.messages import (
     Serving,
     Welcome,
 )
-from common.metrics import Values
 from common.rejections import Rejections, quoted
 from learner.admission import MAX_ENVS, MAX_MEMBERS, LineBudget, check_join, check_serving
-from learner.assignment import assign
+from learner.members import ANSWER_PERIOD_S, Member, Services
 from learner.run_metrics import RunMetrics
 
 Reply = tuple[bytes, Message]
 
 SILENCE_S = 15.0
-ANSWER_PERIOD_S = 4.0
-"""A member that there is nothing new for is answered this often: enough to know that the head is
-there, and to make up for a word that was lost."""
 RECENT_EPISODES = 100
 RECENT_OF_ENV = 20
 MAX_NEW_EPISODES = 10_000
@@ -48,34 +43,6 @@ MAX_RETURN = 1e30
 """Returns beyond this are no returns: their sums would not be numbers."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Member:
-    """A process of the run."""
-
-    session: int
-    role: str
-    number: int
-    host: str
-    machine: str
-    pid: int
-    token: int
-    peer: bytes
-    first_env_index: int
-    num_envs: int
-    last_heard_s: float
-    metrics_endpoint: str = ""
-    """host:port where Prometheus can scrape it; empty: it cannot."""
-    serving: Serving | None = None
-    """Where a replay server, an inference process or a relay listens."""
-    values: Values = field(default_factory=dict)
-    """Its newest counters and gauges."""
-    returns: dict[int, deque[float]] = field(default_factory=dict)
-    """Raw returns of the newest episodes, by environment of this actor."""
-    answered_s: float = -ANSWER_PERIOD_S
-    answered_revision: int = -1
-    """When its last heartbeat was answered, and in which state of the run."""
 
 
 class Head:
@@ -109,19 +76,10 @@ class Head:
         # What heartbeats are answered with is worked out when members come and go, not each time.
         self.ladder_size = 0
         """M: environments the configuration expects, or more when more have joined."""
-        self.replay_servers: dict[int, Serving] = {}
-        """Those that serve, by number."""
-        self._replay_endpoints: dict[int, str] = {}
-        """Where each server was reached last, by number."""
-        self._assigned: dict[int, int] = {}
-        """Number of the server that each actor writes to, by session."""
+        self._services = Services()
         self._replaced: set[int] = set()
         """Numbers of replay servers whose successor is being taken in."""
         self.has_evaluator = False
-        self._inference_endpoints: dict[str, str] = {}
-        self._relay_endpoints: dict[str, str] = {}
-        """Both by machine; of several the last that joined: one that died without a word may still
-        be a member."""
         self.run_state = "run"
         self._members_changed()
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -193,38 +151,18 @@ class Head:
         members = (m for m in self.members.values() if m.role == role)
         return sorted(members, key=lambda m: m.number)
 
+    @property
+    def replay_servers(self) -> dict[int, Serving]:
+        """Those that serve, by number; another dict after any change."""
+        return self._services.replay_servers
+
     def _members_changed(self) -> None:
         self._revision += 1
         members = self.members.values()
         ends = [m.first_env_index + m.num_envs for m in members if m.role == "actor"]
         self.ladder_size = max([self._manifest.config.expected_envs, *ends])
-        self._assign_replay_servers()
+        self._services.update(members, self._replaced)
         self.has_evaluator = any(m.role == "evaluator" for m in members)
-        self._inference_endpoints = self._by_machine("inference")
-        self._relay_endpoints = self._by_machine("relay")
-
-    def _by_machine(self, role: str) -> dict[str, str]:
-        members = (m for m in self.members.values() if m.role == role)
-        return {m.machine: m.serving.endpoint for m in members if m.serving is not None}
-
-    def _relay_for(self, member: Member) -> str:
-        """Where it gets weights to act with; those to evaluate come from the head alone."""
-        acts = member.role in ("actor", "inference")
-        return self._relay_endpoints.get(member.machine, "") if acts else ""
-
-    def _assign_replay_servers(self) -> None:
-        replays = self.of_role("replay_server")
-        self.replay_servers = {m.number: m.serving for m in replays if m.serving is not None}
-        self._replay_endpoints |= {n: s.endpoint for n, s in self.replay_servers.items()}
-        # One that was started in a dead one's place is about to serve where that one did.
-        numbers = {m.number for m in replays} | self._replaced
-        there = sorted(numbers & self._replay_endpoints.keys())
-        actors = {s: m.num_envs for s, m in self.members.items() if m.role == "actor"}
-        self._assigned = assign(actors, self._assigned, there)
-
-    def _replay_endpoint(self, session: int) -> str:
-        number = self._assigned.get(session)
-        return "" if number is None else self._replay_endpoints[number]
 
     # ------------------------------------------------------------------------------------ messages
 
@@ -316,9 +254,9 @@ class Head:
             ladder_size=self.ladder_size,
             manifest=self._plain_manifest,
             weights_endpoint=self._weights_endpoint,
-            replay_endpoint=self._replay_endpoint(member.session),
-            inference_endpoint=self._inference_endpoints.get(member.machine, ""),
-            relay_endpoint=self._relay_for(member),
+            replay_endpoint=self._services.replay_endpoint(member),
+            inference_endpoint=self._services.inference_endpoint(member),
+            relay_endpoint=self._services.relay_endpoint(member),
         )
         changed = self._directives() if self.ladder_size != before else []
         return [(peer, welcome), *changed]
@@ -420,9 +358,9 @@ class Head:
             member.session,
             self.run_state,
             self.ladder_size,
-            self._replay_endpoint(member.session),
-            self._inference_endpoints.get(member.machine, ""),
-            self._relay_for(member),
+            self._services.replay_endpoint(member),
+            self._services.inference_endpoint(member),
+            self._services.relay_endpoint(member),
         )
 
     def _rejoin(self, session: int, now_s: float) -> Directive:

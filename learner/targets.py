@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.run_directory import replace_text
-from learner.head import Member
+from learner.members import Member
 
 TARGETS_FILE = "prometheus.json"
 LINKS = ".prometheus"

@@ -28,7 +28,7 @@ from common.messages import Directive, Heartbeat, Join, Message, Serving, Welcom
 from common.metric_table import histogram
 from common.spec import EnvSpec
 from learner.control import ControlPlane
-from learner.head import ANSWER_PERIOD_S
+from learner.members import ANSWER_PERIOD_S
 from learner.recorder import Record, Recorder
 from learner.sinks import JsonLines
 from learner.status import LearnerCounters

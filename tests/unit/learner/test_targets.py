@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from learner.head import Member
+from learner.members import Member
 from learner.targets import LINKS, TARGETS_FILE, Targets
 
 

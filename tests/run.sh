@@ -13,11 +13,13 @@ cd "$root"
 source deploy/environment.sh
 extras=audit,test,atari,box2d,k8s,minatar,minigrid,watch,dashboard
 marker="not slow and not docker"
+# Most tests wait for other processes: two workers, each with whole files.
+workers=(-n 2 --dist loadfile)
 if [ "${1:-}" = --slow ]; then
-  marker="slow" extras="$extras,browser,ray,wandb"
+  marker="slow" extras="$extras,browser,ray,wandb" workers=()
   shift
 elif [ "${1:-}" = --docker ]; then
-  marker="docker"
+  marker="docker" workers=()
   shift
 fi
 prepare_environment "$root" "$extras"
@@ -26,4 +28,4 @@ bin="$root/.venv/bin"
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/python" -m tests.audit
-exec "$bin/python" -m pytest -m "$marker" "$@"
+exec "$bin/python" -m pytest "${workers[@]}" -m "$marker" "$@"

@@ -189,8 +189,9 @@ def checkpoints_of(run_dir: Path) -> list[int]:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody uses."""
-    for first in range(20_000, 30_000, count):
+    """The first of `count` neighbouring ports that nobody uses. Workers that run tests side by side
+    look in different places: between this and the use of a port another one could take it."""
+    for first in range(20_000 + os.getpid() * 37 % 8_000, 32_000, count):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))

@@ -160,10 +160,8 @@ def launch(argv: list[str]) -> int:
                 _run_processes(options, security, config, run_dir, started_s, stop, view)
         finally:
             discard_shared_memory(config, run_dir)
-    code = _conclude(config, run_dir, interrupted.is_set())
-    if not on_ray:  # There the head has drawn them.
-        _draw_pictures(run_dir)
-    return code
+    # On Ray the head has drawn them.
+    return _conclude(config, run_dir, interrupted.is_set(), draws=not on_ray)
 
 
 def _refuse_contradictions(options: Launch, config: Config) -> None:
@@ -306,10 +304,13 @@ def _base(argv: list[str]) -> Config:
     return presets.load(preset or "cartpole", env)
 
 
-def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
+def _conclude(config: Config, run_dir: Path, interrupted: bool, *, draws: bool = True) -> int:
+    """Say how it ended; the exit code. `draws`: pictures, too."""
     path = run_dir / "result.json"
     if interrupted:
         print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}", flush=True)
+        if draws:
+            _draw_pictures(run_dir)
         return INTERRUPTED
     if not path.exists():
         raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
@@ -338,6 +339,8 @@ def _conclude(config: Config, run_dir: Path, interrupted: bool) -> int:
     print(f"  python -m deploy evaluate {run_dir} --episodes 100")
     print(f"  python -m deploy play {run_dir} --q-values")
     sys.stdout.flush()
+    if draws:
+        _draw_pictures(run_dir)
     return 0 if result["solved"] or config.target_return is None else 1
 
 

@@ -14,6 +14,7 @@ from tests.integration.runs import (
     log_of,
     pid_of,
     status,
+    until,
     updates_beyond,
 )
 from tests.integration.test_processes import launched
@@ -107,7 +108,7 @@ def test_actors_by_hand_find_it_on_their_machine_and_it_is_found_by_hand(
     head, run_dir = head_of(launch), tmp_path / "run"
     extra = start("actor", "--connect", head, "--envs", "3")
     where = extra.line("Q-values come from the inference process at ").split()[-1]
-    assert where in log_of(run_dir, "actor-0")
+    until(lambda: where in log_of(run_dir, "actor-0"), "the launched actor to find it, too")
     # A second one on this machine, newer: the actors turn to it.
     second = start("actor", "--inference", "--connect", head)
     second.line("joined the run run as inference 1")

@@ -19,6 +19,7 @@ from common.errors import JoinRefused
 from common.keys import add_client, make_directory, open_keys, revoke_client
 from common.membership import Membership
 from common.messages import ACTING, Insert
+from common.rejections import Rejections
 from common.security import SecureContext, Security
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
@@ -30,6 +31,7 @@ from tests.integration.runs import free_ports, until
 from tests.unit.replay_server.tables import make_table
 from tests.unit.replay_server.test_server import NoHead
 
+REFUSED = Rejections("actor_rejected_messages_total")
 HONEST, REVOKED = 1, 2
 """Sessions."""
 WINDOW = 8
@@ -73,9 +75,20 @@ class Client:
 
     def __init__(self, server: Server, key: Path, session: int, ends: contextlib.ExitStack) -> None:
         self.context = ends.enter_context(SecureContext(Security(open_keys(key, {}))))
-        self.replay = ReplayClient(self.context, server.replay, session, WINDOW)
+        self.replay = ReplayClient(
+            self.context,
+            server.replay,
+            session,
+            WINDOW,
+            REFUSED,
+        )
         ends.callback(self.replay.close)
-        self.weights = WeightsSubscription(self.context, server.weights, ACTING)
+        self.weights = WeightsSubscription(
+            self.context,
+            server.weights,
+            ACTING,
+            REFUSED,
+        )
         ends.callback(self.weights.close)
         self._session, self.sent = session, 0
 
@@ -140,7 +153,7 @@ def test_a_revoked_actor_is_cut_off_and_an_honest_one_loses_nothing(
     server.publish(2)
     until(lambda: honest.has_weights(2), "the new weights are there")
     revoked.weights.ask_again()
-    again = WeightsSubscription(revoked.context, server.weights, ACTING)
+    again = WeightsSubscription(revoked.context, server.weights, ACTING, REFUSED)
     ends.callback(again.close)
     knocking = transport.connect(revoked.context, zmq.DEALER, server.replay)
     ends.callback(knocking.close)

@@ -13,11 +13,14 @@ from common import transport
 from common.config import Config
 from common.manifest import Manifest
 from common.messages import ACTING, Weights
+from common.rejections import Rejections
+from common.security import SecureContext, Security
 from common.spec import EnvSpec
 from learner.control import ControlPlane
 from learner.status import LearnerCounters
 from tests.network.lab import Host, Lab
 
+REFUSED = Rejections("actor_rejected_messages_total")
 PUBLISH_PERIOD_S = 0.05
 MANIFEST = Manifest("r", Config(), EnvSpec((4,), "<f4", 2))
 
@@ -26,7 +29,7 @@ MANIFEST = Manifest("r", Config(), EnvSpec((4,), "<f4", 2))
 def context_on(host: Host) -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     """Whatever is connected through it is on that host."""
     with host.entered():
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context = SecureContext(Security(insecure=True))
         # ZeroMQ's thread begins with the first socket, and stays where it began.
         context.socket(zmq.PAIR).close()
     try:
@@ -77,7 +80,6 @@ def control(lab: Lab) -> Iterator[ControlPlane]:
                 MANIFEST,
                 LearnerCounters(),
                 lambda: 0.0,
-                insecure=True,
             )
         yield control
         control.close()
@@ -98,8 +100,8 @@ def test_whole_versions_come_through_and_none_from_a_long_queue(
     near, far = lab.host(), lab.host()
     far.narrow(200_000)
     with context_on(near) as here, context_on(far) as there:
-        fast = WeightsSubscription(here, endpoint(control), ACTING)
-        slow = WeightsSubscription(there, endpoint(control), ACTING)
+        fast = WeightsSubscription(here, endpoint(control), ACTING, REFUSED)
+        slow = WeightsSubscription(there, endpoint(control), ACTING, REFUSED)
         published = Published(control, 400_000)
         arrived, (of_fast,) = published.until_arrived(6, slow, fast)
         for subscription in (fast, slow):
@@ -123,7 +125,7 @@ def test_a_pipe_that_several_share_is_slow_but_not_dead(lab: Lab, control: Contr
     far = lab.host()
     far.narrow(1_000_000)
     with context_on(far) as there:
-        actors = [WeightsSubscription(there, endpoint(control), ACTING) for _ in range(3)]
+        actors = [WeightsSubscription(there, endpoint(control), ACTING, REFUSED) for _ in range(3)]
         _, elsewhere = Published(control, 6_700_000).until_arrived(3, *actors)
         for actor in actors:
             actor.close()

@@ -25,9 +25,9 @@ class TappedClient(ReplayClient):
         self._ledger.sent(self._sequence, len(blocks.action), digest_of(columns))
         super().insert(blocks, weights_version)
 
-    def _acknowledge(self, sequence: int) -> None:
+    def _acknowledge(self, link: Any, sequence: int) -> None:
         self._ledger.acknowledged(sequence)
-        super()._acknowledge(sequence)
+        super()._acknowledge(link, sequence)
 
     def close(self) -> None:
         super().close()

@@ -28,6 +28,7 @@ IMPORTERS = {
     "common.environments": "MODULE of an environment MODULE:ID",
     "common.networks": "MODULE of a network MODULE:FUNCTION",
     "deploy.__main__": "a command of the fixed list",
+    "deploy.engines.ray": "ray, by its fixed name",
 }
 """Who imports by a name that is not in the source, and where the name comes from."""
 

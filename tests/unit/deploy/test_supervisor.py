@@ -28,6 +28,8 @@ ADDRESS = "tcp://127.0.0.1:7"
 def scripted_child(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> None:
     """In place of a role: does what its line of the file `script` says. Its starts are counted in
     `starts`; the last line holds for all later ones."""
+    # Whatever the process it is forked from ignores.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     starts = spec.run_dir / "starts"
     number = len(starts.read_text().splitlines())
     with starts.open("a") as file:

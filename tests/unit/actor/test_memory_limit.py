@@ -12,10 +12,20 @@ from common.errors import ConfigError, MemoryLimitReached
 FORK = multiprocessing.get_context("fork")
 
 
+@pytest.fixture(autouse=True)
+def _only_our_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that other tests left below this one come and go."""
+    children = psutil.Process.children
+    left = {child.pid for child in children(psutil.Process(), recursive=True)}
+
+    def ours(process: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
+        return [child for child in children(process, recursive) if child.pid not in left]
+
+    monkeypatch.setattr(psutil.Process, "children", ours)
+
+
 def own_mib() -> float:
-    """Of this process and those below it, which other tests may have left."""
-    own = psutil.Process()
-    return float(sum(p.memory_info().rss for p in (own, *own.children(recursive=True))) / MIB)
+    return float(psutil.Process().memory_info().rss / MIB)
 
 
 def test_without_a_limit_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import pytest
 import learner.head
 from common.membership import HEAD_SILENCE_WARNING_S
 from common.messages import Ack, Join, Leave, Message, Refused, Serving, Welcome
-from learner.members import ANSWER_PERIOD_S, SILENCE_S
+from learner.head import SILENCE_S
+from learner.members import ANSWER_PERIOD_S
 from tests.head_with_peers import MANIFEST, REPLAY, Run, directive, heartbeat, join, result
 
 # ------------------------------------------------------------------------------------------ joining

@@ -73,8 +73,8 @@ def test_metrics_are_written_each_second_and_at_the_end(finished_run: Path) -> N
     assert lines[-1]["updates"] == lines[-1]["learner_updates_total"] == result["learner_updates"]
     evaluations = [line["evaluation"] for line in lines if "evaluation" in line]
     assert evaluations == result["evaluations"]
-    # None can be behind by more than all updates; quantiles lie within a range of the histogram. A run
-    # of a second may be over before an actor has told its version.
+    # None can be behind by more than all updates; quantiles lie within a range of the histogram.
+    # A run of a second may be over before an actor has told its version.
     name = "head_actor_lag_updates_p90"
     lags = [line[name] for line in lines if name in line]
     assert all(0.0 <= lag <= 2 * max(result["learner_updates"], 1) for lag in lags)

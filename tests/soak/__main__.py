@@ -28,13 +28,14 @@ class Flags:
     seed: int = 0
     """Of the kills and of the run."""
     every: float = 5.0
-    """Seconds from one kill to the next, on average."""
+    """Seconds from one kill to the next, on average; without kills, from one look to the next."""
     preset: str = "cartpole"
     """Of deploy/presets, or a TOML file."""
     actors: int = 2
     """Actor processes."""
     capacity: int = 8_000_000
-    """Transitions of the replay; it must hold all that is sent."""
+    """Transitions of the replay; it must hold all that is sent between two looks, and a kill and
+    what it takes to get over it may lie between them."""
     kills: int = 1 << 30
     """End after so many."""
     solve: bool = False

@@ -1,7 +1,8 @@
 """Was anything lost or doubled? What actors were told, against what lies in the storage file.
 
 For each session the inserts in the file must be 0, 1, 2, … without a gap and without a repetition,
-as far as the last one acknowledged at least, each with the content that was sent.
+as far as the last one acknowledged at least, each with the content that was sent. A full replay
+overwrites its oldest blocks, so each must be looked at before.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Audit:
 
     Args:
         ledger: directory of the actors' ledgers.
-        storage: the replay's file, with room for all that is ever sent.
+        storage: the replay's file, with room for all that is sent between two looks.
     """
 
     def __init__(self, ledger: Path, storage: Path) -> None:
@@ -56,18 +57,29 @@ class Audit:
         self.findings = Findings()
 
     def look(self) -> Findings:
-        """Compare what is new, while the run goes on."""
+        """Compare what is new, while the run goes on.
+
+        Raises ValueError when blocks were overwritten before they could be compared.
+        """
         self._read_ledger()
         # Of what comes in from here on nothing has been promised yet.
         promised = dict(self._acknowledged)
         file = StoredBlocks(self._storage)
         end = file.next_number
-        if end > file.slots + 1:
-            raise ValueError(f"the replay is full: {self._storage} must hold all that is sent")
-        for number in set(file.missing(end)) - self._absent:
-            self._absent.add(number)
-            self._tell("lost", f"block {number} is not in its slot")
+        missing = file.missing(end)
         stored = list(file.inserts(self._next, end))
+        # Whatever gave way while it was read is older than this.
+        oldest = file.oldest_number
+        if self._next < oldest:
+            raise ValueError(
+                f"{oldest - self._next} blocks were overwritten before they were compared: "
+                f"{self._storage} must hold all that is sent between two looks"
+            )
+        self._absent = {number for number in self._absent if number >= oldest}
+        for number in missing:
+            if number >= oldest and number not in self._absent:
+                self._absent.add(number)
+                self._tell("lost", f"block {number} is not in its slot")
         self._next = end
         self._read_ledger()
         for insert in stored:

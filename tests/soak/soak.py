@@ -30,7 +30,7 @@ class Options:
     preset: str = "cartpole"
     actors: int = 2
     capacity: int = 8_000_000
-    """Transitions; more than are ever inserted, so that nothing may be missing."""
+    """Transitions; more than are inserted between two looks, so that none is overwritten unseen."""
     most_kills: int = 1 << 30
     solve: bool = False
     """The preset's target is in force, and the run must reach it."""
@@ -65,7 +65,7 @@ def soak(options: Options, directory: Path) -> Result:
     try:
         with Watch(run) as watch:
             try:
-                _strike_on(options, run, killer, _victims(options, names), rng)
+                _strike_on(options, run, killer, audit, _victims(options, names), rng)
             except (TimeoutError, AssertionError, ValueError) as error:
                 failure = str(error)
             except RunEnded:
@@ -103,7 +103,12 @@ def _victims(options: Options, names: Sequence[str]) -> list[str]:
 
 
 def _strike_on(
-    options: Options, run: SoakRun, killer: Killer, victims: list[str], rng: random.Random
+    options: Options,
+    run: SoakRun,
+    killer: Killer,
+    audit: Audit,
+    victims: list[str],
+    rng: random.Random,
 ) -> None:
     """Raises RunEnded when the run has ended by itself."""
     deadline_s = time.monotonic() + 60 * options.minutes
@@ -124,4 +129,6 @@ def _strike_on(
         killer.strike(victim, pause)
         pause(options.every_s - (time.monotonic() - began_s))
     if options.solve or not victims:
-        pause(deadline_s - time.monotonic())
+        while (left_s := deadline_s - time.monotonic()) > 0.0:
+            pause(min(left_s, options.every_s))
+            audit.look()

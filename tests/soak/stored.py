@@ -1,7 +1,7 @@
 """A storage file, read by someone who knows its format from its description alone.
 
 Shares no code with what wrote it: header, then columns that begin with pages, in this order. It may
-be read while it is written, as long as no block gives way to another.
+be read while it is written; what is below `oldest_number` afterwards may have given way meanwhile.
 """
 
 import json
@@ -66,9 +66,19 @@ class StoredBlocks:
         """Blocks from this number on are not there yet."""
         return int(self._columns["counters"][NEXT_NUMBER])
 
+    @property
+    def oldest_number(self) -> int:
+        """Blocks below this number have given way to others, or to an insert that is on its way."""
+        number = self._columns["number"]
+        oldest = self.next_number - self.slots
+        end = self.next_number
+        while 1 <= oldest < end and number[oldest % self.slots] != oldest:
+            oldest += 1
+        return max(oldest, 1)
+
     def missing(self, before: int) -> list[int]:
-        """Numbers below `before` whose slots hold something else. Needs before ≤ slots + 1."""
-        numbers = np.arange(1, before)
+        """Numbers below `before`, of the newest that fit, whose slots hold something else."""
+        numbers = np.arange(max(before - self.slots, 1), before)
         found = self._columns["number"][numbers % self.slots]
         return [int(n) for n in numbers[found != numbers]]
 

@@ -2,7 +2,8 @@
 
 `python -m actor --processes auto`. Each is an actor like any other and joins the head by itself,
 which gives it its number. They are forked from a process that has imported everything, so all of
-them share what torch takes of the memory.
+them share what torch takes of the memory. With `--relay` one more takes the weights from the head
+for all of them (`actor/weight_relay.py`).
 """
 
 import faulthandler
@@ -12,13 +13,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import zmq
 
 from common.errors import (
     ConfigError,
@@ -48,6 +51,8 @@ HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code}
 """Exit codes of an actor that never acted which a restart cannot mend."""
 NO_HEAD = {HeadUnreachable.exit_code, JoinRefused.exit_code}
 """Exit codes of an actor that has waited for its head for long enough, or was turned away."""
+RELAY = "relay"
+"""Name of the process that does not act."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """What a container may use, as cgroup v2 tells it: microseconds of each period, or max."""
 
@@ -85,11 +90,15 @@ def run_processes(
     security: Security,
     log_level: str,
     stop: threading.Event,
+    *,
+    relay: bool = False,
 ) -> None:
     """Run that many actors until the head has ended them all, or `stop` is set.
 
     Args:
         options: fields of `actor.loop.ActorOptions`, whose module this process need not import.
+        relay: start a weight relay for them, too. It is restarted as they are; when it cannot be
+            kept alive, they go on with weights from the head.
 
     Raises ZapexError, in the words and with the exit code of the actor that cannot be kept alive;
     the others are ended before.
@@ -100,9 +109,11 @@ def run_processes(
         # wants this process to end.
         with handling_signals(_leave):
             _start_forkserver()
+            if relay:
+                host.start(RELAY)
             for i in range(count):
                 host.start(f"process {i}")
-        while host.alive and not stop.is_set():
+        while host.acting and not stop.is_set():
             host.poll()
     finally:
         host.stop()
@@ -143,13 +154,14 @@ class _Host:
     _restarts: Restarts = field(default_factory=Restarts)
 
     @property
-    def alive(self) -> bool:
-        return bool(self._children or self._due_s)
+    def acting(self) -> bool:
+        """Whether there is an actor, or will be again."""
+        return bool((self._children.keys() | self._due_s.keys()) - {RELAY})
 
     def start(self, name: str) -> None:
         ours, theirs = _CONTEXT.Pipe(duplex=False)
         words = (self.options, self.security, name, self.log_level, theirs)
-        process = _CONTEXT.Process(target=_act, args=words, name=name)
+        process = _CONTEXT.Process(target=_child_main, args=words, name=name)
         process.start()
         theirs.close()
         self._children[name] = _Child(name, process, ours)
@@ -197,6 +209,9 @@ class _Host:
         now_s = time.monotonic()
         hopeless = code in NO_HEAD or (code in HOPELESS and not child.acted)
         delay_s = None if hopeless else self._restarts.delay_s(child.name, now_s)
+        if delay_s is None and child.name == RELAY:
+            log.warning("%s: %s: the actors take their weights from the head", child.name, how)
+            return
         if delay_s is None:
             tries = "" if hopeless else f" ({self._restarts.most} restarts did not help)"
             error = RoleFailed(how + tries)
@@ -214,7 +229,7 @@ class _Host:
             pass
 
 
-def _act(
+def _child_main(
     options: Mapping[str, Any], security: Security, name: str, log_level: str, pipe: Connection
 ) -> None:
     """One of the processes; ends it with the error's exit code."""
@@ -230,11 +245,6 @@ def _act(
     if parent is not None:
         stop_with_parent(parent.sentinel, stop)
 
-    import torch
-
-    from actor.loop import ActorOptions, run_actor
-
-    torch.set_num_threads(1)
     acted = False
     hear_last_words(lambda error: pipe.send((acted, str(error))))
 
@@ -245,7 +255,8 @@ def _act(
 
     try:
         with SecureContext(security) as context:
-            run_actor(ActorOptions(**options), context, stop, ready)
+            run = _relay if name == RELAY else _act
+            run(options, context, stop, ready)
     except ZapexError as error:
         log.debug("failed", exc_info=True)
         pipe.send((acted, str(error)))
@@ -254,6 +265,32 @@ def _act(
         log.exception("unexpected")
         pipe.send((acted, f"unexpected {type(error).__name__}: {error}"))
         raise SystemExit(UNEXPECTED) from None
+
+
+def _act(
+    options: Mapping[str, Any],
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[str], None],
+) -> None:
+    import torch
+
+    from actor.loop import ActorOptions, run_actor
+
+    torch.set_num_threads(1)
+    run_actor(ActorOptions(**options), context, stop, ready)
+
+
+def _relay(
+    options: Mapping[str, Any],
+    context: zmq.Context[zmq.Socket[bytes]],
+    stop: threading.Event,
+    ready: Callable[[str], None],
+) -> None:
+    from actor.weight_relay import RelayOptions, run_weight_relay
+
+    same = {field.name for field in fields(RelayOptions)} & options.keys()
+    run_weight_relay(RelayOptions(**{name: options[name] for name in same}), context, stop, ready)
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")

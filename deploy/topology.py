@@ -231,9 +231,10 @@ def head_words(run_dir: Path, bind: str) -> list[str]:
     return ["deploy", "launch", "--resume", str(run_dir), "--actors-here", "0", "--bind", bind]
 
 
-def actor_words(head: str, processes: int | str = 1) -> list[str]:
-    """After `python -m`: the actors of one host."""
-    return ["actor", "--connect", head, "--processes", str(processes)]
+def actor_words(head: str, processes: int | str = 1, *, relay: bool = False) -> list[str]:
+    """After `python -m`: the actors of one host, with a weight relay of their own or without."""
+    words = ["actor", "--connect", head, "--processes", str(processes)]
+    return [*words, "--relay"] if relay else words
 
 
 def inference_words(head: str) -> list[str]:

@@ -3,6 +3,7 @@
 One run serves all tests; none of them ends it.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,11 +58,17 @@ def joined(head: str, host: Command, count: int) -> set[int]:
     return {m["pid"] for m in members if m["role"] == "actor"} & children(host)
 
 
-def test_a_killed_one_is_restarted_and_all_end_together(head: str, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [(signal.SIGKILL, "was killed by signal 9"), (signal.SIGTERM, "ended with exit code 143")],
+)
+def test_one_that_somebody_ends_is_restarted_and_all_end_together(
+    head: str, start: Start, number: signal.Signals, how: str
+) -> None:
     host = start("actor", "--connect", head, "--processes", "2", "--envs", "3")
     pids = joined(head, host, 2)
-    psutil.Process(min(pids)).kill()
-    host.line("was killed by signal 9: restarting in 0.2 s")
+    psutil.Process(min(pids)).send_signal(number)
+    host.line(f"{how}: restarting in 0.2 s")
     assert joined(head, host, 2) != pids
     host.process.terminate()
     assert host.wait() == 0

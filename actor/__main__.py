@@ -48,8 +48,8 @@ class Flags:
     """Compute Q-values for the actors of this host instead of acting, in a run with
     --inference host or gpu."""
     relay: bool = False
-    """Take weights from the head for all actors of this host instead of acting: they cross the
-    network once."""
+    """Take weights from the head for all actors of this host, which then cross the network once:
+    instead of acting or, with --processes, beside so many that do."""
     videos: Path | None = None
     """Directory for an evaluator's videos, in a run with --video-period."""
     keys: Path | None = None
@@ -80,8 +80,11 @@ def _run(flags: Flags) -> None:
     if flags.videos is not None and not flags.evaluator:
         raise ConfigError("--videos is where an --evaluator films: nobody else does")
     if flags.processes is not None:
-        if flags.evaluator or flags.inference or flags.relay:
-            raise ConfigError("--processes are actors: drop --evaluator, --inference and --relay")
+        if flags.evaluator or flags.inference:
+            raise ConfigError(
+                "--processes are actors, and a --relay if you say so: drop --evaluator and "
+                "--inference"
+            )
         if flags.number >= 0 or flags.metrics_port:
             raise ConfigError(
                 "--processes cannot share a --number or --metrics-port: drop it (0: "
@@ -105,7 +108,7 @@ def _run(flags: Flags) -> None:
             "join_timeout_s": flags.join_timeout,
         }
         count = process_count(flags.processes)
-        run_processes(count, options, security, flags.log_level, stop)
+        run_processes(count, options, security, flags.log_level, stop, relay=flags.relay)
     else:
         _act(flags, security, metrics, stop)
 
@@ -129,7 +132,12 @@ def _act(flags: Flags, security: Security, metrics: MetricsOptions, stop: thread
     )
     with SecureContext(security) as context:
         if flags.relay:
-            relaying = RelayOptions(flags.connect, number=flags.number, metrics=metrics)
+            relaying = RelayOptions(
+                flags.connect,
+                number=flags.number,
+                metrics=metrics,
+                join_timeout_s=flags.join_timeout,
+            )
             run_weight_relay(relaying, context, stop, lambda _: None)
         elif flags.inference:
             serving = InferenceOptions(

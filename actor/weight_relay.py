@@ -17,7 +17,7 @@ from common import codec, transport
 from common.codec import Frame
 from common.errors import MalformedMessage, Reason, WireError
 from common.exporter import NO_METRICS, MetricsOptions
-from common.membership import Membership
+from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import ACTING, Serving, Weights
 from common.metrics import Telemetry, Values
 from common.process import loopback_id
@@ -41,6 +41,8 @@ class RelayOptions:
     """Take over from the process of this host that had this number and died; −1: any."""
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
+    join_timeout_s: float = JOIN_TIMEOUT_S
+    """Wait so long to be taken in."""
 
 
 def run_weight_relay(
@@ -71,7 +73,7 @@ def run_weight_relay(
             metrics=options.metrics,
         ) as membership,
     ):
-        if membership.join(time.monotonic, stop) is not None:
+        if membership.join(time.monotonic, stop, options.join_timeout_s) is not None:
             relay = _WeightRelay(context, membership, outgoing, stop)
             try:
                 relay.run(endpoint, ready)

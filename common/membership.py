@@ -80,6 +80,8 @@ class Membership:
         address: the head's control address.
         role: actor, evaluator, inference or replay_server.
         num_envs: environments on the ε ladder; 0: as many as the configuration says.
+        preferred_number: take over from the process of this role and host that had it; −1: any.
+        alone: this host has one process of this role at a time: take over from whichever was there.
         metrics: where Prometheus gets what heartbeats tell.
 
     A context manager: leaving it says goodbye to the head, with the error if there is one.
@@ -93,6 +95,7 @@ class Membership:
         *,
         num_envs: int = 0,
         preferred_number: int = -1,
+        alone: bool = False,
         metrics: MetricsOptions = NO_METRICS,
     ) -> None:
         self._exporter = Exporter(metrics, security_of(context))
@@ -104,7 +107,7 @@ class Membership:
         self.rejections = Rejections(f"{prefix}_rejected_messages_total")
         """Everything that this process did not accept, of whomever."""
         self._num_envs = num_envs
-        self._number = preferred_number
+        self._number, self._alone = preferred_number, alone
         self._token = secrets.randbits(62)
         self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, address)
         self._next_poll_s = 0.0
@@ -245,7 +248,7 @@ class Membership:
         self._joining = True
         host = host_names.gethostname()
         # Only a first join stands in for a dead process; later this one holds its number itself.
-        take_over = self._number >= 0 and not self.joins
+        take_over = (self._number >= 0 or self._alone) and not self.joins
         self.send(
             Join(
                 self._role,

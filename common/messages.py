@@ -85,8 +85,9 @@ class Join(Message):
     preferred_number: int
     """Join under this number if it is free; −1: any."""
     take_over: bool
-    """A supervisor started this process in place of the one that had `preferred_number` on this
-    host and died: do not wait until that one counts as gone."""
+    """This process was started in place of the one that had `preferred_number` on this host and
+    died: do not wait until that one counts as gone. With −1: in place of whichever had its role
+    there, for a host that never has two."""
     token: int
     """Random, one for each joining process or thread: by it the head knows one that joins again."""
     machine: str = ""

@@ -19,12 +19,11 @@ from common.process import (
     ran_out,
     stop_with_parent,
 )
+from common.restarts import TERMINATED
 from common.security import SecureContext, announce, open_security
 from deploy.topology import RoleSpec, run_role
 
 READY, FAILED = "ready", "failed"
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a role that a signal stopped; for the learner a signal is a way to end the run."""
 
 
 def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> None:

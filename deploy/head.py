@@ -9,12 +9,13 @@ that crashed (docs/adr/0026-containers.md).
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,11 @@ from common.keys import (
     revoke_client,
 )
 from common.process import stop_on_signals
+from common.restarts import Ending, MemoryWatch, Patience, RestartPolicy
 from common.security import open_security
 from deploy import presets
+from learner.announcement import HEAD_FILE
 
-MAX_RESTARTS = 5
-"""Restarts of the learner within `RESTART_WINDOW_S` after which the run is given up."""
-RESTART_WINDOW_S = 60.0
 LOOK_S = 0.1
 ENDED = (0, 1)
 """Exit codes of a learner that came to the run's end: target reached, or missed."""
@@ -80,10 +80,9 @@ def head(argv: list[str]) -> int:
         preset_file = Path(directory) / "preset.toml"
         write_toml(config, preset_file)
         run_dir = str(options.run_dir)
-        code = _learn(
-            ["--auto-resume", "--run-dir", run_dir, "--config", str(preset_file), *learner_flags],
-            stop,
-        )
+        words = ["--auto-resume", "--run-dir", run_dir, "--config", str(preset_file)]
+        command = [sys.executable, "-m", "learner", *words, *learner_flags]
+        code = keep_learning(command, options.run_dir, stop)
     if options.linger and code in ENDED and not stop.is_set():
         _linger(learner_flags, stop)
     return code
@@ -118,26 +117,61 @@ def make_keys(client_file: Path, environment: Mapping[str, str] = os.environ) ->
         add_client(directory, client_file.stem, client_file)
 
 
-def _learn(flags: list[str], stop: threading.Event) -> int:
-    """The exit code of a learner that was not killed, or 128 + the signal of the last that was."""
-    restarts_s: list[float] = []
+def keep_learning(
+    command: Sequence[str],
+    run_dir: Path,
+    stop: threading.Event,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+) -> int:
+    """Run a learner, and again when it crashes or is killed (docs/adr/0021). What it explains is
+    final, and so is the run's end.
+
+    Returns its exit code, or 128 + the signal of the last that was killed.
+    """
+    policy, memory = RestartPolicy(patience), MemoryWatch()
     while True:
-        learner = subprocess.Popen([sys.executable, "-m", "learner", *flags])
-        while learner.poll() is None:
-            if stop.wait(LOOK_S):
-                learner.terminate()
-                learner.wait()
-        if learner.returncode >= 0:
-            return learner.returncode
-        now_s = time.monotonic()
-        restarts_s = [t for t in restarts_s if now_s - t < RESTART_WINDOW_S]
-        if stop.is_set() or len(restarts_s) >= MAX_RESTARTS:
-            return 128 - learner.returncode
-        restarts_s.append(now_s)
-        _say(
-            f"the learner was killed by signal {-learner.returncode}: it goes on from its newest "
-            "checkpoint"
+        learner = subprocess.Popen(command)
+        ready_s = _wait_for_end(learner, run_dir / HEAD_FILE, stop)
+        code = learner.returncode
+        if code >= 0:
+            return code
+        ending = Ending(
+            role="learner",
+            code=code,
+            explained=False,
+            ready_for_s=None if ready_s is None else time.monotonic() - ready_s,
+            out_of_memory=code == -signal.SIGKILL and memory.ran_out(),
         )
+        verdict = policy.decide(ending)
+        if stop.is_set() or verdict.backoff_s is None:
+            return 128 - code
+        _say(
+            f"the learner was killed by signal {-code}: it goes on from its newest checkpoint"
+            f"{verdict.tries}"
+        )
+        stop.wait(verdict.backoff_s)
+
+
+def _wait_for_end(
+    learner: "subprocess.Popen[bytes]", head_file: Path, stop: threading.Event
+) -> float | None:
+    """When it was ready, as time.monotonic(): it then says in its run directory where its head
+    listens. None: it never was."""
+    before_ns, ready_s = _written_ns(head_file), None
+    while learner.poll() is None:
+        if ready_s is None and _written_ns(head_file) not in (None, before_ns):
+            ready_s = time.monotonic()
+        if stop.wait(LOOK_S):
+            learner.terminate()
+            learner.wait()
+    return ready_s
+
+
+def _written_ns(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _linger(learner_flags: list[str], stop: threading.Event) -> None:

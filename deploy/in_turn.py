@@ -327,7 +327,7 @@ class InTurn:
             (evaluator.epoch, evaluator.incarnation),
             lambda: not self._stop.is_set(),
         )
-        storage = replay_storage(config, self._run_dir, 0)
+        storage = replay_storage(config, self._run_dir)
         self._ends.enter_context(only_writer(storage))
         self._table = build_table(manifest, storage, (replay.epoch, replay.incarnation))
         for welcome in welcomes:

@@ -17,8 +17,8 @@ from typing import Any
 
 from common.call_cells import CELLS, SINCE_S, Call, Cells, call_in, cells_in, place_in
 from common.errors import EnvironmentFault, RoleFailed, ZapexError
+from common.restarts import Ending, MemoryWatch, Patience, RestartPolicy
 from deploy.child import FAILED, READY, child_main
-from deploy.restarts import Ending, MemoryWatch, RestartPolicy
 from deploy.topology import RoleSpec
 
 STOP_S = 5.0
@@ -67,6 +67,7 @@ class Supervisor:
     say: Callable[[str], None]
     stopping: Callable[[], bool] = lambda: False
     children: dict[str, _Child] = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
     restarts: int = 0
     """Of all roles, since the run began."""
     _scheduled: list[_Restart] = field(default_factory=list)
@@ -198,7 +199,7 @@ class Supervisor:
         )
         if ending.out_of_memory:
             how += " when its host had run out of memory"
-        verdict = self._policies.setdefault(name, RestartPolicy()).decide(ending)
+        verdict = self._policies.setdefault(name, RestartPolicy(self.patience)).decide(ending)
         if verdict.backoff_s is None:
             raise _failure(code, f"{name}: {how}{verdict.tries}{doing}")
         self.restarts += 1

@@ -231,9 +231,10 @@ def head_words(run_dir: Path, bind: str) -> list[str]:
     return ["deploy", "launch", "--resume", str(run_dir), "--actors-here", "0", "--bind", bind]
 
 
-def actor_words(head: str, processes: int | str = 1) -> list[str]:
-    """After `python -m`: the actors of one host."""
-    return ["actor", "--connect", head, "--processes", str(processes)]
+def actor_words(head: str, processes: int | str = 1, *, relay: bool = False) -> list[str]:
+    """After `python -m`: the actors of one host, with a weight relay of their own or without."""
+    words = ["actor", "--connect", head, "--processes", str(processes)]
+    return [*words, "--relay"] if relay else words
 
 
 def inference_words(head: str) -> list[str]:
@@ -262,26 +263,28 @@ def replay_names(config: Config) -> list[str]:
     return [f"replay_server-{number}" for number in range(config.replay_servers)]
 
 
-def replay_storage(config: Config, run_dir: Path, number: int) -> Path | None:
+def replay_storage(config: Config, run_dir: Path) -> Path | None:
     """The file that a replay server of the launcher's keeps its experience in, if it is to have
-    one."""
-    suffix = f"-{number}" if config.replay_servers > 1 else ""
+    one; where there are several, each adds its number."""
     if config.replay_storage == "file":
-        return run_dir / "replay" / f"storage{suffix}"
+        return run_dir / "replay" / "storage"
     if config.replay_storage == "shm":
         # Runs of the same name in different directories are different runs.
         digest = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()
-        return Path("/dev/shm") / f"zapex-{run_dir.name}-{digest[:8]}{suffix}"
+        return Path("/dev/shm") / f"zapex-{run_dir.name}-{digest[:8]}"
     return None
 
 
 def discard_shared_memory(config: Config, run_dir: Path) -> None:
     """Give back what a run's experience takes in /dev/shm: at its end, and before a new run in the
     same directory, for one that was killed with its launcher has left it there."""
-    for number in range(config.replay_servers):
-        storage = replay_storage(config, run_dir, number)
-        if storage is not None and config.replay_storage == "shm":
-            storage.unlink(missing_ok=True)
+    # Imported here, as below.
+    from replay_server.placement import numbered
+
+    storage = replay_storage(config, run_dir)
+    if storage is not None and config.replay_storage == "shm":
+        for number in range(config.replay_servers):
+            numbered(storage, number, config.replay_servers).unlink(missing_ok=True)
 
 
 def run_role(
@@ -312,7 +315,7 @@ def run_role(
     elif spec.role == "replay_server":
         from replay_server.server import ReplayOptions, run_replay_server
 
-        storage = replay_storage(spec.config, spec.run_dir, spec.number)
+        storage = replay_storage(spec.config, spec.run_dir)
         run_replay_server(
             ReplayOptions(
                 spec.head,

@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from learner.run_metrics import RunMetrics
 Reply = tuple[bytes, Message]
 
 SILENCE_S = 15.0
+ANY_NUMBER = -1
 RECENT_EPISODES = 100
 RECENT_OF_ENV = 20
 MAX_NEW_EPISODES = 10_000
@@ -174,6 +176,9 @@ class Head:
         self._replaced = {m.number for m in replaced if m.role == "replay_server"}
         replies = self._remove(replaced)
         self._replaced = set()
+        if replaced and join.preferred_number == ANY_NUMBER:
+            # Its files are known by its number.
+            join = replace(join, preferred_number=min(m.number for m in replaced))
         if join.role == "replay_server":
             reason = self._reason_against(join)
             if reason:
@@ -208,7 +213,7 @@ class Head:
             return True
         if (member.role, member.host) != (join.role, join.host):
             return False
-        successor = join.take_over and member.number == join.preferred_number
+        successor = join.take_over and join.preferred_number in (member.number, ANY_NUMBER)
         return successor or member.token == join.token
 
     def _admit(self, peer: bytes, join: Join, now_s: float) -> list[Reply]:

@@ -17,6 +17,7 @@ FIXED_ON_RESUME = (
     "block_length",
     "n_step",
     "replay_capacity",
+    "replay_servers",
 )
 """What the stored experience depends on."""
 

@@ -1,5 +1,6 @@
 """`python -m replay_server --connect tcp://HEAD:5550`: serves the replay of that head's run."""
 
+import socket
 import sys
 import threading
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.membership import JOIN_TIMEOUT_S
 from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
@@ -24,16 +26,21 @@ class Flags:
     """Where actors and learner reach this server; port 0 takes a free one."""
     advertise: str = ""
     """Where others reach this server if that is not where it listens, such as tcp://NAME:PORT with
-    the name of a container or a service."""
+    the name of a container or a service. tcp://:PORT: under this host's own name."""
     storage: Path | None = None
-    """File that keeps the experience and survives this process; none: memory."""
+    """File that keeps the experience and survives this process; none: memory. In a run with several
+    replay servers each adds its number to the name, so that all can be told the same."""
     keys: Path | None = None
     """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
     says, or no keys."""
     insecure: bool = False
     """Allow an address that other hosts can reach, without keys."""
     number: int = -1
-    """0 takes over at once from a server of this host that died; −1: refused until it is missed."""
+    """Takes over at once from the server of this host that had it and died; −1: any number, and
+    refused until one that died is missed."""
+    take_over: bool = False
+    """This host never has two replay servers, as a container: take over at once from whichever was
+    here and died, and its number."""
     join_timeout: float = JOIN_TIMEOUT_S
     """Seconds to wait to be taken in before giving up."""
     stop_at_eof: bool = False
@@ -56,6 +63,8 @@ def main() -> int:
 def _run(flags: Flags) -> None:
     from replay_server.server import ReplayOptions, run_replay_server
 
+    if flags.take_over and flags.number >= 0:
+        raise ConfigError("--take-over takes over the number, too: drop --number")
     security = open_security(flags.keys, insecure=flags.insecure)
     configure_logging(flags.log_level)
     announce(security)
@@ -70,10 +79,16 @@ def _run(flags: Flags) -> None:
         number=flags.number,
         metrics=MetricsOptions(flags.metrics_port, flags.metrics_host),
         join_timeout_s=flags.join_timeout,
-        advertise=flags.advertise,
+        advertise=_with_host(flags.advertise),
+        alone=flags.take_over,
     )
     with SecureContext(security) as context:
         run_replay_server(options, context, stop, lambda _: None)
+
+
+def _with_host(address: str) -> str:
+    port = address.removeprefix("tcp://:")
+    return address if port == address else f"tcp://{socket.gethostname()}:{port}"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ _MEMORY_FILES = (
 """Limit, use, and what of it gives way at once: of control groups version 2, and of version 1."""
 
 
+def numbered(path: Path, number: int, servers: int) -> Path:
+    """The storage file of one of a run's replay servers, all of which may be told the same path."""
+    return path if servers == 1 else path.with_name(f"{path.name}-{number}")
+
+
 def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
     """`nbytes` bytes that begin with `header`, page-aligned, all reserved.
 

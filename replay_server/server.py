@@ -34,7 +34,7 @@ from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.checks import MAX_INSERT_BYTES
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
-from replay_server.placement import in_shared_memory
+from replay_server.placement import in_shared_memory, numbered
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
@@ -58,7 +58,8 @@ class ReplayOptions:
     bind: str = "tcp://127.0.0.1:0"
     """Where actors and learner reach this server; port 0 takes a free one."""
     storage: Path | None = None
-    """File that holds the experience and survives this process; none: memory."""
+    """File that holds the experience and survives this process, as `numbered` has it; none:
+    memory."""
     number: int = -1
     """Take over from the process of this host that had this number and died; −1: any."""
     metrics: MetricsOptions = NO_METRICS
@@ -69,6 +70,8 @@ class ReplayOptions:
     """How long it waits to be taken in."""
     advertise: str = ""
     """Where others reach this server, if that is not where it listens."""
+    alone: bool = False
+    """This host never has two replay servers: take over from whichever was here and died."""
 
 
 def build_table(
@@ -148,6 +151,7 @@ def run_replay_server(
             options.connect,
             "replay_server",
             preferred_number=options.number,
+            alone=options.alone,
             metrics=options.metrics,
         ) as membership,
         contextlib.ExitStack() as stack,
@@ -157,20 +161,22 @@ def run_replay_server(
             return
         actors = manifest.config.actors
         allow_descriptors(actors, f"the replay server of a run with {actors} actors")
-        stack.enter_context(only_writer(options.storage))
+        number, servers = membership.welcome.number, manifest.config.replay_servers
+        path = None if options.storage is None else numbered(options.storage, number, servers)
+        stack.enter_context(only_writer(path))
         since_s = time.perf_counter()
         table = stack.enter_context(
             contextlib.closing(
                 build_table(
                     manifest,
-                    options.storage,
+                    path,
                     (membership.welcome.epoch, membership.welcome.incarnation),
                     membership.rejections,
                 )
             )
         )
         flusher = stack.enter_context(
-            Flusher(_on_disk(options.storage), manifest.config.replay_flush_period_s)
+            Flusher(_on_disk(path), manifest.config.replay_flush_period_s)
         )
         log.info("the replay is there after %.2f s", time.perf_counter() - since_s)
         log.info("restored transitions: %d", table.sampler.size)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.errors import ConfigError, EnvironmentFault, RoleFailed
-from common.restarts import Restarts
+from common.restarts import Ending, Patience, RestartPolicy
 
 STOP_S = 10.0
 """What has not ended so long after it was asked to is left to end by itself."""
 STOP_POLL_S = 0.05
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 30.0
+PATIENCE = Patience(first_backoff_s=1.0, last_backoff_s=30.0, endless=True)
 HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code}
 """Exit codes that would be the same again."""
 
@@ -80,7 +80,8 @@ class Fleet:
         self._due_s: dict[str, float] = {}
         """Of those that are to be started again."""
         self._hopeless: dict[str, Ended] = {}
-        self._restarts = Restarts(FIRST_BACKOFF_S, LAST_BACKOFF_S, most=None, window_s=300.0)
+        self._started_s: dict[str, float] = {}
+        self._policies: dict[str, RestartPolicy] = {}
 
     def start(self, head: str) -> None:
         """Start all of them; they join that head."""
@@ -102,6 +103,7 @@ class Fleet:
         self._running.discard(name)
         self._due_s.pop(name, None)
         self._hopeless.pop(name, None)
+        self._policies.pop(name, None)
 
     def poll(self) -> None:
         """See who ended; start again who is due.
@@ -135,6 +137,7 @@ class Fleet:
         self._due_s.clear()
 
     def _start(self, name: str) -> None:
+        self._started_s[name] = self._now_s()
         self._places[name].start(self._head)
         self._running.add(name)
 
@@ -152,12 +155,14 @@ class Fleet:
                 raise error
             self._say(f"{name}: {ended.words}: the run goes on without it")
             return
-        first = self._restarts.recent(name, now_s) == 0
-        delay_s = self._restarts.delay_s(name, now_s) or 0.0
-        self._due_s[name] = now_s + delay_s
+        # Whether it worked is not known here: it is taken to have done so for as long as it lasted.
+        lasted_s = now_s - self._started_s[name]
+        policy = self._policies.setdefault(name, RestartPolicy(PATIENCE))
+        verdict = policy.decide(Ending("place", ended.exit_code, bool(ended.words), lasted_s))
+        self._due_s[name] = now_s + (verdict.backoff_s or 0.0)
         log.warning("%s: %s (exit code %d)", name, ended.words, ended.exit_code)
-        if first:
+        if verdict.attempt == 1:
             self._say(
-                f"{name}: {ended.words}: trying again, every {LAST_BACKOFF_S:.0f} s at last; "
-                "the run goes on meanwhile"
+                f"{name}: {ended.words}: trying again, every {PATIENCE.last_backoff_s:.0f} s at "
+                "last; the run goes on meanwhile"
             )

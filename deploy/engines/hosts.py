@@ -53,6 +53,8 @@ class HostTable(_Table):
     """From `dir`."""
     actors: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Actor processes; auto: one for each core."""
+    relay: bool = False
+    """One more process there takes the weights from the head for all its actors."""
     inference: bool = False
     """One process there computes the Q-values of all its actors, in a run with --inference host."""
     replay: str = ""
@@ -116,6 +118,12 @@ def read_hosts(path: Path) -> HostsFile:
         raise ConfigError(f"{path}: a host is named twice: {', '.join(sorted(names))}")
     if sum(bool(host.replay) for host in file.hosts) > 1:
         raise ConfigError(f"{path}: a run has one replay server: say replay for one host alone")
+    for host in file.hosts:
+        if host.relay and host.actors == 0:
+            raise ConfigError(
+                f"{path}: {host.name}: a relay is for the actors of its host: give it actors, or "
+                "drop relay"
+            )
     return file
 
 
@@ -203,7 +211,7 @@ class Hosts:
         self.file = read_hosts(path)
         self._changed_ns = path.stat().st_mtime_ns
         self._tables = {host.name: host for host in self.file.hosts}
-        commands = [c for host in self.file.hosts for c in self._commands(host)]
+        commands = [c for host in self.file.hosts for c in self.commands(host)]
         self._fleet = Fleet(commands, say, alone=self.file.head.actors == 0)
 
     def start(self, endpoint: str) -> None:
@@ -234,16 +242,17 @@ class Hosts:
             return
         gone = [h for h in self._tables.values() if tables.get(h.name) != h]
         new = [h for h in tables.values() if self._tables.get(h.name) != h]
-        for command in [c for host in gone for c in self._commands(host)]:
+        for command in [c for host in gone for c in self.commands(host)]:
             self._fleet.drop(command.name)
-        for command in [c for host in new for c in self._commands(host)]:
+        for command in [c for host in new for c in self.commands(host)]:
             self._fleet.add(command)
         for what, some in (("left", gone), ("joined", new)):
             if some:
                 self._say(f"{self._path}: {', '.join(h.name for h in some)} {what}")
         self._tables = tables
 
-    def _commands(self, host: HostTable) -> list[SshCommand]:
+    def commands(self, host: HostTable) -> list[SshCommand]:
+        """What is to run on that host."""
         commands: list[tuple[str, Callable[[str], list[str]]]] = []
         if host.replay:
             storage = Path(host.storage) if host.storage else None
@@ -257,7 +266,9 @@ class Hosts:
         if host.inference:
             commands.append(("inference", inference_words))
         if host.actors:
-            commands.append(("actors", lambda head: actor_words(head, host.actors)))
+            commands.append(
+                ("actors", lambda head: actor_words(head, host.actors, relay=host.relay))
+            )
         return [
             SshCommand(f"{host.name} {role}", host, words, self._logs / f"{host.name}-{role}.log")
             for role, words in commands

@@ -22,7 +22,7 @@ from typing import Any
 from common import transport
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
-from common.restarts import Restarts
+from common.restarts import Ending, Patience, RestartPolicy
 from common.security import Security
 from deploy.engines.fleet import Ended, Fleet
 from deploy.engines.options import Placing, check_reachable
@@ -126,18 +126,21 @@ def run_on_ray(
 
         places = [RayPlace(ray, f"actor-{i}", actors, actor, logs) for i in range(actors.count)]
         fleet = Fleet(places, view.say)
-        restarts = Restarts(first_s=1.0)
+        policy = RestartPolicy(Patience(first_backoff_s=1.0))
         while not stop.is_set():
-            ended = _run_head(ray, head, words, logs, fleet, stop, view, security)
+            ended, worked_s = _run_head(ray, head, words, logs, fleet, stop, view, security)
             if ended is None or ended.exit_code in (0, 1):
                 return
-            delay_s = restarts.delay_s("head", time.monotonic())
-            if ended.exit_code != _LOST or delay_s is None:
+            # A node that goes takes the head with it from outside; whatever else ends the head, its
+            # launcher has tried to mend.
+            lost = ended.exit_code == _LOST
+            verdict = policy.decide(Ending("head", -signal.SIGKILL, not lost, worked_s))
+            if not lost or verdict.backoff_s is None:
                 error = RoleFailed(ended.words)
                 error.exit_code = ended.exit_code if ended.exit_code > 0 else error.exit_code
                 raise error
             view.say(f"head: {ended.words}: starting it again, from its newest checkpoint")
-            stop.wait(delay_s)
+            stop.wait(verdict.backoff_s)
 
 
 _LOST = -1
@@ -230,32 +233,37 @@ def _run_head(
     stop: threading.Event,
     view: LiveView,
     security: Security,
-) -> Ended | None:
-    """The head's group and, as long as it lives, the actors. None: stopped before it had a node."""
+) -> tuple[Ended | None, float | None]:
+    """The head's group and, as long as it lives, the actors. Returns how it ended (None: stopped
+    before it had a node), and for how many seconds it had answered (None: it never did)."""
     place = RayPlace(ray, "head", group, lambda _: [], logs)
     place.place()
     try:
         try:
             node = _wait_for_node(ray, place, group.needs, stop, view)
         except ray.exceptions.RayError:
-            return Ended(_LOST, "its node is gone")
+            return Ended(_LOST, "its node is gone"), None
         if node is None:
-            return None
+            return None, None
         command = words(node[1])
         listens_at = command[command.index("--bind") + 1]
         address = transport.reachable(listens_at, f"tcp://{node[0]}:0")
         place.run(command)
         view.show_head(address)
         fleet.start(address)
+        answered_s: float | None = None
         with contextlib.closing(StatusClient(address, security=security)) as status:
             while (ended := place.ended()) is None:
                 fleet.poll()
-                view.update(status.latest())
+                latest = status.latest()
+                if latest is not None and answered_s is None:
+                    answered_s = time.monotonic()
+                view.update(latest)
                 if stop.wait(POLL_S):
                     view.say("stopping: writing a checkpoint")
                     place.ask_to_stop()
-                    return _wait_for_end(place)
-        return ended
+                    return _wait_for_end(place), None
+        return ended, None if answered_s is None else time.monotonic() - answered_s
     finally:
         fleet.stop()
         place.abandon()

@@ -6,6 +6,7 @@ ZAPEX_TORCH_INDEX say otherwise.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,54 @@ def test_a_run_outlives_its_containers_and_reaches_its_target(project: Project) 
     # Whoever starts a run that has ended is told so, with its exit code.
     ended = project.compose("up", "--no-build", "--no-deps", "learner", check=False)
     assert "the run in /runs/cartpole has ended" in ended
+
+
+def test_two_replay_servers_share_the_experience_and_come_back_with_their_shares(
+    project: Project,
+) -> None:
+    project.environment["ZAPEX_REPLAY_SERVERS"] = "2"
+    project.environment["ZAPEX_OPTIONS"] = "--target-return none"
+    project.compose("up", "--detach", "--no-build", "--scale", "actor=2")
+    until(lambda: "training began" in project.log("learner"), "training began")
+    servers = project.containers("replay_server")
+    until(lambda: all(numbers(server) for server in servers), "both have a number")
+    before = {server: numbers(server) for server in servers}
+    assert sorted(before.values()) == [[0], [1]]
+    until(lambda: {0, 1} == stored(project), "the learner reads from both")
+
+    # One process dies, and the engine starts its container again.
+    victim = servers[0]
+    python(victim, signalled("replay_server", "SIGKILL"))
+    until(lambda: len(numbers(victim)) == 2, "it is in the run again")
+    assert numbers(victim) == 2 * before[victim]
+    until(lambda: len(restored(victim)) == 2, "it has its file")
+    assert restored(victim)[1] > 0
+
+    # Both at once, as when the machine goes down, and `up` brings them back.
+    run("docker", "kill", *servers)
+    project.compose("up", "--detach", "--no-build", "--scale", "actor=2")
+    until(lambda: len(numbers(servers[1])) == 2, "the other one is in the run again")
+    until(lambda: len(numbers(victim)) == 3, "and so is the first")
+    assert {server: numbers(server)[-1:] for server in servers} == before
+
+
+def numbers(container: str) -> list[int]:
+    """What the head has called a replay server, each time that it joined."""
+    log = run("docker", "logs", container)
+    return [int(n) for n in re.findall(r"joined the run cartpole as replay_server (\d+)", log)]
+
+
+def restored(container: str) -> list[int]:
+    """Transitions that a replay server found in its file, each time that it was started."""
+    return [
+        int(n) for n in re.findall(r"restored transitions: (\d+)", run("docker", "logs", container))
+    ]
+
+
+def stored(project: Project) -> set[int]:
+    """Numbers of the files that the learner reads transitions from."""
+    found = re.findall(r"are read from /runs/cartpole/replay/storage-(\d)", project.log("learner"))
+    return {int(number) for number in found}
 
 
 def read(project: Project, path: str) -> str:

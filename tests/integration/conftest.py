@@ -3,7 +3,7 @@
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts `python -m WORDS` in the test's directory; whatever is left at the end is killed."""
     commands: list[Command] = []
 
-    def start(*words: str) -> Command:
-        commands.append(Command(tmp_path, *words))
+    def start(*words: str, within: Sequence[str] = ()) -> Command:
+        commands.append(Command(tmp_path, *words, within=within))
         return commands[-1]
 
     yield start

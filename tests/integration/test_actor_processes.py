@@ -3,6 +3,7 @@
 One run serves all tests; none of them ends it.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,16 +58,76 @@ def joined(head: str, host: Command, count: int) -> set[int]:
     return {m["pid"] for m in members if m["role"] == "actor"} & children(host)
 
 
-def test_a_killed_one_is_restarted_and_all_end_together(head: str, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [(signal.SIGKILL, "was killed by signal 9"), (signal.SIGTERM, "ended with exit code 143")],
+)
+def test_one_that_somebody_ends_is_restarted_and_all_end_together(
+    head: str, start: Start, number: signal.Signals, how: str
+) -> None:
     host = start("actor", "--connect", head, "--processes", "2", "--envs", "3")
     pids = joined(head, host, 2)
-    psutil.Process(min(pids)).kill()
-    host.line("was killed by signal 9: restarting in 0.2 s")
+    psutil.Process(min(pids)).send_signal(number)
+    host.line(f"{how}: restarting in 0.2 s")
     assert joined(head, host, 2) != pids
     host.process.terminate()
     assert host.wait() == 0
     assert host.nothing_left()
     status(head, lambda now: not any(m["num_envs"] == 3 for m in now["members"]))
+
+
+def relays(now: dict[str, Any], pids: set[int]) -> set[int]:
+    """Which of these processes are relays that have passed weights on."""
+    members = (m for m in now["members"] if m["role"] == "relay" and m["pid"] in pids)
+    return {m["pid"] for m in members if m["values"].get("relay_versions_total", 0.0) > 0}
+
+
+def take_weights_from(relay: int, pids: set[int]) -> bool:
+    """Whether all these processes are connected to where that one listens."""
+    listening = psutil.Process(relay).net_connections("tcp")
+    (port,) = {c.laddr.port for c in listening if c.status == psutil.CONN_LISTEN}
+    return all(
+        port in {c.raddr.port for c in psutil.Process(pid).net_connections("tcp") if c.raddr}
+        for pid in pids
+    )
+
+
+def test_a_relay_among_them_serves_them_and_is_restarted_like_them(head: str, start: Start) -> None:
+    host = start("actor", "--connect", head, "--processes", "2", "--relay")
+    pids = joined(head, host, 2)
+
+    def relay() -> int:
+        now = status(head, lambda now: bool(relays(now, children(host))))
+        return relays(now, children(host)).pop()
+
+    first = relay()
+    until(lambda: take_weights_from(first, pids), "the actors to take weights from the relay")
+    psutil.Process(first).kill()
+    host.line("relay: was killed by signal 9: restarting in 0.2 s")
+    second = relay()
+    until(lambda: take_weights_from(second, pids), "the same actors to follow it")
+    host.process.terminate()
+    assert host.wait() == 0
+    assert host.nothing_left()
+
+
+def test_when_a_relay_dies_for_good_actors_take_weights_from_the_head(
+    head: str, start: Start
+) -> None:
+    relay = start("actor", "--connect", head, "--relay")
+    host = start("actor", "--connect", head, "--processes", "1")
+    pids = joined(head, host, 1)
+    status(head, lambda now: len(relays(now, {relay.process.pid})) == 1)
+    until(lambda: take_weights_from(relay.process.pid, pids), "the actor to follow the relay")
+    relay.process.kill()
+    killed_at = status(head)["learner"]["updates"]
+
+    def newer(now: dict[str, Any]) -> bool:
+        ours = [m["values"] for m in now["members"] if m["pid"] in pids]
+        return any(values.get("actor_weights_version", 0.0) > killed_at for values in ours)
+
+    status(head, newer)
+    assert joined(head, host, 1) == pids
 
 
 def test_when_the_parent_is_killed_the_actors_end(head: str, start: Start) -> None:
@@ -124,7 +185,7 @@ def test_a_clock_of_its_own_does_not_matter(head: str, start: Start, tmp_path: P
 
 REFUSED = [
     ("--processes 0", 2, "--processes 0: must be at least 1, or auto"),
-    ("--processes 2 --evaluator", 2, "--processes are actors"),
+    ("--processes 2 --evaluator", 2, "--processes are actors, and a --relay if you say so"),
     ("--processes 2 --number 1", 2, "cannot share a --number"),
     ("--processes 2 --metrics-port 9000", 2, "(0: each takes a free port)"),
     ("--connect tcp://no.such.host.invalid:1 --join-timeout 0.5", 5,

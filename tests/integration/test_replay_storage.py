@@ -39,7 +39,7 @@ BY_WIRE = "batches come over the wire: the replay server keeps its experience in
 @pytest.fixture
 def shm_file(tmp_path: Path) -> Iterator[Path]:
     """Of the run in the test's directory `run`, if it is to live in /dev/shm."""
-    path = replay_storage(Config(replay_storage="shm"), tmp_path / "run", 0)
+    path = replay_storage(Config(replay_storage="shm"), tmp_path / "run")
     assert path is not None
     yield path
     path.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def restored(run_dir: Path) -> list[int]:
 
 def test_each_run_has_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def place(storage: str, run_dir: Path) -> Path | None:
-        return replay_storage(Config.model_validate({"replay_storage": storage}), run_dir, 0)
+        return replay_storage(Config.model_validate({"replay_storage": storage}), run_dir)
 
     run, namesake = tmp_path / "a" / "run", tmp_path / "b" / "run"
     assert place("memory", run) is None

@@ -1,13 +1,24 @@
-"""How many actor processes a host gets."""
+"""How many actor processes a host gets, and how long it keeps them."""
 
+import contextlib
 import logging
 import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actor import processes
 from actor.processes import process_count, usable_cores
-from common.errors import ConfigError
+from common.errors import ConfigError, RoleFailed
+from common.restarts import MAX_FAILURES, Patience
+from common.security import Security
+from tests.waiting import wait_until
 
 HERE = len(os.sched_getaffinity(0))
 
@@ -53,3 +64,109 @@ def test_more_processes_than_cores_are_said(
 def test_less_than_one_process_is_refused(wanted: int) -> None:
     with pytest.raises(ConfigError, match=f"--processes {wanted}: must be at least 1"):
         process_count(wanted)
+
+
+# --------------------------------------------------------------------------------------- restarts
+
+
+def scripted_child(
+    options: Mapping[str, Any], security: Security, name: str, log_level: str, pipe: Connection
+) -> None:
+    """In place of an actor or a relay: does what `script` of its name says. Its starts are counted
+    in a file."""
+    starts = Path(options["directory"]) / name
+    with starts.open("a") as file:
+        file.write("start\n")
+    for word in options[name].split():
+        what, _, value = word.partition("=")
+        if what == "ready":
+            pipe.send("")
+        elif what == "explain":
+            pipe.send(f"the {value} is missing")
+        elif what == "exit":
+            sys.exit(int(value))
+        elif what == "killed":
+            os.kill(os.getpid(), int(value))
+        elif what == "stay":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, processes.SIGNALS)
+            threading.Event().wait()
+
+
+Hosts = Callable[..., processes._Host]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    """Makes one whose processes follow a script each; the first starts are done."""
+    monkeypatch.setattr(processes, "_child_main", scripted_child)
+    with contextlib.ExitStack() as stack:
+
+        def make(**scripts: str) -> processes._Host:
+            options = {"directory": str(tmp_path), **scripts}
+            made = processes._Host(options, Security(), "info", Patience(0.01, 0.02))
+            stack.callback(made.stop)
+            for name in scripts:
+                made.start(name)
+            return made
+
+        yield make
+
+
+def starts(tmp_path: Path, name: str) -> int:
+    return len((tmp_path / name).read_text().splitlines()) if (tmp_path / name).exists() else 0
+
+
+def polled_until(host: processes._Host, condition: Callable[[], bool], what: str) -> None:
+    def turn() -> bool:
+        host.poll()
+        return condition()
+
+    wait_until(turn, what)
+
+
+def test_one_that_keeps_failing_ends_all_in_its_own_words(host: Hosts, tmp_path: Path) -> None:
+    made = host(fails="ready explain=simulator exit=4", acts="ready stay")
+    with pytest.raises(RoleFailed) as raised:
+        polled_until(made, lambda: False, "it gives up")
+    assert str(raised.value) == "the simulator is missing (5 restarts did not help)"
+    assert raised.value.exit_code == 4
+    assert starts(tmp_path, "fails") == 1 + MAX_FAILURES
+    assert starts(tmp_path, "acts") == 1
+
+
+@pytest.mark.parametrize(
+    "script", ["explain=simulator exit=4", "ready explain=head exit=5", "explain=key exit=5"]
+)
+def test_what_is_hopeless_is_not_tried_again(host: Hosts, tmp_path: Path, script: str) -> None:
+    made = host(fails=script)
+    with pytest.raises(RoleFailed, match=r"the (simulator|head|key) is missing$"):
+        polled_until(made, lambda: False, "it gives up")
+    assert starts(tmp_path, "fails") == 1
+
+
+@pytest.mark.parametrize("how", ["killed=9", "exit=143", "exit=9"])
+def test_one_that_is_ended_from_outside_is_started_again_more_often_than_one_that_fails(
+    host: Hosts, tmp_path: Path, how: str
+) -> None:
+    """By SIGKILL, by SIGTERM, and by its own memory limit."""
+    made = host(acts=f"ready {how}")
+    polled_until(made, lambda: starts(tmp_path, "acts") > 1 + MAX_FAILURES, "one restart more")
+
+
+def test_a_relay_that_keeps_failing_leaves_the_actors_to_the_head(
+    host: Hosts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = host(acts="ready stay", relay="ready explain=port exit=6")
+    polled_until(made, lambda: "take their weights" in caplog.text, "it is given up")
+    assert caplog.messages[-1] == (
+        "relay: the port is missing (5 restarts did not help): "
+        "the actors take their weights from the head"
+    )
+    assert made.acting
+    assert starts(tmp_path, "acts") == 1
+
+
+def test_a_relay_alone_does_not_keep_a_host(host: Hosts, tmp_path: Path) -> None:
+    made = host(acts="ready exit=0", relay="ready stay")
+    polled_until(made, lambda: not made.acting, "the actor's end")
+    assert starts(tmp_path, "relay") <= 1

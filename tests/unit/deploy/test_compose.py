@@ -17,7 +17,7 @@ import actor.__main__
 import learner.__main__
 import replay_server.__main__
 from common import health
-from common.config import read_toml
+from common.config import Config, read_toml
 from common.flags import parse
 from deploy import presets
 from deploy.head import HeadOptions
@@ -109,10 +109,16 @@ def test_flags_are_those_of_the_program(role: str, variables: dict[str, str]) ->
         assert flags.envs == int(variables.get("ZAPEX_ENVS", "0"))
 
 
+def configured(role: str, **variables: str) -> Config:
+    """The configuration that a head's words make."""
+    rest = words(role, **variables)[2:]
+    options, flags = tyro.cli(HeadOptions, args=rest, return_unknown_args=True)
+    base = presets.load(options.preset)
+    return parse(learner.__main__.Flags, flags, prog="learner", base=base)[1]
+
+
 def test_options_of_the_learner_can_be_said() -> None:
-    rest = words("learner", ZAPEX_OPTIONS="--seed 3 --total-env-steps 5_000")[2:]
-    _, flags = tyro.cli(HeadOptions, args=rest, return_unknown_args=True)
-    config = parse(learner.__main__.Flags, flags, prog="learner", base=presets.load("cartpole"))[1]
+    config = configured("learner", ZAPEX_OPTIONS="--seed 3 --total-env-steps 5_000")
     assert (config.seed, config.total_env_steps) == (3, 5_000)
 
 
@@ -124,7 +130,20 @@ def test_roles_meet_where_they_listen() -> None:
     for role in ("replay_server", "actor", "evaluator"):
         assert parsed(role).connect == f"tcp://learner:{port}"
     replay = parsed("replay_server")
-    assert replay.advertise == f"tcp://replay_server:{replay.bind.rpartition(':')[2]}"
+    replay_port = replay.bind.rpartition(":")[2]
+    # Each under its container's name, which is another one for each.
+    assert replay.advertise == f"tcp://:{replay_port}"
+    assert replay.take_over
+    assert "hostname" not in services()["replay_server"]
+    elsewhere = parsed("replay_server", ZAPEX_REPLAY_HOST="head.example.org")
+    assert elsewhere.advertise == f"tcp://head.example.org:{replay_port}"
+
+
+def test_there_are_as_many_replay_servers_as_the_head_waits_for() -> None:
+    for variables, count in (({}, 1), ({"ZAPEX_REPLAY_SERVERS": "3"}, 3)):
+        assert services(**variables)["replay_server"]["scale"] == count
+        for role in ("learner", "learner-gpu"):
+            assert configured(role, **variables).replay_servers == count
 
 
 @pytest.mark.parametrize("where", ["/runs", "/replay"])

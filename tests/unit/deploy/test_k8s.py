@@ -45,11 +45,11 @@ def base() -> list[Manifest]:
 
 
 @functools.cache
-def rendered(overlay: str) -> list[Manifest]:
+def rendered(overlay: str, directory: Path = K8S) -> list[Manifest]:
     """Every object that the overlay would make."""
     for words in (["kustomize", "build"], ["kubectl", "kustomize"]):
         if shutil.which(words[0]):
-            command = [*words, str(K8S / "overlays" / overlay)]
+            command = [*words, str(directory / "overlays" / overlay)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             return list(yaml.safe_load_all(done.stdout))
@@ -76,22 +76,26 @@ def containers(manifests: list[Manifest]) -> dict[str, Manifest]:
     return found
 
 
-def values(container: Manifest) -> dict[str, str]:
-    """What the container's environment holds, as far as the manifests say it."""
+def values(container: Manifest, index: int = 0) -> dict[str, str]:
+    """What the container's environment holds, as far as the manifests say it.
+
+    Args:
+        index: of its pod in a StatefulSet.
+    """
     run = dict(line.split("=", 1) for line in (BASE / "run.env").read_text().split())
     given = {e["name"]: e["value"] for e in container["env"] if "value" in e}
-    return {"POD_NAME": "zapex-replay-0", "POD_INDEX": "0", **run, **given}
+    return {"POD_NAME": f"zapex-replay-{index}", "POD_INDEX": str(index), **run, **given}
 
 
-def arguments(container: Manifest) -> list[str]:
+def arguments(container: Manifest, index: int = 0) -> list[str]:
     """The container's arguments, as the kubelet fills them in."""
-    known = values(container)
+    known = values(container, index)
     return [re.sub(r"\$\((\w+)\)", lambda m: known[m[1]], word) for word in container["args"]]
 
 
-def parsed(container: Manifest) -> Any:
+def parsed(container: Manifest, index: int = 0) -> Any:
     """What the real command line makes of a container's arguments."""
-    module, *words = arguments(container)
+    module, *words = arguments(container, index)
     if module == "actor":
         return tyro.cli(actor.__main__.Flags, args=words)
     if module == "replay_server":
@@ -99,8 +103,7 @@ def parsed(container: Manifest) -> Any:
     assert (module, words.pop(0)) == ("deploy", "head")
     options, rest = tyro.cli(HeadOptions, args=words, return_unknown_args=True)
     assert options.linger
-    config = presets.load(options.preset)
-    return parse(learner.__main__.Flags, rest, prog="learner", base=config)[0]
+    return parse(learner.__main__.Flags, rest, prog="learner", base=presets.load(options.preset))[0]
 
 
 # --------------------------------------------------------------------------------------- validity
@@ -155,6 +158,29 @@ def test_everybody_connects_to_where_the_head_and_the_replay_server_listen() -> 
     ports = named(base(), "Service", "zapex-replay")["spec"]["ports"]
     assert [p["port"] for p in ports] == [int(replay_port)]
     assert replay.number == 0
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_number_says_how_many_replay_servers_there_are(overlay: str, tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    run = tmp_path / "k8s" / "base" / "run.env"
+    assert "ZAPEX_REPLAY_SERVERS=1\n" in run.read_text()
+    run.write_text(run.read_text().replace("SERVERS=1", "SERVERS=3"))
+    manifests = rendered(overlay, tmp_path / "k8s")
+    assert named(manifests, "StatefulSet", "zapex-replay")["spec"]["replicas"] == 3
+    assert "--replay-servers=$(ZAPEX_REPLAY_SERVERS)" in containers(manifests)["zapex-head"]["args"]
+
+
+def test_each_replay_server_has_its_own_number_name_and_volume() -> None:
+    container = containers(base())["zapex-replay"]
+    for index in range(3):
+        flags = parsed(container, index)
+        assert flags.number == index
+        assert flags.advertise.startswith(f"tcp://zapex-replay-{index}.zapex-replay:")
+    assert str(flags.storage.parent) in {m["mountPath"] for m in container["volumeMounts"]}
+    spec = named(base(), "StatefulSet", "zapex-replay")["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "replay"
 
 
 @pytest.mark.parametrize("name", ["zapex-head", "zapex-replay"])

@@ -1,4 +1,4 @@
-"""Roles that crash are started again, as the policy of `deploy/restarts.py` says, and the user is
+"""Roles that crash are started again, as the rule of `common/restarts.py` says, and the user is
 told what happened."""
 
 import os
@@ -15,10 +15,10 @@ import pytest
 from common.call_cells import FIRST_SEED, SINCE_S, STEP, Call, begin, cells_in
 from common.config import Config
 from common.errors import RoleFailed, ZapexError
-from deploy import launcher, restarts
+from common.restarts import MAX_FAILURES, MemoryWatch, Patience
+from deploy import launcher
 from deploy.child import FAILED, READY
 from deploy.launcher import Supervisor
-from deploy.restarts import MAX_FAILURES
 from deploy.topology import RoleSpec
 from tests.waiting import wait_until
 
@@ -67,7 +67,7 @@ class Stage:
 
     def __init__(self, run_dir: Path) -> None:
         self.said: list[str] = []
-        self.supervisor = Supervisor("info", self.said.append)
+        self.supervisor = Supervisor("info", self.said.append, patience=Patience(0.1, 0.3))
         self._run_dir = run_dir
 
     def start(self, *script: str, role: str = "actor") -> None:
@@ -98,8 +98,6 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setattr(launcher, "child_main", scripted_child)
-    monkeypatch.setattr(restarts, "FIRST_BACKOFF_S", 0.1)
-    monkeypatch.setattr(restarts, "LAST_BACKOFF_S", 0.3)
     stage = Stage(tmp_path)
     yield stage
     stage.supervisor.stop()
@@ -209,7 +207,7 @@ def test_a_lock_that_is_never_given_up_is_an_environments_fault(stage: Stage) ->
 
 
 def test_a_host_without_memory_is_named(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts.MemoryWatch, "ran_out", lambda _: True)
+    monkeypatch.setattr(MemoryWatch, "ran_out", lambda _: True)
     stage.start("ready killed=9")
     failure = stage.failure()
     assert str(failure) == (

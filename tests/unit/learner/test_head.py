@@ -143,9 +143,25 @@ def test_a_successor_takes_over_the_place_of_the_one_that_died() -> None:
     ]
 
 
+def test_on_a_host_that_never_has_two_a_successor_needs_no_number() -> None:
+    run = Run()
+    dead = [run.welcome(peer, join(host=peer.decode())) for peer in (b"a", b"b", b"c")]
+    successor = run.welcome(b"new", join(take_over=True, host="b"))
+    assert (successor.number, successor.incarnation) == (1, 1)
+    assert dead[1].session not in run.head.members
+    assert len(run.head.of_role("actor")) == 3
+    # Also when two are gone: each goes on with its own number, for its files have that.
+    successors = [
+        run.welcome(b"2" + p, join(take_over=True, host=p.decode())) for p in (b"c", b"a")
+    ]
+    assert [s.number for s in successors] == [2, 0]
+
+
 @pytest.mark.parametrize(
     "stranger",
     [
+        join(take_over=True, host="host-b"),
+        join("evaluator", take_over=True),
         join(preferred_number=0, take_over=True, host="host-b"),
         join("evaluator", preferred_number=0, take_over=True),
         join(preferred_number=0, take_over=False),

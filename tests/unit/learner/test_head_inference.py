@@ -106,10 +106,16 @@ def test_those_who_act_on_a_relays_host_get_their_weights_from_it() -> None:
         assert (welcome.weights_endpoint, welcome.relay_endpoint) == (WEIGHTS, endpoint)
 
 
-def test_when_a_relay_is_gone_weights_come_from_the_head_again() -> None:
+@pytest.mark.parametrize("how", ["leaves", "falls silent"])
+def test_when_a_relay_is_gone_weights_come_from_the_head_again(how: str) -> None:
     run = Run()
     actor = run.welcome(b"a", join(machine="m1"))
     relay = run.welcome(b"relay", join("relay", machine="m1"))
     run.send(b"relay", Serving(relay.session, RELAY, "m1"))
-    told = dict(run.send(b"relay", Leave(relay.session, "stopped")))
+    if how == "leaves":
+        told = dict(run.send(b"relay", Leave(relay.session, "stopped")))
+    else:
+        run.now_s = 1.0
+        run.send(b"a", heartbeat(actor.session))
+        told = dict(run.head.tick(SILENCE_S + 0.5))
     assert told[b"a"] == directive(actor.session)

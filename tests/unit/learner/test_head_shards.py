@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from common.config import Config
 from common.manifest import Manifest
 from common.messages import Directive, Leave, Refused, Serving
@@ -19,8 +21,8 @@ A, B = "tcp://a:7000", "tcp://b:7000"
 
 def run_of_two() -> Run:
     run = Run(TWO, serving=False)
-    for peer, endpoint in ((b"replay-0", A), (b"replay-1", B)):
-        session = run.welcome(peer, join("replay_server")).session
+    for peer, host, endpoint in ((b"replay-0", "host-0", A), (b"replay-1", "host-1", B)):
+        session = run.welcome(peer, join("replay_server", host=host)).session
         run.send(peer, Serving(session, endpoint))
     return run
 
@@ -74,12 +76,13 @@ def test_when_one_is_gone_its_actors_go_to_the_other_and_half_of_all_come_back()
     assert Counter(endpoints(run).values()) == {A: 2, "tcp://b:7001": 2}
 
 
-def test_while_one_is_started_again_its_actors_wait_for_it() -> None:
+@pytest.mark.parametrize("number", [1, -1], ids=["its number", "its host"])
+def test_while_one_is_started_again_its_actors_wait_for_it(number: int) -> None:
     run = run_of_two()
     for n in range(4):
         run.welcome(b"%d" % n, join())
     before = endpoints(run)
-    again = join("replay_server", preferred_number=1, take_over=True)
+    again = join("replay_server", preferred_number=number, take_over=True, host="host-1")
     session = run.welcome(b"replay-1b", again).session
     assert endpoints(run) == before
     run.send(b"replay-1b", Serving(session, B))

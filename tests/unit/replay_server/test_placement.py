@@ -22,7 +22,7 @@ from common.errors import CheckpointError, RunDirectoryError, ZapexError
 from common.manifest import Manifest
 from common.spec import EnvSpec
 from replay_server import placement
-from replay_server.placement import available_memory, map_buffer
+from replay_server.placement import available_memory, map_buffer, numbered
 from replay_server.sampler import PrioritizedSampler
 from replay_server.server import build_table
 from replay_server.storage import Storage
@@ -357,3 +357,10 @@ def _nbytes(sampler: PrioritizedSampler) -> int:
     assert len(trees) == 1
     own = [array for array in vars(trees[0]).values() if isinstance(array, np.ndarray)]
     return sum(array.nbytes for array in own if array.base is None)
+
+
+def test_of_several_replay_servers_each_has_a_file_of_its_own() -> None:
+    path = Path("run/replay/storage")
+    assert numbered(path, 0, servers=1) == path
+    names = [numbered(path, number, servers=3) for number in range(3)]
+    assert [str(name) for name in names] == [f"run/replay/storage-{n}" for n in range(3)]

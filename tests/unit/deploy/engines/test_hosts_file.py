@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from deploy.engines.hosts import SSH, HostTable, SshCommand, read_hosts
+from deploy.engines.hosts import SSH, Hosts, HostTable, SshCommand, read_hosts
 from deploy.topology import actor_words, replay_words
 
 ROOT = Path(__file__).parents[4]
@@ -20,9 +20,9 @@ def written(directory: Path, text: str) -> Path:
 
 def test_the_example_is_one() -> None:
     file = read_hosts(ROOT / "deploy" / "hosts.toml")
-    assert [(host.name, host.dir, host.actors) for host in file.hosts] == [
-        ("cpu-1", "/opt/zapex", "auto"),
-        ("learner@cpu-2", "/opt/zapex", 16),
+    assert [(host.name, host.dir, host.actors, host.relay) for host in file.hosts] == [
+        ("cpu-1", "/opt/zapex", "auto", False),
+        ("learner@cpu-2", "/opt/zapex", 16, True),
     ]
     assert (file.head.bind, file.head.address) == ("tcp://0.0.0.0:5550", "gpu-box")
     assert (file.known_actors, file.replay_elsewhere) == (16, False)
@@ -52,6 +52,7 @@ REFUSED = [
         '[[hosts]]\nname = "a"\nreplay = "tcp://a:1"\n[[hosts]]\nname = "b"\nreplay = "tcp://b:1"',
         "say replay for one host alone",
     ),
+    ('[[hosts]]\nname = "a"\nrelay = true\nactors = 0', "a: a relay is for the actors of its host"),
     ("hosts = ", "is not TOML"),
 ]
 
@@ -89,6 +90,15 @@ def test_the_other_hosts_shell_gets_one_line(tmp_path: Path) -> None:
         "env 'HOME_OF=a $b' .venv/bin/python -m actor --connect tcp://head:5550 --processes auto "
         "--stop-at-eof --keys cpu-1.key --envs 32"
     )
+
+
+def test_a_host_that_says_relay_starts_one_with_its_actors(tmp_path: Path) -> None:
+    written(tmp_path, '[[hosts]]\nname = "a"\nactors = 4\nrelay = true\n')
+    hosts = Hosts(tmp_path / "hosts.toml", tmp_path, lambda _: None, insecure=False)
+    (command,) = hosts.commands(hosts.file.hosts[0])
+    assert command.name == "a actors"
+    line = command.command("tcp://head:5550")[-1]
+    assert "actor --connect tcp://head:5550 --processes 4 --relay --stop-at-eof" in line
 
 
 def test_a_replay_server_elsewhere_takes_over_from_its_predecessor() -> None:

@@ -40,7 +40,7 @@ def run_evaluator(
     ) as membership:
         manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
-            with Deadlines(manifest.config, membership.leave_for_hanging_loop):
+            with Deadlines(manifest.config, membership.leave_for_hanging_loop, membership.say_busy):
                 _Evaluator(context, membership, manifest, stop, options.videos).run(ready)
 
 

@@ -84,7 +84,7 @@ def run_actor(
                 # A pipe, its lock and the process itself, for each.
                 allow_descriptors(4 * num_envs, f"an actor with {num_envs} environments")
             trace = trace_to(options.profile, f"actor-{membership.welcome.number}")
-            with Deadlines(manifest.config, membership.leave_for_hanging_loop):
+            with Deadlines(manifest.config, membership.leave_for_hanging_loop, membership.say_busy):
                 Actor(context, membership, manifest, num_envs, stop, trace).run(ready)
 
 

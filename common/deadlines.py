@@ -5,6 +5,9 @@ the calls under way have lasted (`common/call_cells.py`). One that is over its t
 the log with the stacks of all threads, to the head, and to whoever started this process; then the
 process ends with `EnvironmentFault.exit_code`, and with it all that it started.
 
+As long as the loop is in a call that is within its time, the same thread says so to the head, for
+the loop cannot: a slow environment is not a dead process.
+
 Some C code that hangs never gives up Python's global lock, and then this thread cannot look either.
 For that case Python's faulthandler is always set to go off somewhat later: it needs no lock, and
 ends the process after it has written the stacks, with exit code 1 and no words. The launcher knows
@@ -43,15 +46,24 @@ class Deadlines:
 
     Args:
         farewell: tells the head that this process ends, and why.
+        busy: called with the monotonic clock, every second or more often, while the thread that
+            entered this is in a call of its environments that is within its time.
     """
 
-    def __init__(self, config: Config, farewell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        farewell: Callable[[str], None] = lambda _: None,
+        busy: Callable[[float], None] | None = None,
+    ) -> None:
         self._limit_s: dict[Call, float | None] = dict.fromkeys(Call, config.env_step_timeout)
         self._limit_s[Call.MAKE] = config.env_make_timeout
         self._farewell = farewell
+        self._busy = busy
         limits_s = [limit_s for limit_s in self._limit_s.values() if limit_s is not None]
         self._look_s = min([MAX_LOOK_S, *(limit_s / LOOKS for limit_s in limits_s)])
-        self._has_limits = bool(limits_s)
+        self._is_needed = bool(limits_s) or busy is not None
+        self._loop = threading.get_ident()
         self._owns_process = threading.current_thread() is threading.main_thread()
         self._lasted_s: dict[_Key, float] = {}
         self._said: set[_Key] = set()
@@ -59,7 +71,7 @@ class Deadlines:
         self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
 
     def __enter__(self) -> Self:
-        if self._has_limits:
+        if self._is_needed:
             # The first that is done is to make environments.
             self._set_alarm(Call.MAKE)
             self._thread.start()
@@ -81,8 +93,10 @@ class Deadlines:
             self._set_alarm(Call.MAKE if self._is_making() else Call.STEP)
             now_s = time.monotonic()
             # A process that was stopped (SIGSTOP, a container's pause) has not been hanging.
-            self._look(min(now_s - before_s, 2 * self._look_s))
+            is_busy = self._look(min(now_s - before_s, 2 * self._look_s))
             before_s = now_s
+            if is_busy and self._busy is not None:
+                self._busy(now_s)
         if self._owns_process:
             faulthandler.cancel_dump_traceback_later()
 
@@ -100,8 +114,13 @@ class Deadlines:
         else:
             faulthandler.dump_traceback_later(limit_s + max(limit_s, MIN_LOCKED_S), exit=True)
 
-    def _look(self, elapsed_s: float) -> None:
-        """`elapsed_s`: since the last look, as far as this process was running."""
+    def _look(self, elapsed_s: float) -> bool:
+        """Whether the loop is in a call that is within its time.
+
+        Args:
+            elapsed_s: since the last look, as far as this process was running.
+        """
+        is_busy = False
         lasted_s: dict[_Key, float] = {}
         for watch in watches():
             for cells in watch.calls():
@@ -112,7 +131,10 @@ class Deadlines:
                 limit_s = self._limit_s[call_in(cells)]
                 if limit_s is not None and lasted_s[key] >= limit_s:
                     self._report(watch, cells, limit_s, key)
+                elif watch.thread == self._loop:
+                    is_busy = True
         self._lasted_s = lasted_s
+        return is_busy
 
     def _report(self, watch: Watch, cells: Cells, limit_s: float, key: _Key) -> None:
         call = call_in(cells)

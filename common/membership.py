@@ -1,7 +1,9 @@
 """A process's place in a run: joining the head, heartbeats, and what the head wants.
 
 Nothing here runs in the background: the owner calls `poll` from its loop, so that a heartbeat says
-that the loop is alive, not that a thread beside it is.
+that the loop is alive, not that a thread beside it is. The one exception is `say_busy`: a loop that
+is in a call of its environments cannot speak, and the thread that watches that call does so in its
+place.
 """
 
 import logging
@@ -14,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import zmq
 
 from common import transport
@@ -58,7 +61,6 @@ FAREWELL_MS = 2_000
 
 MAX_EPISODES = 10_000
 """Finished episodes kept for a head that is away."""
-NONE: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,18 @@ class Episode(NamedTuple):
     """Environment steps."""
     env: int
     """Which of the actor's environments it was in."""
+
+
+_Columns = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+
+
+def _columns(episodes: Sequence[Episode]) -> _Columns:
+    """As a heartbeat tells them."""
+    returns, lengths, envs = zip(*episodes, strict=True) if episodes else ((), (), ())
+    return np.array(returns, np.float32), np.array(lengths, np.int32), np.array(envs, np.int32)
+
+
+_NO_EPISODES = _columns([])
 
 
 class Membership:
@@ -110,6 +124,10 @@ class Membership:
         self._number, self._alone = preferred_number, alone
         self._token = secrets.randbits(62)
         self._socket, self._watch = transport.connect_watched(context, zmq.DEALER, address)
+        self._using_socket = threading.Lock()
+        """Held by whichever thread uses the socket: the fence that ZeroMQ asks for where a socket
+        goes from one thread to another."""
+        self._next_busy_s = 0.0
         self._next_poll_s = 0.0
         self._next_heartbeat_s = 0.0
         self._last_heard_s = 0.0
@@ -192,18 +210,8 @@ class Membership:
             values, histograms = telemetry.snapshot()
             run, number = self.manifest.run_id, self.welcome.number
             self._exporter.show(run, self._role, number, telemetry)
-            returns, lengths, envs = zip(*self._episodes, strict=True) if self._episodes else NONE
-            sent = self.send(
-                Heartbeat(
-                    self.welcome.session,
-                    values,
-                    np.array(returns, np.float32),
-                    np.array(lengths, np.int32),
-                    np.array(envs, np.int32),
-                    histograms,
-                )
-            )
-            if sent:
+            columns = _columns(self._episodes) if self._episodes else _NO_EPISODES
+            if self.send(Heartbeat(self.welcome.session, values, *columns, histograms)):
                 self._episodes.clear()
 
     def record_episodes(self, episodes: Sequence[Episode]) -> None:
@@ -214,7 +222,18 @@ class Membership:
 
     def send(self, message: Message) -> bool:
         """Any other message to the head; false if it had to be dropped."""
-        return transport.send(self._socket, message)
+        with self._using_socket:
+            return transport.send(self._socket, message)
+
+    def say_busy(self, now_s: float) -> None:
+        """A heartbeat in place of the loop's when that is due: for the thread that watches the call
+        of an environment which the loop is in. It tells nothing new but that this process lives."""
+        if now_s < max(self._next_heartbeat_s, self._next_busy_s):
+            return
+        self._next_busy_s = now_s + HEARTBEAT_PERIOD_S
+        self._exporter.health.turned()
+        if not self._joining:
+            self.send(Heartbeat(self.welcome.session, {}, *_NO_EPISODES))
 
     def leave(self, reason: str) -> None:
         """Say goodbye and close."""
@@ -276,7 +295,8 @@ class Membership:
     def _receive(self, now_s: float) -> None:
         while True:
             try:
-                message = transport.receive(self._socket)
+                with self._using_socket:
+                    message = transport.receive(self._socket)
             except SchemaMismatch as error:
                 raise JoinRefused(
                     f"the head at {self.address} cannot be joined: {error}"

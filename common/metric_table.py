@@ -348,7 +348,7 @@ _METRICS = (
     ),
     _counter(
         "head_lost_members_total", "processes", "Members that fell silent.", "0.",
-        "Growing: hosts vanish, or loops take longer than 15 s.",
+        "Growing: hosts vanish, or loops hang, or a step keeps the interpreter for 15 s.",
     ),
     _rejections(
         "head_rejected_messages_total", "Messages to the head that it did not accept.",

@@ -8,6 +8,7 @@ raise or hang.
 
 import contextlib
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,8 @@ class Watch:
     def __init__(self, name: str, num_envs: int, *, private: bool = False) -> None:
         self.name = name
         self.num_envs = num_envs
+        self.thread = threading.get_ident()
+        """The one that makes and plays them."""
         self.first_env_index: int | None = None
         """Of these environments on the run's ε ladder; None: they are not on it."""
         self.singles: list[SubEnvironment] = []
@@ -67,7 +70,8 @@ class Watch:
         self.cells = call_cells.own_cells() if private else call_cells.process_cells()
         self.workers: list[Cells] = []
         """Of environments in processes of their own."""
-        _watches.add(self)
+        with _registering:
+            _watches.add(self)
 
     def single_wrappers(self, vectorization: str) -> list[Any]:
         """The outermost wrappers of each environment."""
@@ -114,11 +118,14 @@ class Watch:
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+_registering = threading.Lock()
+"""A set that grows while another thread goes through it ends that thread."""
 
 
 def watches() -> list[Watch]:
     """Of all vectors in this process."""
-    return list(_watches)
+    with _registering:
+        return list(_watches)
 
 
 class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):

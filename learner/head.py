@@ -2,7 +2,8 @@
 
 An actor is taken in once a replay server serves. Each gets the lowest free number and the lowest
 free stretch of the ε ladder, so that the ladder keeps its shape when actors come and go. A member
-that is silent for `SILENCE_S` is gone.
+that is silent for `SILENCE_S` is gone; one whose environments are slow is not silent
+(`common/deadlines.py`).
 """
 
 import logging

@@ -16,6 +16,7 @@ from learner.head import Head
 from learner.recorder import Record, Recorder
 from learner.status import LearnerCounters, RunStatus
 
+REFUSED_PEERS = "_refused_peers_total"
 LEARNER, HEAD = -1, -2
 """Sessions of this process's own metrics; those of members are not negative."""
 
@@ -125,7 +126,7 @@ class Report:
             ],
             histograms={name: h.tolist() for name, h in head.metrics.histograms.items()},
             lost=head.lost,
-            rejected=head.rejections.total,
+            refused=self._refused(),
         )
 
     def _values(self) -> Values:
@@ -145,6 +146,14 @@ class Report:
         if len(lags):
             values["head_policy_lag_updates"] = float(lags.mean())
         return values
+
+    def _refused(self) -> Values:
+        """What nobody in the run accepted, the head's own as of its last record."""
+        return {
+            name: value
+            for name, value in self._head.metrics.values().items()
+            if value and ("_rejected_messages_total." in name or name.endswith(REFUSED_PEERS))
+        }
 
     def _lags(self) -> npt.NDArray[np.float64]:
         """Updates by which each actor that has told its weights' version is behind."""

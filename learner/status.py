@@ -82,8 +82,9 @@ class RunStatus:
     histograms: dict[str, list[float]] = field(default_factory=dict)
     """Of the whole run, by metric: how many values fell into each range, and the sum of all."""
     lost: dict[str, int] = field(default_factory=dict)
-    rejected: int = 0
-    """Messages that the head did not accept."""
+    refused: Values = field(default_factory=dict)
+    """What the run's processes did not accept so far: messages by metric and reason (NAME.REASON),
+    handshakes by metric. Without those of which there was none."""
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)

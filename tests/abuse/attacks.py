@@ -1,7 +1,7 @@
 """What strangers do to sockets: each attack goes on until it is told to stop.
 
 Some speak TCP and nothing that ZeroMQ knows, some ZMTP and nothing that zapex knows, some zapex
-and nothing that is true.
+and nothing that is true. Where a run has keys, they show the ones that they were given, or none.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import zmq
 
+from common.keys import Keys
 from common.messages import (
     ACTING,
     Ack,
@@ -39,17 +40,23 @@ HELD_CONNECTIONS = 40
 """Of each attack that keeps its connections open."""
 PAUSE_S = 0.002
 """After some messages: one attacker takes a share of the machine, not all of it."""
+LONG_TOPIC = 100_000
+"""Bytes: far beyond what the port of weights takes, and not beyond ZeroMQ's own SUB."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where a run listens, and an insert as its actors send them."""
+    """Where a run listens, an insert as its actors send them, and what whoever comes shows."""
 
     head: str
     weights: str
     replay: str
     inference: str
     insert: Insert
+    keys: Keys | None = None
+    """None: attackers have none."""
+    server_key: bytes = b""
+    """The run's public key, which is no secret; empty: it has none."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -92,7 +99,7 @@ GARBAGE = {
 }
 
 
-def _open(endpoint: str) -> socket.socket | None:
+def open_stream(endpoint: str) -> socket.socket | None:
     where = urlsplit(endpoint)
     try:
         return socket.create_connection((where.hostname, where.port or 0), timeout=1.0)
@@ -102,7 +109,7 @@ def _open(endpoint: str) -> socket.socket | None:
         return None
 
 
-def _say(connection: socket.socket, data: bytes) -> None:
+def say(connection: socket.socket, data: bytes) -> None:
     with contextlib.suppress(OSError):
         connection.sendall(data)
 
@@ -113,11 +120,11 @@ def garbage(ports: Ports, stop: Stop) -> int:
     for count in itertools.count():
         if stop.wait(PAUSE_S):
             return count
-        connection = _open(chance.choice(ports.endpoints))
+        connection = open_stream(chance.choice(ports.endpoints))
         if connection is not None:
             with connection:
                 noise = chance.randbytes(chance.randrange(1, 2_000))
-                _say(connection, chance.choice([*GARBAGE.values(), noise, GREETING + noise]))
+                say(connection, chance.choice([*GARBAGE.values(), noise, GREETING + noise]))
     return 0
 
 
@@ -129,11 +136,11 @@ def slow_loris(ports: Ports, stop: Stop) -> int:
         for count in itertools.count():
             if stop.wait(PAUSE_S * 10):
                 return count
-            connection = _open(ports.endpoints[count % 4])
+            connection = open_stream(ports.endpoints[count % 4])
             if connection is None:
                 continue
             ends.enter_context(connection)
-            _say(connection, beginnings[count % len(beginnings)])
+            say(connection, beginnings[count % len(beginnings)])
             held.append(connection)
             if len(held) > HELD_CONNECTIONS:
                 held.pop(0).close()
@@ -148,7 +155,7 @@ def endless_greeting(ports: Ports, stop: Stop) -> int:
         connections: list[tuple[socket.socket, bytes]] = []
         while not stop.wait(PAUSE_S * 5):
             if len(connections) < HELD_CONNECTIONS:
-                opened = _open(ports.endpoints[count % 4])
+                opened = open_stream(ports.endpoints[count % 4])
                 if opened is not None:
                     ends.enter_context(opened).setblocking(False)
                     connections.append((opened, streams[count % len(streams)]))
@@ -189,22 +196,28 @@ def _greet(selector: selectors.BaseSelector) -> None:
         selector.unregister(key.fileobj)
         if key.data % 2:
             assert isinstance(key.fileobj, socket.socket)
-            _say(key.fileobj, GREETING + READY)
+            say(key.fileobj, GREETING + READY)
 
 
 # ------------------------------------------------------------------------------- ZMTP, not zapex
 
 
 @contextlib.contextmanager
-def _dealer(endpoint: str, socket_type: int = zmq.DEALER) -> Iterator[zmq.Socket[bytes]]:
+def peer_of(
+    endpoint: str, keys: Keys | None, socket_type: int = zmq.DEALER
+) -> Iterator[zmq.Socket[bytes]]:
+    """A socket with these keys, or none, that gives up soon."""
     with zmq.Context() as context, context.socket(socket_type) as opened:
         opened.linger = 0
         opened.sndtimeo = 50
+        if keys is not None:
+            opened.curve_publickey, opened.curve_secretkey = keys.public, keys.secret
+            opened.curve_serverkey = keys.server
         opened.connect(endpoint)
         yield opened
 
 
-def _send(peer: zmq.Socket[bytes], frames: list[bytes]) -> None:
+def send(peer: zmq.Socket[bytes], frames: list[bytes]) -> None:
     """Whoever does not take it does not get it. Answers are thrown away."""
     with contextlib.suppress(zmq.Again):
         peer.send_multipart(frames)
@@ -217,13 +230,13 @@ def broken_frames(ports: Ports, stop: Stop) -> int:
     mutator = Mutator("abuse")
     with contextlib.ExitStack() as ends:
         peers = [
-            ends.enter_context(_dealer(endpoint))
+            ends.enter_context(peer_of(endpoint, ports.keys))
             for endpoint in (ports.head, ports.replay, ports.inference)
         ]
         for count in itertools.count():
             if count % 20 == 0 and stop.wait(PAUSE_S):
                 return count
-            _send(peers[count % 3], mutator.next() or [b""])
+            send(peers[count % 3], mutator.next() or [b""])
     return 0
 
 
@@ -233,16 +246,21 @@ def allocation_bombs(ports: Ports, stop: Stop) -> int:
         if stop.wait(0.05):
             return count
         endpoint = ports.endpoints[count % 4]
+        if endpoint == ports.weights and ports.keys is not None:
+            with peer_of(endpoint, ports.keys, zmq.SUB) as peer:
+                peer.subscribe(bytes(LONG_TOPIC))
+                stop.wait(0.02)
+            continue
         if endpoint == ports.weights:
             # By hand: a SUB socket of ZeroMQ falls over its own topics of a megabyte.
-            connection = _open(endpoint)
+            connection = open_stream(endpoint)
             if connection is not None:
                 with connection:
                     topic = b"\x02" + struct.pack(">Q", 1 << 20) + b"\x01" + bytes((1 << 20) - 1)
-                    _say(connection, GREETING + ready(b"SUB") + topic)
+                    say(connection, GREETING + ready(b"SUB") + topic)
             continue
-        with _dealer(endpoint) as peer:
-            _send(peer, [b"\xdd\xff\xff\xff\xff", bytes((1 << 20) * (1 + count % 8))])
+        with peer_of(endpoint, ports.keys) as peer:
+            send(peer, [b"\xdd\xff\xff\xff\xff", bytes((1 << 20) * (1 + count % 8))])
             stop.wait(0.02)
     return 0
 
@@ -251,14 +269,14 @@ def topics(ports: Ports, stop: Stop) -> int:
     """Thousands of subscriptions to what is not there, and ever again to what is."""
     count = 0
     while not stop.is_set():
-        with _dealer(ports.weights, zmq.SUB) as peer:
+        with peer_of(ports.weights, ports.keys, zmq.SUB) as peer:
             for _ in range(2_000):
                 if stop.is_set():
                     break
                 peer.subscribe(b"%d-" % count + os.urandom(100))
                 count += 1
             stop.wait(0.05)
-        with _dealer(ports.weights, zmq.SUB) as peer:
+        with peer_of(ports.weights, ports.keys, zmq.SUB) as peer:
             for _ in range(500):
                 peer.unsubscribe(ACTING)
                 peer.subscribe(ACTING)
@@ -272,11 +290,11 @@ def topics(ports: Ports, stop: Stop) -> int:
 
 def status_flood(ports: Ports, stop: Stop) -> int:
     """How does the run go? How does it go? …"""
-    with _dealer(ports.head) as peer:
+    with peer_of(ports.head, ports.keys) as peer:
         for count in itertools.count():
             if count % 50 == 0 and stop.wait(PAUSE_S):
                 return count
-            _send(peer, frames_of(StatusRequest()))
+            send(peer, frames_of(StatusRequest()))
     return 0
 
 
@@ -290,12 +308,12 @@ def join_flood(ports: Ports, stop: Stop) -> int:
             if count % 20 == 0 and stop.wait(PAUSE_S * 5):
                 return count
             if len(peers) < HELD_CONNECTIONS:
-                peers.append(ends.enter_context(_dealer(ports.head)))
+                peers.append(ends.enter_context(peer_of(ports.head, ports.keys)))
             join = replace(honest, token=count, num_envs=1 + count % 3)
             said = join if count % 2 else liar.changed(join)
             if isinstance(said, Join) and said.role in ("replay_server", "evaluator", "inference"):
                 continue  # Whoever may join may spoil a run: SECURITY.md. This is about accidents.
-            _send(peers[count % len(peers)], frames_of(said))
+            send(peers[count % len(peers)], frames_of(said))
     return 0
 
 
@@ -306,7 +324,8 @@ def lies(ports: Ports, stop: Stop) -> int:
     sequences = [0, 1, 0, 5, 3, -1, 1 << 62]
     with contextlib.ExitStack() as ends:
         head, replay, inference = (
-            ends.enter_context(_dealer(e)) for e in (ports.head, ports.replay, ports.inference)
+            ends.enter_context(peer_of(endpoint, ports.keys))
+            for endpoint in (ports.head, ports.replay, ports.inference)
         )
         for count in itertools.count():
             if count % 10 == 0 and stop.wait(PAUSE_S):
@@ -332,7 +351,7 @@ def lies(ports: Ports, stop: Stop) -> int:
             peer, message = chance.choice(said)
             if isinstance(message, Insert) and not np.isnan(np.asarray(message.reward)).any():
                 continue
-            _send(peer, frames_of(message))
+            send(peer, frames_of(message))
     return 0
 
 

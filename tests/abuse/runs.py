@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from common import run_directory
 from common.config import Config
+from common.keys import add_client, make_directory
+from common.security import NOTHING_TOLD, SecureContext, Security, open_security
 from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
 from tests.integration.runs import ENDLESS, TINY, Command, head_of, pid_of, until, write_preset
 
@@ -27,10 +27,22 @@ RUN: dict[str, Any] = {
 }
 """Its replay is so large that nothing is evicted: whatever was acknowledged is there at the end."""
 ANY_PORT = "tcp://127.0.0.1:0"
+INSIDER = "insider"
+"""A client on the allow-list."""
+
+
+def with_keys(directory: Path) -> tuple[Security, Security]:
+    """A run's own keys, made in `directory`, and those of INSIDER."""
+    run, insider = directory / "keys", directory / f"{INSIDER}.key"
+    make_directory(run)
+    add_client(run, INSIDER, insider)
+    return open_security(run), open_security(insider)
 
 
 @contextlib.contextmanager
-def in_threads(config: Config, run_dir: Path) -> Iterator[tuple[str, int]]:
+def in_threads(
+    config: Config, run_dir: Path, security: Security = NOTHING_TOLD
+) -> Iterator[tuple[str, int]]:
     """A run whose roles are threads with sockets of their own; its head's address, and the process
     that it is in. Raises what a role raised."""
     run_directory.create(run_dir, config)
@@ -41,7 +53,7 @@ def in_threads(config: Config, run_dir: Path) -> Iterator[tuple[str, int]]:
     def start(spec: RoleSpec) -> threading.Thread:
         def body() -> None:
             try:
-                with zmq.Context() as context:
+                with SecureContext(security) as context:
                     ready = heads.append if spec.role == "learner" else lambda _: None
                     run_role(spec, context, stop, ready)
             except BaseException as error:
@@ -66,13 +78,17 @@ def in_threads(config: Config, run_dir: Path) -> Iterator[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def in_processes(config: Config, run_dir: Path) -> Iterator[tuple[str, int]]:
+def in_processes(
+    config: Config, run_dir: Path, security: Security = NOTHING_TOLD
+) -> Iterator[tuple[str, int]]:
     """A launched run; its head's address and process. Raises AssertionError when a process had to
     be started again."""
+    keys = security.keys
+    secured = [] if keys is None else ["--keys", str(keys.directory)]
     with tempfile.TemporaryDirectory() as directory:
         preset = write_preset(Path(directory) / "siege.toml", **config.model_dump(mode="json"))
         words = ("deploy", "launch", "--preset", preset, "--run-dir", str(run_dir.resolve()))
-        launch = Command(Path(directory), *words)
+        launch = Command(Path(directory), *words, *secured)
         try:
             yield head_of(launch), pid_of(run_dir, "learner")
             launch.process.terminate()

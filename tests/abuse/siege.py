@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import psutil
-import zmq
 
 from common.blocks import BlockLayout
 from common.config import Config
 from common.environments import probe_spec
+from common.keys import Keys
 from common.membership import Membership
 from common.messages import Insert
 from common.metrics import Telemetry
+from common.security import NOTHING_TOLD, SecureContext, Security
 from common.spec import EnvSpec
 from deploy.status_client import StatusClient
 from replay_server.storage import Storage
@@ -41,7 +42,7 @@ class Report:
     updates: list[int] = field(default_factory=list)
     """Of the learner, seen one after the other while the attacks went on."""
     rejected: dict[str, float] = field(default_factory=dict)
-    """By role and reason."""
+    """Messages, by metric and reason; handshakes, by metric."""
     growth_mb: dict[str, float] = field(default_factory=dict)
     """Of each process, at its largest."""
     descriptors: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -49,10 +50,20 @@ class Report:
     restarts: int = 0
 
 
-def ports_of(head: str, config: Config) -> Ports:
-    """Where a run listens, as it tells anyone who joins."""
+def ports_of(
+    head: str, config: Config, security: Security = NOTHING_TOLD, shown: Keys | None = None
+) -> Ports:
+    """Where a run listens, as it tells anyone who joins.
+
+    Args:
+        security: with keys that are allowed to ask.
+        shown: the attackers' keys, if they have any.
+    """
     spec, layout = probe_spec(config), layout_of(config)
-    with zmq.Context() as context, Membership(context, head, "actor", num_envs=1) as member:
+    with (
+        SecureContext(security) as context,
+        Membership(context, head, "actor", num_envs=1) as member,
+    ):
         member.join(time.monotonic, threading.Event())
         until(lambda: _inference(member), "the run has its inference process")
         return Ports(
@@ -68,6 +79,8 @@ def ports_of(head: str, config: Config) -> Ports:
                 np.zeros((1, layout.rows), np.uint8),
                 np.ones((1, layout.length), np.float32),
             ),
+            shown,
+            security.keys.server if security.keys is not None else b"",
         )  # fmt: skip
 
 
@@ -86,10 +99,11 @@ class Siege:
     Args:
         learner: its process, which the head is part of.
         ports: where it listens.
+        security: with keys that are allowed to ask for its status.
     """
 
-    def __init__(self, learner: int, ports: Ports) -> None:
-        self._head, self._ports = ports.head, ports
+    def __init__(self, learner: int, ports: Ports, security: Security = NOTHING_TOLD) -> None:
+        self._ports, self._security = ports, security
         self._learner = learner
         self.report = Report()
 
@@ -105,7 +119,7 @@ class Siege:
             for attack in attacks
         ]
         began_s = time.monotonic()
-        with contextlib.closing(StatusClient(self._head)) as client:
+        with self._client() as client:
             for thread in threads:
                 thread.start()
             try:
@@ -144,16 +158,15 @@ class Siege:
                     report.descriptors[name][0],
                     psutil.Process(pid).num_fds(),
                 )
-        for member in now["members"]:
-            for name, value in member["values"].items():
-                if "_rejected_messages_total." in name:
-                    report.rejected[name] = report.rejected.get(name, 0.0) + value
-        report.rejected["head_rejected_messages_total"] = now["rejected"]
+        report.rejected = now["refused"]
         return report
 
     def status(self) -> dict[str, Any]:
-        with contextlib.closing(StatusClient(self._head)) as client:
+        with self._client() as client:
             return until(client.latest, "the head's status")
+
+    def _client(self) -> contextlib.closing[StatusClient]:
+        return contextlib.closing(StatusClient(self._ports.head, security=self._security))
 
     def _members(self) -> dict[str, int]:
         """Process ids of the run's own members, by role and number."""
@@ -162,6 +175,11 @@ class Siege:
             for m in self.status()["members"]
             if m["host"] != STRANGERS_HOST
         }
+
+
+def heard(report: Report) -> bool:
+    """Whether any role got to read a message of the attackers."""
+    return any("_rejected_messages_total." in name for name in report.rejected)
 
 
 def gaps(path: Path, config: Config, spec: EnvSpec | None = None) -> dict[int, list[int]]:

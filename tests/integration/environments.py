@@ -45,6 +45,28 @@ class Paced(gym.Env[Observation, int]):
         return np.array([1.0, self._step / self._length], np.float32)
 
 
+class Slow(Paced):
+    """Making it and its first reset take `delay_s`, its fifth step takes `step_s`."""
+
+    def __init__(self, delay_s: float = 0.0, step_s: float = 0.0) -> None:
+        super().__init__(delay_s=0.0)
+        self._reset_s, self._step_s, self._steps = delay_s, step_s, 0
+        time.sleep(delay_s)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        time.sleep(self._reset_s)
+        self._reset_s = 0.0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        if self._steps == 5:
+            time.sleep(self._step_s)
+        return super().step(action)
+
+
 class Steered(Paced):
     """Its actions are numbers on a line: not for Q-learning."""
 
@@ -66,5 +88,5 @@ class Unequipped(Paced):
         )
 
 
-for _cls in (Paced, Steered, Growing, Unequipped):
+for _cls in (Paced, Slow, Steered, Growing, Unequipped):
     gym.register(f"{_cls.__name__}-v0", entry_point=f"{__name__}:{_cls.__name__}")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import psutil
 
 from common.config import Config, write_toml
+from common.security import NOTHING_TOLD, Security
 from deploy.status_client import StatusClient
 from tests.waiting import wait_until
 
@@ -152,9 +153,14 @@ def head_of(launch: Command) -> str:
     return launch.line("head at tcp://").split()[2]
 
 
-def status(head: str, that: Callable[[Status], bool] = lambda _: True) -> Status:
-    """How the run of that head goes, as it tells anyone who asks, once it is so."""
-    with contextlib.closing(StatusClient(head)) as client:
+def status(
+    head: str,
+    that: Callable[[Status], bool] = lambda _: True,
+    security: Security = NOTHING_TOLD,
+) -> Status:
+    """How the run of that head goes, as it tells anyone who asks (and has a key where one is
+    wanted), once it is so."""
+    with contextlib.closing(StatusClient(head, security=security)) as client:
 
         def answer() -> Status | None:
             latest = client.latest()

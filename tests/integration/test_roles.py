@@ -93,25 +93,36 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(spec: EnvSpec | None = None, **changes: Any) -> Iterator[Stage]:
-    """A run of TINY with these changes. `spec`: of an environment that nobody will make."""
+def stage(
+    spec: EnvSpec | None = None, address: str = "inproc://stage-", **changes: Any
+) -> Iterator[Stage]:
+    """A run of TINY with these changes.
+
+    Args:
+        spec: of an environment that nobody will make, or that is slow to.
+        address: what those of head and replay server begin with; tcp://127.0.0.1: for roles in
+            processes of their own.
+    """
     config = Config(**{**TINY, **changes})
     manifest = Manifest("stage", config, spec or probe_spec(config))
     inserts: list[Insert] = []
     with contextlib.ExitStack() as ends:
         context: Context = ends.enter_context(zmq.Context())
-        head = "inproc://stage-head"
+        head, replay = (
+            (f"{address}{name}" if address.startswith("inproc") else f"{address}0")
+            for name in ("head", "replay")
+        )
         control = ControlPlane(context, head, manifest, LearnerCounters(), lambda: 0.0)
         ends.callback(control.close)
-        replay = Role(lambda stop: _keep_inserts(context, head, inserts, stop))
-        ends.callback(replay.end)
-        yield Stage(manifest, context, control, head, inserts, ends)
+        keeper = Role(lambda stop: _keep_inserts(context, control.endpoint, replay, inserts, stop))
+        ends.callback(keeper.end)
+        yield Stage(manifest, context, control, control.endpoint, inserts, ends)
 
 
 def _keep_inserts(
-    context: Context, head: str, inserts: list[Insert], stop: threading.Event
+    context: Context, head: str, replay: str, inserts: list[Insert], stop: threading.Event
 ) -> None:
-    socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://stage-replay")
+    socket, endpoint = transport.bind(context, zmq.ROUTER, replay)
     membership = Membership(context, head, "replay_server")
     try:
         membership.join(time.monotonic, stop)

@@ -25,8 +25,10 @@ from common.call_cells import (
     STEP,
     Call,
     Cells,
+    begin,
     call_in,
     cells_in,
+    end,
     place_in,
     share_cells,
 )
@@ -34,6 +36,7 @@ from common.config import Config
 from common.deadlines import Deadlines
 from common.environments import make_vector
 from common.process import configure_logging, hear_last_words
+from common.watched_vector import Watch
 from tests.faulty import FAULTY
 from tests.waiting import wait_until
 
@@ -222,6 +225,77 @@ def test_a_run_in_threads_only_says_so(play: Play) -> None:
     assert not role.words.poll(0.5)
     assert role.log.read_text().count("hangs in step") == 1
     assert role.process.is_alive()
+
+
+class Loop:
+    """A thread whose environments are called when it is told to; what is said of it."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.told = 0
+        self._config = Config(**{"env_step_timeout": None, "env_make_timeout": 0.1, **limits})
+
+    def _said(self, _: float) -> None:
+        self.told += 1
+
+    def run(self, body: Callable[[Watch], None], *, made_beside: bool = False) -> None:
+        """`body` in a thread with deadlines, with a watch of that thread or of one beside it."""
+
+        def loop() -> None:
+            with Deadlines(self._config, busy=self._said):
+                if made_beside:
+                    beside = threading.Thread(target=lambda: body(Watch("film", 1, private=True)))
+                    beside.start()
+                    beside.join()
+                else:
+                    body(Watch("loop", 1, private=True))
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        thread.join()
+
+    def is_told(self) -> None:
+        """Wait until it is said, from now on, that the loop is busy."""
+        before = self.told
+        wait_until(lambda: self.told > before, "it is said")
+
+    def is_not_told(self) -> bool:
+        """For some twenty looks; one may be under way."""
+        before = self.told
+        time.sleep(0.2)
+        return self.told <= before + 1
+
+
+@pytest.mark.parametrize("limit_s", [None, LONG_S])
+def test_a_loop_is_said_to_be_busy_while_it_is_in_a_call(limit_s: float | None) -> None:
+    loop = Loop(env_step_timeout=limit_s)
+
+    def body(watch: Watch) -> None:
+        for call in (Call.RESET, Call.STEP, Call.RENDER):
+            begin(watch.cells, call)
+            loop.is_told()
+            end(watch.cells)
+            assert loop.is_not_told()
+
+    loop.run(body)
+
+
+def test_nobody_says_so_beyond_the_deadline_or_for_another_threads_environments() -> None:
+    late = Loop(env_step_timeout=0.1)
+
+    def hang(watch: Watch) -> None:
+        begin(watch.cells, Call.STEP)
+        late.is_told()
+        wait_until(late.is_not_told, "it is late")
+
+    late.run(hang)
+    beside = Loop()
+
+    def film(watch: Watch) -> None:
+        begin(watch.cells, Call.STEP)
+        assert beside.is_not_told()
+
+    beside.run(film, made_beside=True)
+    assert beside.told == 0
 
 
 def test_without_deadlines_nobody_watches(play: Play) -> None:

@@ -11,7 +11,7 @@ import zmq
 from common import transport
 from common.config import Config
 from common.manifest import Manifest
-from common.membership import Membership
+from common.membership import Episode, Membership
 from common.messages import Directive, Heartbeat, Join, Message, Welcome
 from common.metrics import Telemetry
 from common.spec import EnvSpec
@@ -129,6 +129,41 @@ def test_a_silent_head_is_a_line_in_the_log_when_it_goes_and_when_it_is_back(
     gone, back = (r.getMessage() for r in caplog.records if "word from the head" in r.message)
     assert gone.startswith("no word from the head at inproc://head for 1")
     assert back == "word from the head at inproc://head again after 20 s"
+
+
+def test_while_the_loop_is_silent_another_thread_says_that_the_process_lives(
+    head_and_member: tuple[OurHead, Membership],
+) -> None:
+    head, member = head_and_member
+    poll = Polls(member)
+    poll()  # The heartbeat of 0.1 s; the next is due at 1.1 s.
+    member.record_episodes([Episode(3.0, 5, 0)])
+
+    def beside_the_loop() -> None:
+        for tenth in range(31):
+            member.say_busy(0.1 * tenth)
+
+    thread = threading.Thread(target=beside_the_loop)
+    thread.start()
+    thread.join()
+    # At 1.1 and 2.1 s: once a period, however often it is called.
+    assert head.count(Heartbeat) == 3
+    poll(30)
+    head.listen()
+    beats = [message for message in head.heard if isinstance(message, Heartbeat)]
+    assert [b.episode_return.tolist() for b in beats[:4]] == [[], [], [], [3.0]]
+    assert {b.session for b in beats} == {1}
+
+
+def test_nobody_speaks_for_a_loop_that_is_joining_again(
+    head_and_member: tuple[OurHead, Membership],
+) -> None:
+    head, member = head_and_member
+    head.say(Directive(1, "rejoin", 1))
+    Polls(member)()
+    before = head.count(Heartbeat)
+    member.say_busy(10.0)
+    assert head.count(Heartbeat) == before
 
 
 def test_the_heads_wishes_are_those_of_its_newest_word(

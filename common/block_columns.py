@@ -22,7 +22,7 @@ from common.blocks import BlockLayout, RowKind
 from common.spec import EnvSpec
 
 MAGIC = b"zapex replay "
-_FORMAT = b"3\n"
+_FORMAT = b"4\n"
 HEADER_BYTES = 4096
 _ALIGNMENT = 4096
 # Side by side: a transition's n rows lie in one or two cache lines.

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import transport
+from deploy.refusals import in_a_line, refusals
 from deploy.status_client import Plain
 
 LINE_PERIOD_S = 5.0
@@ -159,7 +160,10 @@ class LiveView:
         if status["lost"]:
             members += f", lost so far: {sum(status['lost'].values())}"
         yield "members", members
-        # A head of an older version does not tell.
+        # A head of an older version does not tell either of these.
+        refused = refusals(status.get("refused", {}))
+        if refused:
+            yield "refused", in_a_line(refused)
         if learner.get("trouble"):
             yield "NOT SAVED", f"{learner['failed_checkpoints']} times: {learner['trouble']}"
 

@@ -51,7 +51,16 @@ MEMBERS_PER_GATHER_MS = 20
 members there are: their heartbeats cost less together. What the training loop leaves to be sent
 does not wait, and neither does anything in a small run."""
 RECORD_PERIOD_S = 1.0
+ASKED_POLL_MS = 5
+"""The same while somebody waits for a status."""
 MESSAGES_PER_TURN = 200
+TURN_S = 0.25
+"""No message is taken after so long: weights, records and who fell silent are waiting as well."""
+STATUS_PAUSE = 20
+"""After a status, for so many times what it took to make and to send: in a run of thousands, whose
+status is long, whoever asks all the time takes a twentieth of the thread."""
+MAX_ASKING = 1_000
+"""Who wait for one; others ask again."""
 CONTROL_BYTES = 2 << 20
 """Largest frame that a member may send: a header, or the episodes of a heartbeat."""
 SUBSCRIPTION_BYTES = 1 << 10
@@ -123,6 +132,9 @@ class ControlPlane:
             self._weights, (ACTING, EVALUATION), self._head.rejections
         )
         self._gate = FloodGate()
+        self._asking: dict[bytes, None] = {}
+        """Who waits for a status, in the order in which they asked."""
+        self._next_status_s = 0.0
         self._report = Report(
             self._head,
             manifest,
@@ -222,7 +234,7 @@ class ControlPlane:
             poller.register(socket, zmq.POLLIN)
         try:
             while not self._stopping.is_set():
-                poller.poll(POLL_MS)
+                poller.poll(ASKED_POLL_MS if self._asking else POLL_MS)
                 if self._turn(time.monotonic()):
                     gather_ms = len(self._head.members) // MEMBERS_PER_GATHER_MS
                     transport.wait(self._wakeup.woken, min(gather_ms, MAX_GATHER_MS))
@@ -251,13 +263,15 @@ class ControlPlane:
             # The members are about to leave: this is the last status with all of them.
             self._announcement.tell(now_s, self._report.status, due=True)
             self._send(self._head.set_run_state(run_state))
-        messages = 0
-        while messages < MESSAGES_PER_TURN:
+        messages, more = 0, True
+        while messages < MESSAGES_PER_TURN and time.monotonic() - now_s < TURN_S:
             frames = transport.receive_frames(self._control)
             if frames is None:
+                more = False
                 break
             messages += 1
             self._send(self._answer(frames, now_s))
+        self._tell_status()
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
             self._gate.open()
@@ -275,7 +289,7 @@ class ControlPlane:
         self._evaluator_is_there = self._head.has_evaluator
         (self._replay_known.set if self._replay_servers else self._replay_known.clear)()
         (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
-        return 0 < messages < MESSAGES_PER_TURN
+        return messages > 0 and not more
 
     def _answer(self, frames: list[codec.Frame], now_s: float) -> list[Reply]:
         peer = bytes(frames[0])
@@ -289,8 +303,23 @@ class ControlPlane:
         except WireError as error:
             return [(peer, self._head.refuse(error, now_s))]
         if isinstance(message, StatusRequest):
-            return [(peer, Status(self._report.status().to_plain()))]
+            if len(self._asking) < MAX_ASKING:
+                self._asking[peer] = None
+            return []
         return self._head.handle(peer, message, now_s)
+
+    def _tell_status(self) -> None:
+        """Answer all who asked how the run goes, unless that took much of this thread's time of
+        late: then they wait, and are answered together, once each."""
+        began_s = time.monotonic()
+        if not self._asking or began_s < self._next_status_s:
+            return
+        status = Status(self._report.status().to_plain())
+        for peer in self._asking:
+            self._send_one(peer, status)
+        self._asking.clear()
+        ended_s = time.monotonic()
+        self._next_status_s = ended_s + STATUS_PAUSE * (ended_s - began_s)
 
     def _send(self, replies: list[Reply]) -> None:
         for peer, message in replies:

@@ -243,7 +243,6 @@ class Head:
             metrics_endpoint=join.metrics_endpoint,
         )
         self._incarnations[join.role, member.number] += 1
-        before = self.ladder_size
         self.members[member.session] = member
         self._members_changed()
         if self._lines.allows(now_s):
@@ -264,8 +263,7 @@ class Head:
             inference_endpoint=self._services.inference_endpoint(member),
             relay_endpoint=self._services.relay_endpoint(member),
         )
-        changed = self._directives() if self.ladder_size != before else []
-        return [(peer, welcome), *changed]
+        return [(peer, welcome)]
 
     def _on_serving(self, peer: bytes, serving: Serving, now_s: float) -> list[Reply]:
         member = self.members.get(serving.session)
@@ -347,16 +345,18 @@ class Head:
     # --------------------------------------------------------------------------------------- parts
 
     def _remove(self, members: list[Member]) -> list[Reply]:
-        before = self.ladder_size
         for member in members:
             del self.members[member.session]
         if members:
             self._members_changed()
         self.metrics.forget(member.session for member in members)
         served = any(member.serving is not None for member in members)
-        return self._directives() if served or self.ladder_size != before else []
+        return self._directives() if served else []
 
     def _directives(self) -> list[Reply]:
+        """To all at once, for what cannot wait. Another length of the ladder can: each member hears
+        of it with the answer to its next heartbeat, and a thousand actors that join at once do not
+        cost a million messages."""
         return [(m.peer, self._directive(m)) for m in self.members.values()]
 
     def _directive(self, member: Member) -> Directive:

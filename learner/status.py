@@ -1,6 +1,6 @@
 """How a run goes, for live views and scripts."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from common.metrics import Values
@@ -87,4 +87,7 @@ class RunStatus:
     handshakes by metric. Without those of which there was none."""
 
     def to_plain(self) -> dict[str, Any]:
-        return asdict(self)
+        """To be packed or written at once: members' values are the head's own."""
+        # `asdict` would copy whatever thousands of members told.
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"learner": asdict(self.learner)}

@@ -218,7 +218,8 @@ def _starts(row_kind, context, length):  # type: ignore[no-untyped-def]
 
 
 # One call: a copy of each column in numpy costs more than the copying itself. The observations are
-# in the storage already; the checksum is of them, too.
+# in the storage already; the checksum is of them, too. numba's cache on the disk looks at this file
+# alone: whoever changes block_checksum must touch this one as well, or the old one stays in use.
 @numba.njit(cache=True, nogil=True)
 def _write_columns(  # type: ignore[no-untyped-def]
     first,

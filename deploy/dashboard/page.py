@@ -181,6 +181,8 @@ class Page:
                     self._no_ladder = ui.label("no return is known").classes("empty over")
         with _panel("Replay", ""):
             self._fill = ui.html("", sanitize=False)
+        with _panel("Refused so far", ""):
+            self._refused = ui.html("", sanitize=False).classes("long")
         with _panel("Latest evaluation", ""):
             self._video = ui.video("").props("muted loop playsinline").classes("video")
             self._video_name = ui.label().classes("empty")
@@ -283,6 +285,7 @@ class Page:
         self._diagnosis.set_text(mean + diagnosis(view.flows))
         self._show_charts(view, other)
         self._fill.set_content(panels.fill(view))
+        self._refused.set_content(panels.refused(view))
         self._show_video(view)
         second = other.run if other is not None else None
         found = settings(run.settings, second.settings if second else None)

@@ -9,6 +9,7 @@ from deploy.dashboard.difference import Setting
 from deploy.dashboard.numbers import UNKNOWN, compact, duration, percent
 from deploy.dashboard.observatory import View
 from deploy.live_view import show_return
+from deploy.refusals import refusals
 
 
 def rows(runs: Sequence[Run], chosen: str | None, other: str | None) -> list[dict[str, Any]]:
@@ -101,6 +102,18 @@ def fill(view: View) -> str:
         + "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in facts.items())
         + "</tbody></table>"
     )
+
+
+def refused(view: View) -> str:
+    """Who of the run refused how much of what came, and why."""
+    found = refusals(view.newest)
+    if not found:
+        return '<p class="empty">every message was accepted</p>'
+    body = "".join(
+        f'<tr><th scope="row">{role}: {escape(reason)}</th><td>{count:,}</td></tr>'
+        for (role, reason), count in found.items()
+    )
+    return f'<table class="settings facts"><tbody>{body}</tbody></table>'
 
 
 def _updates(view: View, name: str) -> str:

@@ -39,7 +39,7 @@ class StoredBlocks:
         with path.open("rb") as file:
             header = file.read(PAGE).rstrip(b"\0")
         magic, _, description = header.partition(b"\n")
-        assert magic == b"zapex replay 3", magic
+        assert magic == b"zapex replay 4", magic
         facts = json.loads(description)
         self.slots: int = facts["slots"]
         rows = facts["context"] + facts["length"] + facts["n_step"]

@@ -21,6 +21,7 @@ def status(
     samples_per_insert: float | None = 8.0,
     train_return: float | None = 21.25,
     lost: dict[str, int] | None = None,
+    refused: dict[str, float] | None = None,
     **learner: Any,
 ) -> dict[str, Any]:
     return RunStatus(
@@ -37,6 +38,7 @@ def status(
         episodes=3,
         members=list(members),
         lost=lost or {},
+        refused=refused or {},
     ).to_plain()
 
 
@@ -64,7 +66,8 @@ def view(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Iterator[LiveView]
 def facts(line: str) -> dict[str, str]:
     """The facts of a line by their names."""
     names = ("time", "greedy", "training return", "env steps", "updates", "replay",
-             "samples/insert", "policy lag", "waiting", "members", "NOT SAVED")  # fmt: skip
+             "samples/insert", "policy lag", "waiting", "members", "refused",
+             "NOT SAVED")  # fmt: skip
     found = {}
     for part in line.strip().split("  "):
         (name,) = [name for name in names if part.startswith(f"{name} ")]
@@ -147,6 +150,10 @@ def test_a_status_is_one_line_of_facts(
             member("actor", actor_weights_version=80.0),
             member("evaluator", weights_version=1.0),
             lost={"actor": 2, "evaluator": 1},
+            refused={
+                "head_rejected_messages_total.flood": 1_200.0,
+                "head_refused_peers_total": 3.0,
+            },
             env_steps=6_000,
             updates=110,
             table_size=3_000,
@@ -171,6 +178,7 @@ def test_a_status_is_one_line_of_facts(
         "policy lag": "20 updates (experience 1,234)",
         "waiting": "actors 50%, learner 10% of the time",
         "members": "2 actors, lost so far: 3",
+        "refused": "1,203 (flood 1,200, handshake 3)",
     }
 
 

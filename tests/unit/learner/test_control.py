@@ -1,5 +1,6 @@
 """What the head's process shows of the run, and leaves behind."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 import zmq
 
+from common import transport
+from common.messages import Status, StatusRequest
 from learner.control import ControlPlane
 from learner.recorder import Record, Recorder
-from learner.status import LearnerCounters
+from learner.report import Report
+from learner.status import LearnerCounters, RunStatus
 from learner.targets import TARGETS_FILE, Targets
 from tests.head_with_peers import MANIFEST
 from tests.waiting import wait_until
@@ -49,6 +53,40 @@ def test_the_head_shows_the_runs_own_metrics(context: zmq.Context[zmq.Socket[byt
             "head_refused_peers_total": 0,
             "head_dropped_records_total": 1,
         }
+
+
+def test_whoever_asks_without_end_is_answered_now_and_then_and_others_are_as_well(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Report.status
+
+    def long(report: Report) -> RunStatus:
+        """Of a run of thousands."""
+        time.sleep(0.02)
+        return made(report)
+
+    monkeypatch.setattr(Report, "status", long)
+    control = ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)
+    with closing(control), closing(context.socket(zmq.DEALER)) as curious, closing(
+        context.socket(zmq.DEALER)
+    ) as other:  # fmt: skip
+        for socket in (curious, other):
+            socket.connect(control.endpoint)
+        transport.send(curious, StatusRequest())
+        answers = 0
+
+        def other_is_answered() -> bool:
+            nonlocal answers
+            answers += isinstance(transport.receive(curious), Status)
+            return isinstance(transport.receive(other), Status)
+
+        wait_until(lambda: other_is_answered() or answers, "the first is answered")
+        for _ in range(200):
+            transport.send(curious, StatusRequest())
+        transport.send(other, StatusRequest())
+        wait_until(other_is_answered, "the other is answered")
+        # One at a time they would be 200, and the other would have waited for all of them.
+        assert answers < 20
 
 
 @pytest.mark.parametrize(("phase", "stays"), [("done", False), ("failed", True)])

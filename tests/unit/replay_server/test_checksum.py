@@ -1,5 +1,7 @@
 """A block's checksum against whole numbers, one word at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.blocks import BlockLayout
 from common.spec import EnvSpec
-from replay_server.checksum import whole_blocks
+from replay_server.checksum import block_checksum, whole_blocks
 from replay_server.storage import Storage
 from tests.experience import LAYOUT, SPEC, insert, steps
 
@@ -22,18 +24,40 @@ def mixed(z: int) -> int:
     return z ^ (z >> 31)
 
 
+def keyed(word: int, i: int) -> int:
+    return word ^ (KEY + i * WEYL) & ONES
+
+
+def product(x: int) -> int:
+    return (x % (1 << 32)) * (x >> 32)
+
+
 def term(word: int, i: int) -> int:
-    x = word ^ (KEY + i * WEYL) & ONES
-    return (x % (1 << 32)) * (x >> 32) + word
+    return product(keyed(word, i)) + word
+
+
+def rotated(word: int, bits: int) -> int:
+    return (word << bits | word >> 64 - bits) & ONES
 
 
 def slow_sum(column: bytes, begin: int, nbytes: int) -> int:
     end = begin + nbytes
-    total = 0
-    for i, word_at in enumerate(range(begin - begin % 8, end, 8)):
+    words = []
+    for word_at in range(begin - begin % 8, end, 8):
         # Bytes of other blocks are taken as 0.
         own = [column[at] if begin <= at < end else 0 for at in range(word_at, word_at + 8)]
-        total += term(int.from_bytes(bytes(own), "little"), i)
+        words.append(int.from_bytes(bytes(own), "little"))
+    total = term(words[0], 0)
+    if len(words) > 1:
+        total += term(words[-1], 1)
+    middle = words[1:-1]
+    quarter = len(middle) // 4
+    for i in range(quarter):
+        four = [middle[i + k * quarter] for k in range(4)]
+        folded = sum(rotated(keyed(word, i + 1), 16 * k) for k, word in enumerate(four))
+        total += product(folded & ONES)
+    for i, word in enumerate(middle[4 * quarter :], quarter + 1):
+        total += term(word, i)
     return total & ONES
 
 
@@ -112,6 +136,27 @@ def test_no_changed_byte_goes_unnoticed_and_nobody_elses_is_looked_at(
             break
         place -= nbytes
     assert whole(storage) == [s != slot for s in range(4)]
+
+
+def test_pictures_of_one_colour_that_change_places_are_noticed() -> None:
+    """What is folded together must not make up for one another."""
+    spec, layout = EnvSpec((16, 16), "|u1", 5), BlockLayout(length=16, n_step=1)
+    storage = filled(spec, layout)
+    obs = storage.obs[2]
+    quarter = len(obs) // 4
+    colours = np.repeat(np.arange(1, 5, dtype=np.uint8), quarter)
+    orders = [p for p in itertools.permutations(range(4)) if p != (0, 1, 2, 3)]
+    obs[: 4 * quarter] = colours[:, None, None]
+    columns = (storage.number, storage.session, storage.sequence, storage.version)
+    storage.checksum[2] = block_checksum(
+        2, *(int(column[2]) for column in columns),
+        storage.obs_words, storage.obs_bytes, storage.step_words, storage.step_bytes,
+    )  # fmt: skip
+    assert whole(storage)[2]
+    for order in orders:
+        permuted = colours.reshape(4, quarter)[list(order)].reshape(-1)
+        obs[: 4 * quarter] = permuted[:, None, None]
+        assert not whole(storage)[2], order
 
 
 def test_the_checksum_itself_may_be_what_is_damaged() -> None:

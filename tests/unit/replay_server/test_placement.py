@@ -30,7 +30,7 @@ from replay_server.sum_tree import SumTree
 from tests.experience import insert, steps
 
 NBYTES = 64 << 10
-HEADER = b"zapex replay 3\na header"
+HEADER = b"zapex replay 4\na header"
 GB = 1_000_000_000
 
 Usage = namedtuple("Usage", "total used free")
@@ -155,7 +155,7 @@ def test_another_replays_file_is_refused_as_such_though_there_is_no_room_either(
     tmp_path: Path, free: Any
 ) -> None:
     path = tmp_path / "replay"
-    path.write_bytes(b"zapex replay 3\nanother header")
+    path.write_bytes(b"zapex replay 4\nanother header")
     free(disk=0)
     with pytest.raises(CheckpointError, match="holds experience of another"):
         map_buffer(path, NBYTES, HEADER)

@@ -284,7 +284,7 @@ def test_impossible_counters_are_one_clear_line(
     [
         (b"zapex replay 2\n{}", "holds experience in the format of another release: resume with"),
         (b"\0damaged", "is no replay's file, or its beginning is damaged: remove it"),
-        (b"zapex replay 3\n{}", "holds experience of another environment, block layout or cap"),
+        (b"zapex replay 4\n{}", "holds experience of another environment, block layout or cap"),
     ],
 )
 def test_a_beginning_that_is_not_this_ones_is_one_clear_line(

@@ -1,5 +1,7 @@
 """Text and tables of the page."""
 
+import re
+
 from deploy.dashboard import panels
 from deploy.dashboard.catalogue import State
 from deploy.dashboard.difference import settings
@@ -62,6 +64,20 @@ def test_how_full_the_replay_is() -> None:
     for fact in ("1,600 of 6,400", "10.0%", "21 updates", "25%", "–, –"):
         assert f"<td>{fact}</td>" in html
     assert "nothing is known" in panels.fill(view())
+
+
+def test_what_was_refused_by_whom_and_why_the_most_first() -> None:
+    newest = {
+        "head_rejected_messages_total": 1_204.0,
+        "head_rejected_messages_total.flood": 1_200.0,
+        "head_rejected_messages_total.shape": 4.0,
+        "replay_rejected_messages_total": 0.0,
+        "replay_refused_peers_total": 30.0,
+    }
+    html = panels.refused(view(newest=newest))
+    found = re.findall(r"<th[^>]*>([^<]*)</th><td>([^<]*)</td>", html)
+    assert found == [("head: flood", "1,200"), ("replay: handshake", "30"), ("head: shape", "4")]
+    assert "every message was accepted" in panels.refused(view())
 
 
 def test_what_a_learner_does_other_than_train_is_said() -> None:

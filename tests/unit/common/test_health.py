@@ -1,6 +1,7 @@
 """Who is alive, and who only looks so."""
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 from contextlib import closing
@@ -112,6 +113,22 @@ def test_the_command_says_that_nobody_answers(capsys: pytest.CaptureFixture[str]
         port = taken.getsockname()[1]
     assert health.main([str(port)]) == 1
     assert capsys.readouterr().out.startswith(f"nobody answers at port {port}: ")
+
+
+def test_another_program_that_listens_there_is_not_taken_for_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            with other.accept()[0] as connection:
+                connection.recv(1_000)
+                connection.sendall(b"220 mail.example ESMTP 200\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert health.main([str(other.getsockname()[1])]) == 1
+        answering.join()
 
 
 def test_a_process_that_does_not_speak_is_not_waited_for(

@@ -82,6 +82,8 @@ class Head:
         self.has_evaluator = False
         self.run_state = "run"
         self._members_changed()
+        self._told_ladder_size = self.ladder_size
+        """What all were told last: actors that come by the hundred make it grow each time."""
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         """Raw returns of the newest training episodes, whatever their ε."""
         self.episodes = 0
@@ -118,7 +120,8 @@ class Head:
         return Refused(str(error))
 
     def tick(self, now_s: float) -> list[Reply]:
-        """Drop members that have been silent for too long."""
+        """Drop members that have been silent for too long; once a second, tell all of a ladder that
+        has grown or shrunk."""
         silent = [m for m in self.members.values() if now_s - m.last_heard_s > SILENCE_S]
         for member in silent:
             if self._lines.allows(now_s):
@@ -127,7 +130,8 @@ class Head:
                     member.role, member.number, quoted(member.host), member.pid, SILENCE_S,
                 )  # fmt: skip
             self.lost[member.role] = self.lost.get(member.role, 0) + 1
-        return self._remove(silent)
+        replies = self._remove(silent)
+        return self._directives() if self.ladder_size != self._told_ladder_size else replies
 
     def set_run_state(self, run_state: str) -> list[Reply]:
         """Tell every member at once: run or stop."""
@@ -237,7 +241,6 @@ class Head:
             metrics_endpoint=join.metrics_endpoint,
         )
         self._incarnations[join.role, member.number] += 1
-        before = self.ladder_size
         self.members[member.session] = member
         self._members_changed()
         if self._lines.allows(now_s):
@@ -258,8 +261,7 @@ class Head:
             inference_endpoint=self._services.inference_endpoint(member),
             relay_endpoint=self._services.relay_endpoint(member),
         )
-        changed = self._directives() if self.ladder_size != before else []
-        return [(peer, welcome), *changed]
+        return [(peer, welcome)]
 
     def _on_serving(self, peer: bytes, serving: Serving, now_s: float) -> list[Reply]:
         member = self.members.get(serving.session)
@@ -341,16 +343,16 @@ class Head:
     # --------------------------------------------------------------------------------------- parts
 
     def _remove(self, members: list[Member]) -> list[Reply]:
-        before = self.ladder_size
         for member in members:
             del self.members[member.session]
         if members:
             self._members_changed()
         self.metrics.forget(member.session for member in members)
         served = any(member.serving is not None for member in members)
-        return self._directives() if served or self.ladder_size != before else []
+        return self._directives() if served else []
 
     def _directives(self) -> list[Reply]:
+        self._told_ladder_size = self.ladder_size
         return [(m.peer, self._directive(m)) for m in self.members.values()]
 
     def _directive(self, member: Member) -> Directive:

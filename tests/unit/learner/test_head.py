@@ -203,6 +203,7 @@ def test_who_is_silent_for_too_long_is_gone_and_counted() -> None:
     run.now_s = 10.0
     for peer, session in ((b"a", actors[0]), (b"b", actors[1]), (b"replay", 100)):
         run.send(peer, heartbeat(session))
+    run.head.tick(10.0)  # All have been told of the ladder.
     assert run.head.tick(SILENCE_S) == []  # Silent for exactly the limit: still there.
     # The third actor falls silent: the ladder is 8 long again, and all who are left are told.
     told = run.head.tick(SILENCE_S + 0.1)

@@ -48,16 +48,34 @@ def test_the_ladder_is_as_long_as_expected_or_as_those_who_came() -> None:
     a = run.welcome(b"a", join()).session
     b = run.welcome(b"b", join()).session
     assert run.head.ladder_size == 8
-    replies = run.send(b"c", join(pid=9))
-    c = next(m.session for _, m in replies if isinstance(m, Welcome))
-    # Everybody learns of the longer ladder; the newcomer by its welcome.
-    assert all(m.ladder_size == 12 for _, m in replies)  # type: ignore[attr-defined]
-    assert (b"a", directive(a, ladder_size=12)) in replies
-    assert (b"b", directive(b, ladder_size=12)) in replies
-    shorter = run.send(b"c", Leave(c, "stopped"))
-    assert sorted(shorter) == [
+    [(peer, third)] = run.send(b"c", join(pid=9))
+    assert isinstance(third, Welcome)
+    assert (peer, third.ladder_size) == (b"c", 12)
+    # Everybody learns of the longer ladder with the next tick, and of the shorter one.
+    c = third.session
+    assert sorted(run.head.tick(0.5)) == [
+        (b"a", directive(a, ladder_size=12)),
+        (b"b", directive(b, ladder_size=12)),
+        (b"c", directive(c, ladder_size=12)),
+        (b"replay", directive(100, ladder_size=12, replay="")),
+    ]
+    assert run.send(b"c", Leave(c, "stopped")) == []
+    assert sorted(run.head.tick(1.5)) == [
         (b"a", directive(a)), (b"b", directive(b)), (b"replay", directive(100, replay=""))
     ]  # fmt: skip
+    assert run.head.tick(2.5) == []
+
+
+def test_actors_that_come_by_the_hundred_cost_a_reply_each() -> None:
+    """And not one to everybody who is there already, each time, although each makes the ladder
+    longer: a thousand would be half a million."""
+    run = Run()
+    replies = [run.send(b"%d" % i, join(pid=i + 10)) for i in range(300)]
+    assert [len(to_one) for to_one in replies] == [1] * 300
+    told = run.head.tick(0.5)
+    assert len(told) == 301
+    assert {m.ladder_size for _, m in told} == {1_200}  # type: ignore[attr-defined]
+    assert run.head.tick(1.5) == []
 
 
 def test_who_comes_and_goes_on_the_ladder_as_it_is_disturbs_nobody() -> None:

@@ -168,8 +168,8 @@ class Heartbeat(Message):
 
 @dataclass(frozen=True, slots=True)
 class Directive(Message):
-    """What the head wants of a member: sent on every change, and in answer to a heartbeat after a
-    change or a few seconds."""
+    """What the head wants of a member: sent on every change but one of the ladder's length alone,
+    and in answer to a heartbeat after a change or a few seconds."""
 
     kind: ClassVar[str] = "directive"
     session: int

@@ -77,8 +77,10 @@ def _make(
     socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = PROBE_PERIOD_S
     socket.tcp_maxrt = LOST_S * 1_000
     # ZMTP pings. The side that connects sends them; the other learns from them how long silence may
-    # last (TTL) and need not ping its thousand peers as well.
-    if socket_type not in (zmq.ROUTER, zmq.XPUB):
+    # last (TTL) and need not ping its thousand peers as well. A subscriber does not: the queue of
+    # one that is busy is full, and libzmq ends the whole process when it pings on a connection that
+    # was lost meanwhile (its issues 4364, 3937).
+    if socket_type not in (zmq.ROUTER, zmq.XPUB, zmq.SUB):
         socket.heartbeat_ivl = PROBE_PERIOD_S * 1_000
         socket.heartbeat_timeout = socket.heartbeat_ttl = FRAME_LIMIT_S * 1_000
     socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1_000

@@ -20,6 +20,7 @@ NAMES = (
     "memory",
     "replay_served",
     "replay_storage",
+    "scale",
     "sinks",
     "solve",
     "sum_tree",

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.benchmarks import (
@@ -18,6 +18,7 @@ from tests.benchmarks import (
     learner_update,
     machine,
     replay_served,
+    scale,
     sinks,
     sum_tree,
     telemetry_head,
@@ -34,10 +35,13 @@ from tests.benchmarks.markdown import (
 )
 from tests.benchmarks.peers import Peers
 from tests.benchmarks.report import Figure, report
+from tests.benchmarks.scale.model import Costs, refreshed
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 FIGURES = PAGE.with_suffix(".json")
 """What the page was made of: figures that are not measured again stay."""
+SCALING = PAGE.with_name("scaling.md")
+"""Reckons with what `scale` found."""
 
 
 def _replay_served(quick: bool, peers: Peers) -> list[Figure]:
@@ -61,6 +65,13 @@ def _end_to_end(quick: bool, peers: Peers) -> list[Figure]:
     presets = ("cartpole", "minatar-breakout", "pong")
     window_s, limit_window_s = (15.0, 1.0) if quick else (40.0, 2.0)
     return end_to_end.figures(presets, window_s, 3.0, limit_window_s)
+
+
+def _scale(quick: bool, peers: Peers) -> list[Figure]:
+    if quick:
+        return scale.figures((10, 360), scale.PARTS, 4.0, subscribers=60, joined=200, rounds=1)
+    sizes = (1, 10, 100, 360, 1000)
+    return scale.figures(sizes, scale.PARTS, 10.0, subscribers=360, joined=200, rounds=3)
 
 
 BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
@@ -89,6 +100,7 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
     "telemetry_head": lambda quick, peers: telemetry_head.figures(
         (1000,), *((5.0, 1) if quick else (10.0, 3))
     ),
+    "scale": _scale,
     "sinks": lambda quick, peers: sinks.figures(
         "cartpole", *((3.0, 2, 5.0) if quick else (5.0, 8, 20.0))
     ),
@@ -128,9 +140,20 @@ def run(
             date = time.strftime("%Y-%m-%d")
             PAGE.write_text(page(in_order, Circumstances(date, command, facts, installed.missing)))
             write_groups(FIGURES, in_order)
+            if name == "scale":
+                _write_scaling(groups[name].figures)
             print(f"written: {PAGE}", file=sys.stderr)
     if failed := [name for name in names if groups[name].failure]:
         raise SystemExit(f"not measured: {', '.join(failed)}")
+
+
+def _write_scaling(figures: Sequence[Figure]) -> None:
+    try:
+        costs = Costs.of(figures)
+    except KeyError as error:
+        print(f"{SCALING} stays as it is: {error} was not measured", file=sys.stderr)
+        return
+    SCALING.write_text(refreshed(SCALING.read_text(), costs))
 
 
 def _measure(name: str, quick: bool, peers: Peers) -> Group:

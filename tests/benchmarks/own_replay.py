@@ -44,7 +44,8 @@ class NoHead:
         pass
 
 
-def manifest_of(workload: Workload, replay_link: str = "auto") -> Manifest:
+def manifest_of(workload: Workload, replay_link: str = "auto", **changes: Any) -> Manifest:
+    """A run of that workload, free of the rate limiter; `changes`: further configuration."""
     config = config_from_mapping(
         {
             "replay_capacity": workload.capacity,
@@ -61,6 +62,7 @@ def manifest_of(workload: Workload, replay_link: str = "auto") -> Manifest:
             "min_size_to_sample": workload.batch_size,
             "envs_per_actor": workload.blocks,
             "replay_link": replay_link,
+            **changes,
         },
         "benchmark",
     )

@@ -47,6 +47,13 @@ def child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
         process.kill()
 
 
+def hear(process: Connection, timeout_s: float = START_TIMEOUT_S) -> Any:
+    """What a `child` says next."""
+    if not process.poll(timeout_s):
+        raise TimeoutError(f"a process of the benchmark said nothing for {timeout_s:.0f} s")
+    return process.recv()
+
+
 class Experience(NamedTuple):
     """B blocks of R rows, of which L, behind the context, may start a transition."""
 

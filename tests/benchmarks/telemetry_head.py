@@ -12,8 +12,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -33,12 +33,11 @@ from learner.recorder import Record, Recorder
 from learner.sinks import JsonLines
 from learner.status import LearnerCounters
 from tests.benchmarks.report import Figure, report
-from tests.benchmarks.served import SPAWN
+from tests.benchmarks.served import START_TIMEOUT_S, child, hear
 
 ENVS = 16
 STEPS_PER_S = 100
 """Of all environments of an actor at once."""
-START_TIMEOUT_S = 120.0
 SETTLE_S = 3.0
 LATE_S = 3.0
 """A heartbeat is in a record after so long at most."""
@@ -89,10 +88,10 @@ def figures(actors: tuple[int, ...], window_s: float, rounds: int) -> list[Figur
 
 
 def _share_of_a_core(serve: Serve, actors: int, window_s: float) -> float:
-    with (
-        _process(_head, serve, actors) as (head, address),
-        _process(_actors, address, actors) as (simulator, _),
-    ):
+    with ExitStack() as stack:
+        head = stack.enter_context(child(_head, serve, actors))
+        simulator = stack.enter_context(child(_actors, hear(head), actors))
+        hear(simulator)  # All have joined.
 
         def now() -> tuple[float, float, int, int]:
             head.send(None)
@@ -107,23 +106,6 @@ def _share_of_a_core(serve: Serve, actors: int, window_s: float) -> float:
     if sent - sent_before < 0.97 * due or heard < sent - actors * LATE_S:
         raise RuntimeError(f"{due:.0f} heartbeats were due; {sent} were sent, {heard} came in all")
     return (end_cpu_s - start_cpu_s) / (end_s - start_s)
-
-
-@contextmanager
-def _process(work: Callable[..., None], *args: object) -> Iterator[tuple[Connection, str]]:
-    """A process with a pipe to it, and the first it said. It ends when the pipe does."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=work, args=(*args, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(START_TIMEOUT_S):
-            raise TimeoutError(f"{work.__name__} said nothing for {START_TIMEOUT_S:.0f} s")
-        yield ours, ours.recv()
-    finally:
-        ours.close()
-        process.join(10)
-        process.kill()
 
 
 # ------------------------------------------------------------------------------------ who is asked

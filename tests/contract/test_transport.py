@@ -1,5 +1,8 @@
 """One suite for every transport: what is sent arrives whole and in order."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import zmq
@@ -184,3 +187,11 @@ def test_a_client_that_was_there_before_its_server_is_not_told_of_a_reconnection
 
     assert receive_with_prefix(server)[1] == Ack(0, 7)
     assert not watch.reconnected()
+
+
+def test_a_busy_subscriber_outlives_its_publisher() -> None:
+    """With pings of its own, libzmq would abort its process: its queue is full when it pings on a
+    connection that is gone."""
+    command = [sys.executable, "-m", "tests.contract.busy_subscriber"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")

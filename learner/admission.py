@@ -18,6 +18,8 @@ MAX_NAME = 255
 MAX_PATH = 4_096
 MAX_LINES = 2_000
 """Of the log, for members that come and go at once."""
+MAX_LOOK_S = 1.0
+"""Longer than a turn of the thread that listens, if it gets its processor."""
 MAX_MESSAGES = 500
 """Of one connection in each period; a member sends one or two a second."""
 
@@ -67,6 +69,22 @@ class FloodGate:
     def open(self) -> None:
         """A new period begins."""
         self._heard.clear()
+
+
+class ListeningClock:
+    """Goes as long as somebody listens: a thread that had no processor for ten seconds must not
+    hold them against those who spoke meanwhile, and were not heard."""
+
+    def __init__(self, now_s: float) -> None:
+        self._before_s = now_s
+        self._passed_s = 0.0
+
+    def at(self, now_s: float) -> float:
+        """What it shows at each look, of which there are several a second. `now_s` is monotonic, in
+        seconds, as is the answer, whose beginning is another."""
+        self._passed_s += min(now_s - self._before_s, MAX_LOOK_S)
+        self._before_s = now_s
+        return self._passed_s
 
 
 class LineBudget:

@@ -33,7 +33,7 @@ from common.metrics import Telemetry
 from common.rejections import Rejections
 from common.security import refused_peers
 from common.trace import Trace
-from learner.admission import FloodGate
+from learner.admission import FloodGate, ListeningClock
 from learner.announcement import Announcement
 from learner.feed import Feed, open_feed
 from learner.head import Head, Reply
@@ -132,6 +132,7 @@ class ControlPlane:
             self._weights, (ACTING, EVALUATION), self._head.rejections
         )
         self._gate = FloodGate()
+        self._clock = ListeningClock(time.monotonic())
         self._asking: dict[bytes, None] = {}
         """Who waits for a status, in the order in which they asked."""
         self._next_status_s = 0.0
@@ -263,19 +264,19 @@ class ControlPlane:
             # The members are about to leave: this is the last status with all of them.
             self._announcement.tell(now_s, self._report.status, due=True)
             self._send(self._head.set_run_state(run_state))
-        messages, more = 0, True
+        messages, more, heard_s = 0, True, self._clock.at(now_s)
         while messages < MESSAGES_PER_TURN and time.monotonic() - now_s < TURN_S:
             frames = transport.receive_frames(self._control)
             if frames is None:
                 more = False
                 break
             messages += 1
-            self._send(self._answer(frames, now_s))
+            self._send(self._answer(frames, heard_s))
         self._tell_status()
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
             self._gate.open()
-            self._send(self._head.tick(now_s))
+            self._send(self._head.tick(heard_s))
             self._report.observe_waiting(now_s)
             self._report.write_records()
             if self._targets is not None:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from learner.resume import inserted_since
+from common.config import Config
+from common.errors import RunDirectoryError
+from learner.resume import check_resumable, inserted_since
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,10 @@ def test_a_run_counts_on_after_either() -> None:
         counted += inserted_since({0: before}, {0: now})
         before = now
     assert counted == 1_000 + 50 + 40 + 10
+
+
+def test_a_run_keeps_the_files_its_experience_is_divided_into() -> None:
+    two = Config(replay_servers=2)
+    check_resumable(two, two)
+    with pytest.raises(RunDirectoryError, match="cannot change replay_servers from 2 to 3"):
+        check_resumable(two, Config(replay_servers=3))

@@ -13,8 +13,9 @@ simulators too, shares this machine's cores.
 Times of an acknowledgement are the actors' own, to about a millisecond. Shares of a core are
 processor time. `weights` counts what the head sends for one version, by the kernel's count on its
 connections. `join` is a real actor's way into a run of that many simulated ones, from when it
-begins to connect, its imports done. `shards` is what one and two replay servers take and give at
-most, in turn. `cost` is what docs/scaling.md reckons with, from the runs above.
+begins to connect, its imports done: also those that numba makes with the first compiled function,
+1.3 s of a core. `shards` is what one and two replay servers take and give at most, in turn. `cost`
+is what docs/scaling.md reckons with, from the runs above.
 """
 
 import statistics

@@ -6,11 +6,13 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+import numpy as np
 import torch
 import zmq
 
 from actor.loop import Actor
 from common.descriptors import raise_limit
+from common.finite import all_finite
 from common.manifest import Manifest
 from common.membership import Membership
 from common.metrics import Telemetry
@@ -25,7 +27,7 @@ PRESET = "cartpole"
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Seconds from when an actor, its imports done, begins to connect."""
+    """Seconds from when an actor begins to connect, its imports done: numba's late ones, too."""
 
     welcome_s: float
     """The head has taken it in."""
@@ -91,6 +93,8 @@ def _join(head: str, driver: Connection) -> None:
     """A process: what `actor.loop.run_actor` does, but that the clock is read."""
     raise_limit()
     torch.set_num_threads(1)
+    # numba imports most of itself, and SciPy, with the first compiled function that is called.
+    all_finite(np.zeros(1, np.float32))
     stop = threading.Event()
     with zmq.Context() as context:
         since_s = time.perf_counter()

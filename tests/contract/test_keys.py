@@ -325,9 +325,12 @@ def test_whoever_listens_in_on_the_wire_reads_nothing(
 
 
 @pytest.mark.slow
-def test_a_damaged_byte_on_the_wire_is_no_message(run: Processes) -> None:
+def test_a_damaged_byte_on_the_wire_is_no_message(
+    run: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Encryption is authenticated: what was changed on its way does not arrive as another value.
-    ZeroMQ's heartbeats end such a connection, after 20 s."""
+    ZeroMQ's heartbeats end such a connection after FRAME_LIMIT_S, which is shorter here."""
+    monkeypatch.setattr(transport, "FRAME_LIMIT_S", 5)
     server, endpoint = run.of("server").bind(zmq.ROUTER, "tcp://127.0.0.1:0")
     client = run.of("alice").connect(zmq.DEALER, endpoint)
     transport.send(client, Ack(0, 0))

@@ -213,7 +213,7 @@ class TurnFeed:
     def _hand(self, peer: bytes, message: Message) -> Drawn | None:
         """To the table; what it has drawn thereupon."""
         drawn = None
-        for _, reply in self._table.replies(peer, message, NO_TIME_S):
+        for _, reply in self._table.handle(peer, message, NO_TIME_S):
             if isinstance(reply, Rejected):
                 raise WireError(f"the replay rejected {message.kind}: {reply.reason}")
             if isinstance(reply, Drawn):

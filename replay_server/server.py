@@ -25,7 +25,7 @@ from common.manifest import Manifest
 from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import Ack, Insert, Message, Serving
 from common.metric_table import histogram
-from common.metrics import Telemetry, Values
+from common.metrics import Histogram, Telemetry, Values
 from common.process import machine_id
 from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
@@ -44,7 +44,10 @@ POLL_MS = 20
 INSERTS_AHEAD = 16
 """Messages of one peer that are received before this process looks at them; others wait there."""
 MESSAGES_PER_TURN = 4
-"""Handled before acknowledgements are sent and the head is heard again."""
+"""Answered, and inserts stored, before acknowledgements are sent and the head is heard again."""
+RECEIVED_PER_TURN = 256
+"""Inserts are taken in as they come, and stored in their turn: ZeroMQ gives a message of one peer
+after that of another, and the learner is one of very many."""
 
 log = logging.getLogger(__name__)
 
@@ -212,48 +215,77 @@ def serve(
         [*table.histograms, batch_s],
     )
     cut_off = CutOff((socket, endpoint))
+    turn = _Turn(socket, table, trace, batch_s)
     while not (stop.is_set() or membership.stop_requested):
         membership.poll(time.monotonic(), telemetry)
         cut_off.poll()
         if membership.joins != joins:
             joins = membership.joins
             membership.send(_serving(endpoint, table, membership))
-        idle = True
-        # Acknowledgements wait for the turn's end: of several to one actor the last says all.
-        acks: dict[tuple[bytes, int], Ack] = {}
-        trace.phase("receiving")
-        for frames in _arrived(socket):
-            idle = False
-            since_s = time.perf_counter()
-            for peer, reply in _answer(table, frames, trace):
-                if not isinstance(reply, Ack):
-                    trace.phase("sending")
-                    batch_s.observe(time.perf_counter() - since_s)
-                    _send(socket, table, peer, reply)
-                    since_s = time.perf_counter()
-                    trace.phase("priorities, sampling")
-                    continue
-                last = acks.get((peer, reply.session))
-                # One for an insert that was sent again may come behind one for a later insert.
-                if last is None or last.sequence < reply.sequence:
-                    acks[peer, reply.session] = reply
-            trace.phase("receiving")
-        trace.phase("sending")
-        for (peer, _), ack in acks.items():
-            _send(socket, table, peer, ack)
-        if idle:
+        if not turn.take():
             trace.phase("waiting")
             transport.wait(socket, POLL_MS)
             table.account(time.monotonic())
 
 
-def _arrived(socket: zmq.Socket[bytes]) -> Iterator[list[codec.Frame]]:
-    """The frames of each message that waits, of at most MESSAGES_PER_TURN."""
-    for _ in range(MESSAGES_PER_TURN):
-        frames = transport.receive_frames(socket)
-        if frames is None:
-            return
-        yield frames
+class _Turn:
+    """What is done at the socket between two looks at the head, again and again."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], table: Table, trace: Trace, batch_s: Histogram
+    ) -> None:
+        self._socket, self._table, self._trace, self._batch_s = socket, table, trace, batch_s
+        self._acks: dict[tuple[bytes, int], Ack] = {}
+        """They wait for the turn's end: of several to one actor the last says all."""
+
+    def take(self) -> bool:
+        """Whether there was anything to do."""
+        received = answered = 0
+        while received < RECEIVED_PER_TURN and answered < MESSAGES_PER_TURN:
+            self._trace.phase("receiving")
+            frames = transport.receive_frames(self._socket)
+            if frames is None:
+                break
+            received += 1
+            answered += self._answer(frames)
+        self._trace.phase("inserting")
+        stored = self._say(self._table.advance(MESSAGES_PER_TURN))
+        self._trace.phase("sending")
+        for (peer, _), ack in self._acks.items():
+            _send(self._socket, self._table, peer, ack)
+        self._acks.clear()
+        return bool(received or stored)
+
+    def _answer(self, frames: list[codec.Frame]) -> bool:
+        """Whether it was more than an insert that is to be stored."""
+        peer = bytes(frames[0])
+        now_s = time.monotonic()
+        try:
+            message = codec.decode(frames[1:])
+        except WireError as error:
+            return self._say(iter([(peer, self._table.reject(None, error, now_s))]))
+        is_insert = isinstance(message, Insert)
+        self._trace.phase("inserting" if is_insert else "priorities, sampling")
+        return self._say(self._table.replies(peer, message, now_s)) or not is_insert
+
+    def _say(self, replies: Iterator[Reply]) -> bool:
+        """Whether there were any."""
+        spoke = False
+        since_s = time.perf_counter()
+        for peer, reply in replies:
+            spoke = True
+            if isinstance(reply, Ack):
+                last = self._acks.get((peer, reply.session))
+                # One for an insert that was sent again may come behind one for a later insert.
+                if last is None or last.sequence < reply.sequence:
+                    self._acks[peer, reply.session] = reply
+                continue
+            self._trace.phase("sending")
+            self._batch_s.observe(time.perf_counter() - since_s)
+            _send(self._socket, self._table, peer, reply)
+            since_s = time.perf_counter()
+            self._trace.phase("priorities, sampling")
+        return spoke
 
 
 def _send(socket: zmq.Socket[bytes], table: Table, peer: bytes, message: Message) -> None:
@@ -269,17 +301,6 @@ def _serving(endpoint: str, table: Table, membership: Membership) -> Serving:
         machine_id(),
         "" if path is None else str(path.resolve()),
     )
-
-
-def _answer(table: Table, frames: list[codec.Frame], trace: Trace) -> Iterator[Reply]:
-    peer = bytes(frames[0])
-    try:
-        message = codec.decode(frames[1:])
-    except WireError as error:
-        yield peer, table.reject(None, error, time.monotonic())
-        return
-    trace.phase("inserting" if isinstance(message, Insert) else "priorities, sampling")
-    yield from table.replies(peer, message, time.monotonic())
 
 
 def table_values(table: Table, flusher: Flusher = NO_FLUSHER) -> Values:

@@ -143,12 +143,13 @@ class Table:
         self._restore()
 
     def handle(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
-        """As `replies`, all at once."""
-        return list(self.replies(peer, message, now_s))
+        """As `replies`, and then all of `advance`."""
+        return [*self.replies(peer, message, now_s), *self.advance()]
 
     def replies(self, peer: bytes, message: Message, now_s: float) -> Iterator[Reply]:
         """Take a message from a peer; gives what to send, one by one, so that a batch can be on its
-        way while the next is gathered. To be used up before the next message.
+        way while the next is gathered. To be used up before the next message. An insert is stored
+        by `advance`: a learner's request that came behind many of them need not wait for them.
 
         A message that breaks the contract changes nothing and is answered by Rejected.
 
@@ -167,7 +168,7 @@ class Table:
             yield peer, self.reject(message, error, now_s)
             return
         yield from replies
-        yield from self._advance()
+        yield from self._serve()
 
     def reject(self, message: Message | None, error: WireError, now_s: float) -> Rejected:
         """Count a refusal and say it. `message` None: it could not even be decoded."""
@@ -180,7 +181,8 @@ class Table:
         """Add the time since the last call to whoever waits."""
         if self._now_s:
             elapsed_s = now_s - self._now_s
-            self.counters.insert_blocked_s += elapsed_s if self._waiting else 0.0
+            blocked = self._waiting and not self.limiter.can_insert()
+            self.counters.insert_blocked_s += elapsed_s if blocked else 0.0
             self.counters.sample_blocked_s += elapsed_s if self._owed else 0.0
         self._now_s = now_s
 
@@ -342,24 +344,25 @@ class Table:
 
     # ---------------------------------------------------------------------------------------- both
 
-    def _advance(self) -> Iterator[Reply]:
-        """Store and serve as much as the limiter allows."""
-        progress = True
-        while progress:
-            progress = False
-            while self._waiting and self.limiter.can_insert():
-                insert, since_s = self._waiting.popleft()
-                self._waiting_bytes -= _held_bytes(insert)
-                self._insert_s.observe(self._now_s - since_s)
-                yield self._store(insert)
-                progress = True
-            while self._owed and self.sampler.size and self.limiter.can_sample():
-                peer, owed = self._owed.popitem(last=False)
-                owed.batches -= 1
-                if owed.batches:
-                    self._owed[peer] = owed  # To the end: learners take turns.
-                yield peer, self._draw(self._batch_size, self._batch_size, owed.keys_only)
-                progress = True
+    def advance(self, inserts: int = MAX_WAITING) -> Iterator[Reply]:
+        """Store what waits and serve what is owed, as much as the limiter allows, but no more than
+        so many inserts. To be used as `replies`."""
+        yield from self._serve()
+        while inserts and self._waiting and self.limiter.can_insert():
+            insert, since_s = self._waiting.popleft()
+            self._waiting_bytes -= _held_bytes(insert)
+            self._insert_s.observe(self._now_s - since_s)
+            yield self._store(insert)
+            inserts -= 1
+            yield from self._serve()
+
+    def _serve(self) -> Iterator[Reply]:
+        while self._owed and self.sampler.size and self.limiter.can_sample():
+            peer, owed = self._owed.popitem(last=False)
+            owed.batches -= 1
+            if owed.batches:
+                self._owed[peer] = owed  # To the end: learners take turns.
+            yield peer, self._draw(self._batch_size, self._batch_size, owed.keys_only)
 
     def forget(self, peer: bytes) -> None:
         """A peer is unreachable: what it is owed is dropped."""

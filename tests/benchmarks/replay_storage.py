@@ -83,7 +83,7 @@ class _Filled:
             self.inserts += 1
         since_s = time.thread_time()
         for frames in messages:
-            for _, ack in self.table.replies(b"actor", codec.decode(frames), now_s=0.0):
+            for _, ack in self.table.handle(b"actor", codec.decode(frames), now_s=0.0):
                 codec.encode(ack)
         return time.thread_time() - since_s
 

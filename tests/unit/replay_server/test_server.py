@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -11,9 +11,9 @@ import zmq
 from common import transport
 from common.membership import Membership
 from common.messages import Ack, Batch, Message
-from replay_server.server import serve
+from replay_server.server import MESSAGES_PER_TURN, serve
 from replay_server.table import Table
-from tests.experience import insert, steps
+from tests.experience import LAYOUT, insert, steps
 from tests.unit.replay_server.tables import make_table, request
 from tests.waiting import wait_until
 
@@ -31,23 +31,27 @@ class NoHead:
 @contextmanager
 def served(table: Table, *queued: Message) -> Iterator[zmq.Socket[bytes]]:
     """A peer of a server that finds these messages in its queue when it begins."""
-    stop = threading.Event()
     with zmq.Context() as context:
         socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://table")
         peer = transport.connect(context, zmq.DEALER, endpoint)
         for message in queued:
             assert transport.send(peer, message)
-        server = threading.Thread(
-            target=serve, args=(socket, endpoint, table, cast(Membership, NoHead()), stop)
-        )
-        server.start()
-        try:
+        with closing(socket), closing(peer), serving(socket, endpoint, table):
             yield peer
-        finally:
-            stop.set()
-            server.join()
-            socket.close()
-            peer.close()
+
+
+@contextmanager
+def serving(socket: zmq.Socket[bytes], endpoint: str, table: Table) -> Iterator[None]:
+    stop = threading.Event()
+    server = threading.Thread(
+        target=serve, args=(socket, endpoint, table, cast(Membership, NoHead()), stop)
+    )
+    server.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        server.join()
 
 
 def heard(peer: zmq.Socket[bytes]) -> Message:
@@ -101,3 +105,25 @@ def test_what_waited_for_experience_is_answered_once_with_it() -> None:
         answers = [heard(peer) for _ in range(3)]
     assert sorted(type(answer).__name__ for answer in answers) == ["Ack", "Batch", "Batch"]
     assert Ack(0, 1) in [answer for answer in answers if isinstance(answer, Ack)]
+
+
+def test_a_learner_does_not_wait_for_what_very_many_actors_sent_before() -> None:
+    actors, inserts = 100, 4
+    table = make_table(slots=2 * actors * inserts)
+    with zmq.Context() as context, ExitStack() as stack:
+        socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://table")
+        stack.enter_context(closing(socket))
+        for session in range(actors):
+            actor = stack.enter_context(closing(transport.connect(context, zmq.DEALER, endpoint)))
+            for sequence in range(inserts):
+                assert transport.send(actor, insert(steps(), session=session, sequence=sequence))
+        learner = stack.enter_context(closing(transport.connect(context, zmq.DEALER, endpoint)))
+        assert transport.send(learner, request())
+        with serving(socket, endpoint, table):
+            batch = heard(learner)
+            wait_until(
+                lambda: table.counters.inserted_blocks == actors * inserts, "all inserts are stored"
+            )
+    assert isinstance(batch, Batch)
+    # ZeroMQ hands over a message of each peer in turn: the learner's comes behind one of each.
+    assert batch.inserted <= MESSAGES_PER_TURN * LAYOUT.length

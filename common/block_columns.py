@@ -78,7 +78,9 @@ class BlockColumns:
 
     def live_items(self, key: Int64Vector) -> tuple[Int64Vector, npt.NDArray[np.bool_]]:
         """Items (slot × L + row − C) of these keys [K], and which of the keys are still stored and
-        name a row that starts a transition [K]."""
+        name a row that starts a transition [K].
+
+        A fence on both sides: what is read before or after it, is read before or after."""
         return _live_items(  # type: ignore[no-any-return]
             key, self.layout.length, self.layout.context, self.number, self.row_kind
         )
@@ -146,6 +148,7 @@ def memory_fence() -> None:
 
 @numba.njit(cache=True)
 def _live_items(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
+    _fence()
     n = key.shape[0]
     slots = number.shape[0]
     items = np.zeros(n, np.int64)
@@ -159,4 +162,5 @@ def _live_items(key, length, context, number, row_kind):  # type: ignore[no-unty
         if number[slot] == block and row_kind[slot, context + offset] & _LAST == 0:
             items[i] = slot * length + offset
             live[i] = True
+    _fence()
     return items, live

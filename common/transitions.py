@@ -10,6 +10,7 @@ with shift = min(d, S). A stack does not reach back beyond its episode's first r
 repeated instead (as Gymnasium's FrameStackObservation pads with the reset observation).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numba
@@ -21,45 +22,68 @@ from common.blocks import RowKind
 from common.n_step import n_step_target
 
 _FIRST = int(RowKind.FIRST)
+_DTYPES = {
+    "shift": np.uint8,
+    "action": np.int32,
+    "n_step_return": np.float32,
+    "discount": np.float32,
+}
+"""On the wire."""
 
 Int64Vector = npt.NDArray[np.int64]
 Float32Vector = npt.NDArray[np.float32]
 
 
 class Transitions(NamedTuple):
-    """N transitions; all but `rows` and `mean_version` as in `common.messages.Batch`."""
+    """N transitions; all but `rows` and `mean_version` as in `common.messages.Batch`, where nothing
+    else was asked for."""
 
     rows: npt.NDArray[np.int64]
     """[N, U], where the frames lie among `BlockColumns.obs_rows`."""
-    shift: npt.NDArray[np.uint8]
-    action: npt.NDArray[np.int32]
+    shift: npt.NDArray[Any]
+    action: npt.NDArray[Any]
     n_step_return: Float32Vector
     discount: Float32Vector
     key: Int64Vector
     mean_version: float
 
 
-def find_transitions(columns: BlockColumns, items: Int64Vector, discount: float) -> Transitions:
-    """The transitions of N items (slot × L + row − C). `discount`: γ per environment step.
+def find_transitions(
+    columns: BlockColumns,
+    items: Int64Vector,
+    discount: float,
+    out: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> Transitions:
+    """The transitions of N items (slot × L + row − C), each of which must be one that starts one.
 
-    Each item's row must be one that starts a transition.
+    Args:
+        discount: γ per environment step.
+        out: where shift, action, n_step_return and discount go, [N] each, under these names and of
+            any dtype that holds them; otherwise they are made.
     """
-    layout = columns.layout
-    return Transitions(
-        *_find(
-            items,
-            layout.length,
-            layout.context,
-            layout.n_step,
-            layout.frames_per_transition,
-            discount,
-            columns.number,
-            columns.version,
-            columns.action,
-            columns.reward,
-            columns.row_kind,
-        )
+    n, layout = len(items), columns.layout
+    out = out or {name: np.empty(n, dtype) for name, dtype in _DTYPES.items()}
+    rows, key = np.empty((n, layout.frames_per_transition), np.int64), np.empty(n, np.int64)
+    shift, action, n_step_return, discounts = (out[name] for name in _DTYPES)
+    mean_version = _find(
+        items,
+        layout.length,
+        layout.context,
+        layout.n_step,
+        discount,
+        columns.number,
+        columns.version,
+        columns.action,
+        columns.reward,
+        columns.row_kind,
+        rows,
+        shift,
+        action,
+        n_step_return,
+        discounts,
+        key,
     )
+    return Transitions(rows, shift, action, n_step_return, discounts, key, mean_version)
 
 
 def copy_frames(
@@ -75,17 +99,26 @@ def copy_frames(
 
 @numba.njit(cache=True)
 def _find(  # type: ignore[no-untyped-def]
-    items, length, context, n_step, frames, gamma, number, version, action, reward, row_kind
+    items,
+    length,
+    context,
+    n_step,
+    gamma,
+    number,
+    version,
+    action,
+    reward,
+    row_kind,
+    rows,
+    shift,
+    actions,
+    n_step_return,
+    discounts,
+    key,
 ):
-    n = items.shape[0]
+    n, frames = rows.shape
     block_rows = reward.shape[1]
     stack = context + 1
-    rows = np.empty((n, frames), np.int64)
-    shift = np.empty(n, np.uint8)
-    actions = np.empty(n, np.int32)
-    n_step_return = np.empty(n, np.float32)
-    discounts = np.empty(n, np.float32)
-    key = np.empty(n, np.int64)
     versions = 0.0
     # The rows are all over the memory. This loop has no branch that waits for them, so that many
     # are fetched at once, and the next one finds them in the cache: two thirds of the time.
@@ -115,4 +148,4 @@ def _find(  # type: ignore[no-untyped-def]
         for j in range(stack, frames):
             rows[i, j] = base + min(after + j - stack, m)
         shift[i] = min(m - t, stack)
-    return rows, shift, actions, n_step_return, discounts, key, versions / n
+    return versions / n

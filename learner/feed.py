@@ -84,11 +84,15 @@ def open_feed(
 
 
 class InlineFeed:
-    """In the training thread. What was requested is made by the replay server meanwhile."""
+    """In the training thread. What was requested is made by the replay server meanwhile.
+
+    Priorities go home for half of the credit at once: a message costs more than what is in it.
+    """
 
     def __init__(self, batches: Batches | ShardedBatches, trace: Trace = NO_TRACE) -> None:
         self._batches, self._trace = batches, trace
         self._ready: deque[TrainBatch] = deque()
+        self._used: list[Used] = []
         self._failure: BaseException | None = None
 
     @property
@@ -108,6 +112,8 @@ class InlineFeed:
 
     def _fetch(self, timeout_s: float) -> None:
         self._ready += self._batches.receive()
+        if not self._ready:
+            self._give_back()
         deadline_s = time.monotonic() + timeout_s
         while not self._ready and (left_s := deadline_s - time.monotonic()) > 0.0:
             self._trace.phase("waiting for a batch")
@@ -119,7 +125,13 @@ class InlineFeed:
         self._batches.follow(servers)
 
     def done(self, batch: TrainBatch, priority: npt.NDArray[np.float32]) -> None:
-        self._batches.give_back([Used(batch.slot, batch.key, priority)])
+        self._used.append(Used(batch.slot, batch.key, priority))
+        if len(self._used) >= self._batches.credit // 2:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        used, self._used = self._used, []
+        self._batches.give_back(used)
 
     def close(self) -> None:
         self._batches.close()

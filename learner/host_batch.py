@@ -82,9 +82,9 @@ class HostBatch(BatchRows):
         super().__init__(manifest, {name: t.numpy() for name, t in self.tensors.items()})
 
     def weigh(self, probability: npt.NDArray[np.float32], table_size: int) -> None:
-        """Importance weights of transitions that were drawn with `probability` [N].
+        """Importance weights of transitions that were drawn with `probability` [N] from a table.
 
-        Raises MalformedMessage when these are no probabilities.
+        Raises MalformedMessage when these are no probabilities, or nothing was in that table.
         """
         if probability.shape != (len(self.views["weight"]),):
             raise MalformedMessage(f"probabilities have shape {probability.shape}", Reason.SHAPE)
@@ -95,6 +95,6 @@ class HostBatch(BatchRows):
         config = self._manifest.config
         if config.prioritized:
             exponent = config.importance_sampling_exponent
-            self.views["weight"][:] = importance_weights(probability, table_size, exponent)
+            importance_weights(probability, exponent, out=self.views["weight"])
         else:
             self.views["weight"].fill(1.0)

@@ -49,10 +49,14 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 
 
 def importance_weights(
-    probability: npt.NDArray[np.float32], table_size: int, exponent: float
+    probability: npt.NDArray[np.float32],
+    exponent: float,
+    out: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """w_i = (N · P(i))^−β / max_j (N · P(j))^−β, the maximum taken over the batch (Schaul et al.
-    2016, section 3.4). probability [N] > 0 with respect to the whole table → [N] in (0, 1]."""
-    weight = (table_size * probability.astype(np.float64)) ** -exponent
-    normalised: npt.NDArray[np.float32] = (weight / weight.max()).astype(np.float32)
-    return normalised
+    2016, section 3.4), which is (P(i) / min_j P(j))^−β: the size N of the table cancels.
+
+    probability [N] > 0 → [N] in [0, 1], into `out` if given.
+    """
+    relative: npt.NDArray[np.float32] = probability / probability.min()
+    return np.power(relative, np.float32(-exponent), out=out, dtype=np.float32)

@@ -19,7 +19,6 @@ from common.block_columns import (
     BlockColumns,
     block_bytes,
     buffer_header,
-    memory_fence,
 )
 from common.errors import ConfigError, MalformedMessage, Reason
 from common.manifest import Manifest
@@ -78,28 +77,28 @@ class MappedReplay:
                 raise MalformedMessage(
                     f"drawn.{name} has shape {getattr(drawn, name).shape}", Reason.SHAPE
                 )
-        items, live = columns.live_items(drawn.key)
-        if not live.any():
-            return None
-        taken = self._stand_ins(live)
-        key = drawn.key[taken]
-        memory_fence()
-        found = find_transitions(columns, items[taken], self._discount)
+        key, probability, overwritten = drawn.key, drawn.probability, 0
+        items, live = columns.live_items(key)
+        if not live.all():
+            if not live.any():
+                return None
+            taken = self._stand_ins(live)
+            key, probability, items = key[taken], probability[taken], items[taken]
+            overwritten += int(np.count_nonzero(~live))
+        found = find_transitions(columns, items, self._discount, out=views)
         copy_frames(columns, found.rows, out=views["frames"])
-        memory_fence()
+        # What was read is worth something only where the block is still there.
         _, whole = columns.live_items(key)
-        for name in ("shift", "action", "n_step_return", "discount"):
-            np.copyto(views[name], getattr(found, name))
         if not whole.all():
             if not whole.any():
                 return None
-            again = self._stand_ins(whole)
             torn = np.flatnonzero(~whole)
+            taken = self._stand_ins(whole)
             for name in ("frames", "shift", "action", "n_step_return", "discount"):
-                views[name][torn] = views[name][again[torn]]
-            key, taken = key[again], taken[again]
-        overwritten = len(live) - int(np.count_nonzero(live)) + int(np.count_nonzero(~whole))
-        return Read(key, drawn.probability[taken], found.mean_version, overwritten)
+                views[name][torn] = views[name][taken[torn]]
+            key, probability = key[taken], probability[taken]
+            overwritten += len(torn)
+        return Read(key, probability, found.mean_version, overwritten)
 
     def _stand_ins(self, usable: npt.NDArray[np.bool_]) -> Int64Vector:
         """Each place's own index where it is usable, that of a random usable one elsewhere [N]."""

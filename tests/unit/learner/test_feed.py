@@ -213,7 +213,6 @@ def test_priorities_ride_home_with_their_keys_and_ask_for_another_batch(stages: 
     assert stage.nothing_more()
 
 
-@pytest.mark.parametrize("kind", [prefetcher])
 def test_half_of_the_credit_goes_home_at_once_and_sooner_when_the_learner_waits(
     stages: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +237,10 @@ def test_half_of_the_credit_goes_home_at_once_and_sooner_when_the_learner_waits(
     assert request.key.tolist() == batch(2).key.tolist()
 
 
-@pytest.mark.parametrize("credit", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("kind", "credit"),
+    [(prefetcher, 1), (prefetcher, 3), (prefetcher, 5), (inline_feed, 1), (inline_feed, 3)],
+)
 def test_requested_ready_and_in_training_are_never_more_than_the_credit(
     stages: Start, credit: int
 ) -> None:

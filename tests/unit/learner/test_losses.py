@@ -129,7 +129,7 @@ def test_losses_are_weighted_then_averaged_over_the_batch() -> None:
 
 def test_importance_weights_are_the_hand_worked_ones() -> None:
     # N = 100, β = ½: N·P = 0.25, 1, 4; to the power −½: 2, 1, ½; over the maximum: 1, ½, ¼.
-    weight = importance_weights(np.array([0.0025, 0.01, 0.04], np.float32), 100, 0.5)
+    weight = importance_weights(np.array([0.0025, 0.01, 0.04], np.float32), 0.5)
     np.testing.assert_allclose(weight, [1.0, 0.5, 0.25], rtol=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_importance_weights_are_those_of_the_papers_loop(
     """Schaul et al. 2016, algorithm 1, line 10, in logarithms."""
     logs = [-exponent * (math.log(table_size) + math.log(p)) for p in probability]
     expected = [math.exp(x - max(logs)) for x in logs]
-    weight = importance_weights(np.array(probability, np.float32), table_size, exponent)
+    weight = importance_weights(np.array(probability, np.float32), exponent)
     assert weight.dtype == np.float32
     np.testing.assert_allclose(weight, expected, rtol=1e-5)
     assert weight.max() == 1.0
@@ -157,7 +157,7 @@ def test_importance_weights_are_those_of_the_papers_loop(
 def test_without_an_exponent_or_a_preference_all_weigh_the_same(
     probability: list[float], exponent: float
 ) -> None:
-    weight = importance_weights(np.array(probability, np.float32), 4, exponent)
+    weight = importance_weights(np.array(probability, np.float32), exponent)
     assert weight.tolist() == [1.0, 1.0, 1.0]
 
 

@@ -12,18 +12,18 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from common.errors import ConfigError, HeadUnreachable, JoinRefused, RoleFailed, ZapexError
+from common.children import FAILED, READY, Child, Children, role_failed
+from common.errors import ConfigError, HeadUnreachable, JoinRefused, ZapexError
 from common.process import (
     LOG_FORMAT,
     UNEXPECTED,
@@ -32,14 +32,11 @@ from common.process import (
     hear_last_words,
     stop_with_parent,
 )
-from common.restarts import TERMINATED, Ending, MemoryWatch, Patience, RestartPolicy, Verdict
+from common.restarts import TERMINATED, Patience, Verdict
 from common.security import SecureContext, Security
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1
-STOP_S = 5.0
-"""A process that has not stopped so long after it was asked to is killed."""
-ASK_AGAIN_S = 0.5
 NO_HEAD = {HeadUnreachable.exit_code, JoinRefused.exit_code}
 """Exit codes of an actor that has waited for its head for long enough, or was turned away."""
 RELAY = "relay"
@@ -125,130 +122,57 @@ def _start_forkserver() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-@dataclass(slots=True)
-class _Child:
-    name: str
-    process: BaseProcess
-    pipe: Connection
-    ready_s: float | None = None
-    """When it was ready; monotonic."""
-    failure: str = ""
-
-
-@dataclass(slots=True)
 class _Host:
-    options: Mapping[str, Any]
-    security: Security
-    log_level: str
-    patience: Patience = field(default_factory=Patience)
-    _children: dict[str, _Child] = field(default_factory=dict)
-    _due_s: dict[str, float] = field(default_factory=dict)
-    """When those that ended are started again, by the monotonic clock."""
-    _policies: dict[str, RestartPolicy] = field(default_factory=dict)
-    _memory: MemoryWatch = field(default_factory=MemoryWatch)
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        security: Security,
+        log_level: str,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+    ) -> None:
+        self._options, self._security, self._log_level = options, security, log_level
+        self._children = Children(self._start_process, self._ended, patience)
+
+    def start(self, name: str) -> None:
+        self._children.start(name)
 
     @property
     def acting(self) -> bool:
         """Whether there is an actor, or will be again."""
-        return bool((self._children.keys() | self._due_s.keys()) - {RELAY})
-
-    def start(self, name: str) -> None:
-        ours, theirs = _CONTEXT.Pipe(duplex=False)
-        words = (self.options, self.security, name, self.log_level, theirs)
-        process = _CONTEXT.Process(target=_child_main, args=words, name=name)
-        process.start()
-        theirs.close()
-        self._children[name] = _Child(name, process, ours)
+        return bool((self._children.alive.keys() | self._children.to_be_started) - {RELAY})
 
     def poll(self) -> None:
-        sources: dict[Any, _Child] = {}
-        for child in self._children.values():
-            sources[child.process.sentinel] = child
-            if not child.pipe.closed:
-                sources[child.pipe] = child
-        for source in wait(list(sources), POLL_S):
-            child = sources[source]
-            if source is child.pipe:
-                self._hear(child)
-            elif self._children.get(child.name) is child:
-                self._ended(child)
-        now_s = time.monotonic()
-        for name in [name for name, due_s in self._due_s.items() if due_s <= now_s]:
-            del self._due_s[name]
-            self.start(name)
+        self._children.poll(POLL_S)
 
     def stop(self) -> None:
-        self._due_s.clear()
-        children = list(self._children.values())
-        self._children.clear()
-        deadline_s = time.monotonic() + STOP_S
-        alive = children
-        while alive and time.monotonic() < deadline_s:
-            for child in alive:
-                child.process.terminate()
-            # Asked again now and then: one that is just being started does not listen yet.
-            wait([child.process.sentinel for child in alive], ASK_AGAIN_S)
-            alive = [child for child in alive if child.process.is_alive()]
-        for child in alive:
-            log.warning("%s did not stop within %.0f s: killed", child.name, STOP_S)
-            child.process.kill()
-        for child in children:
-            child.process.join()
-            child.pipe.close()
+        self._children.stop(lambda line: log.warning("%s", line))
 
-    def _ended(self, child: _Child) -> None:
-        child.process.join()
-        code = child.process.exitcode or 0
-        if not child.pipe.closed:
-            self._hear(child)
-            child.pipe.close()
-        del self._children[child.name]
+    def _start_process(self, name: str, pipe: Connection) -> BaseProcess:
+        words = (self._options, self._security, name, self._log_level, pipe)
+        process = _CONTEXT.Process(target=_child_main, args=words, name=name)
+        process.start()
+        return process
+
+    def _ended(self, child: Child, code: int) -> None:
         if code == 0:
             log.info("%s ended", child.name)
             return
-        how = child.failure or (
-            f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        )
-        now_s = time.monotonic()
-        verdict = self._decide(child, code, now_s)
+        how, verdict = child.how_it_ended(code), Verdict(None, "")
+        if code not in NO_HEAD:
+            role = RELAY if child.name == RELAY else "actor"
+            how, verdict = self._children.judge(child, role, code, how)
         if verdict.backoff_s is not None:
             log.warning(
                 "%s: %s: restarting in %.1f s%s", child.name, how, verdict.backoff_s, verdict.tries
             )
-            self._due_s[child.name] = now_s + verdict.backoff_s
+            self._children.start_again(child.name, verdict.backoff_s)
         elif child.name == RELAY:
             log.warning(
                 "%s: %s%s: the actors take their weights from the head",
                 child.name, how, verdict.tries,
             )  # fmt: skip
         else:
-            error = RoleFailed(how + verdict.tries)
-            error.exit_code = code if code > 0 else RoleFailed.exit_code
-            raise error
-
-    def _decide(self, child: _Child, code: int, now_s: float) -> Verdict:
-        if code in NO_HEAD:
-            return Verdict(None, "")
-        ending = Ending(
-            role=RELAY if child.name == RELAY else "actor",
-            code=code,
-            explained=bool(child.failure),
-            ready_for_s=None if child.ready_s is None else now_s - child.ready_s,
-            out_of_memory=code == -signal.SIGKILL and self._memory.ran_out(),
-        )
-        return self._policies.setdefault(child.name, RestartPolicy(self.patience)).decide(ending)
-
-    @staticmethod
-    def _hear(child: _Child) -> None:
-        try:
-            while child.pipe.poll():
-                failure = child.pipe.recv()
-                if failure:
-                    child.failure = failure
-                elif child.ready_s is None:
-                    child.ready_s = time.monotonic()
-        except (EOFError, OSError):
-            child.pipe.close()
+            raise role_failed(code, how + verdict.tries)
 
 
 def _child_main(
@@ -271,18 +195,18 @@ def _child_main(
     parent = multiprocessing.parent_process()
     if parent is not None:
         stop_with_parent(parent.sentinel, stop)
-    hear_last_words(lambda error: pipe.send(str(error)))
+    hear_last_words(lambda error: pipe.send((FAILED, str(error))))
     run = _relay if name == RELAY else _act
     try:
         with SecureContext(security) as context:
-            run(options, context, stop, lambda _: pipe.send(""))
+            run(options, context, stop, lambda address: pipe.send((READY, address)))
     except ZapexError as error:
         log.debug("failed", exc_info=True)
-        pipe.send(str(error))
+        pipe.send((FAILED, str(error)))
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         log.exception("unexpected")
-        pipe.send(f"unexpected {type(error).__name__}: {error}")
+        pipe.send((FAILED, f"unexpected {type(error).__name__}: {error}"))
         raise SystemExit(UNEXPECTED) from None
     if terminated.is_set():
         raise SystemExit(TERMINATED)

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from common.call_cells import cells_in, share_cells
+from common.children import FAILED, READY
 from common.errors import ZapexError
 from common.process import (
     UNEXPECTED,
@@ -22,8 +23,6 @@ from common.process import (
 from common.restarts import TERMINATED
 from common.security import SecureContext, announce, open_security
 from deploy.topology import RoleSpec, run_role
-
-READY, FAILED = "ready", "failed"
 
 
 def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> None:

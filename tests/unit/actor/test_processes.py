@@ -15,6 +15,7 @@ import pytest
 
 from actor import processes
 from actor.processes import process_count, usable_cores
+from common.children import FAILED, READY
 from common.errors import ConfigError, RoleFailed
 from common.restarts import MAX_FAILURES, Patience
 from common.security import Security
@@ -80,9 +81,9 @@ def scripted_child(
     for word in options[name].split():
         what, _, value = word.partition("=")
         if what == "ready":
-            pipe.send("")
+            pipe.send((READY, ""))
         elif what == "explain":
-            pipe.send(f"the {value} is missing")
+            pipe.send((FAILED, f"the {value} is missing"))
         elif what == "exit":
             sys.exit(int(value))
         elif what == "killed":

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from common import children
 from common.call_cells import FIRST_SEED, SINCE_S, STEP, Call, begin, cells_in
+from common.children import FAILED, READY
 from common.config import Config
 from common.errors import RoleFailed, ZapexError
 from common.restarts import MAX_FAILURES, MemoryWatch, Patience
 from deploy import launcher
-from deploy.child import FAILED, READY
 from deploy.launcher import Supervisor
 from deploy.topology import RoleSpec
 from tests.waiting import wait_until
@@ -236,7 +237,7 @@ def test_waiting_ends_when_somebody_says_stop(stage: Stage) -> None:
 
 
 def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "STOP_S", 0.2)
+    monkeypatch.setattr(children, "STOP_S", 0.2)
     stage.start("deaf ready stay")
     stage.ready()
     stage.supervisor.stop()
@@ -247,7 +248,7 @@ def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.Monke
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is killed because this machine is busy."""
-    monkeypatch.setattr(launcher, "STOP_S", 60.0)
+    monkeypatch.setattr(children, "STOP_S", 60.0)
 
 
 @pytest.mark.usefixtures("patience")

@@ -85,6 +85,12 @@ class BlockColumns:
             key, self.layout.length, self.layout.context, self.number, self.row_kind
         )
 
+    def all_live(self, key: Int64Vector) -> bool:
+        """As `live_items`: whether all of them are."""
+        return _all_live(  # type: ignore[no-any-return]
+            key, self.layout.length, self.layout.context, self.number, self.row_kind
+        )
+
 
 def block_bytes(spec: EnvSpec, layout: BlockLayout, slots: int) -> int:
     """Bytes of a buffer for so many blocks."""
@@ -147,20 +153,38 @@ def memory_fence() -> None:
 
 
 @numba.njit(cache=True)
+def _live_item(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
+    """The item of a key, or -1."""
+    if key < length:  # Block numbers start at 1; negative keys are nobody's.
+        return -1
+    block = key // length
+    slot = block % number.shape[0]
+    offset = key - block * length
+    if number[slot] != block or row_kind[slot, context + offset] & _LAST != 0:
+        return -1
+    return slot * length + offset
+
+
+@numba.njit(cache=True)
 def _live_items(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
     _fence()
     n = key.shape[0]
-    slots = number.shape[0]
     items = np.zeros(n, np.int64)
     live = np.zeros(n, np.bool_)
     for i in range(n):
-        if key[i] < length:  # Block numbers start at 1; negative keys are nobody's.
-            continue
-        block = key[i] // length
-        slot = block % slots
-        offset = key[i] - block * length
-        if number[slot] == block and row_kind[slot, context + offset] & _LAST == 0:
-            items[i] = slot * length + offset
+        item = _live_item(key[i], length, context, number, row_kind)
+        if item >= 0:
+            items[i] = item
             live[i] = True
     _fence()
     return items, live
+
+
+@numba.njit(cache=True)
+def _all_live(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
+    _fence()
+    live = True
+    for i in range(key.shape[0]):
+        live &= _live_item(key[i], length, context, number, row_kind) >= 0
+    _fence()
+    return live

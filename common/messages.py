@@ -381,7 +381,8 @@ class Batch(Message):
 
 @dataclass(frozen=True, slots=True)
 class Drawn(Message):
-    """N sampled transitions by key, for a learner that maps the storage; fields as in Batch."""
+    """Sampled transitions by key, for a learner that maps the storage; fields as in Batch, counters
+    as after all of them. Whole batches, one behind the other, or a part of one."""
 
     kind: ClassVar[str] = "drawn"
     instance: int

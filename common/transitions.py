@@ -122,19 +122,19 @@ def _find(  # type: ignore[no-untyped-def]
     versions = 0.0
     # The rows are all over the memory. This loop has no branch that waits for them, so that many
     # are fetched at once, and the next one finds them in the cache: two thirds of the time.
+    # Where each of them is, the next one finds in `rows` and `key`: divisions are slow.
     for i in range(n):
         slot = items[i] // length
         t = context + items[i] - slot * length
         shift[i] = row_kind[slot, t] | row_kind[slot, t + n_step]
+        rows[i, 0], key[i] = slot, t
     for i in range(n):
-        slot = items[i] // length
-        offset = items[i] - slot * length
-        t = context + offset
+        slot, t = rows[i, 0], key[i]
         g, d, m = n_step_target(reward[slot], row_kind[slot], t, n_step, gamma)
         actions[i] = action[slot, t]
         n_step_return[i] = g
         discounts[i] = d
-        key[i] = number[slot] * length + offset
+        key[i] = number[slot] * length + t - context
         versions += version[slot]
 
         first = t

@@ -7,7 +7,7 @@ training; a request for others carries the priorities of those that were used up
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -121,12 +121,11 @@ class Batches:
                 if message is None:
                     return
                 self._trace.phase("gathering")
-                batch = self._take(message)
+                batches = self._take(message)
             except WireError as error:
                 self._rejections.count(error, time.monotonic())
                 raise
-            if batch is not None:
-                yield batch
+            yield from batches
 
     def _request_again(self) -> None:
         """What was requested on the old connection will not come."""
@@ -147,31 +146,53 @@ class Batches:
             request = SampleRequest(batches, key, priority, keys_only)
         transport.send(self._link.socket, request)
 
-    def _take(self, message: Message) -> TrainBatch | None:
+    def _take(self, message: Message) -> list[TrainBatch]:
         if isinstance(message, Rejected):
             raise WireError(f"the replay server rejected a request: {quoted(message.reason)}")
-        if not isinstance(message, (Batch, Drawn)) or not self._free:
+        if isinstance(message, Batch):
+            answers: Sequence[Batch | Drawn] = (message,)
+        elif isinstance(message, Drawn):
+            answers = _split(message, self._manifest.config.batch_size)
+        else:
+            answers = ()
+        if not 0 < len(answers) <= len(self._free):
             unasked = MalformedMessage(f"a {message.kind} that was not asked for", Reason.SEQUENCE)
             self._rejections.count(unasked, time.monotonic())
-            return None
-        self._requested -= 1
+            return []
+        self._requested -= len(answers)
+        batches = [self._fill(answer) for answer in answers]
+        lost = batches.count(None)
+        if lost:
+            self._request(lost)
+        return [batch for batch in batches if batch is not None]
+
+    def _fill(self, answer: Batch | Drawn) -> TrainBatch | None:
+        """The batch; None where its transitions are not there any more."""
         slot = self._free.pop()
         host = self._slots[slot]
-        received = self._link.fill(host, message)
+        received = self._link.fill(host, answer)
         if received is None:
             self._free.append(slot)
-            self._request(1)
             return None
-        host.weigh(received.probability, message.table_size)
+        host.weigh(received.probability, answer.table_size)
         self._trace.phase("copying to the device")
         tensors, copied = self._transfer.start(slot)
         return TrainBatch(
             **tensors,
             key=received.key,
-            table_size=message.table_size,
-            inserted={0: message.inserted},
-            sampled=message.sampled,
+            table_size=answer.table_size,
+            inserted={0: answer.inserted},
+            sampled=answer.sampled,
             mean_version=received.mean_version,
             slot=slot,
             copied=copied,
         )
+
+
+def _split(drawn: Drawn, batch_size: int) -> Sequence[Drawn]:
+    """The batches of a message; one that is no whole number of them stays as it is."""
+    count = len(drawn.key) // batch_size
+    if count * batch_size != len(drawn.key) or count < 2:
+        return (drawn,)
+    cuts = [slice(i * batch_size, (i + 1) * batch_size) for i in range(count)]
+    return [replace(drawn, key=drawn.key[c], probability=drawn.probability[c]) for c in cuts]

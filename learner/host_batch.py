@@ -88,13 +88,11 @@ class HostBatch(BatchRows):
         """
         if probability.shape != (len(self.views["weight"]),):
             raise MalformedMessage(f"probabilities have shape {probability.shape}", Reason.SHAPE)
-        if not (probability.min() > 0.0 and np.isfinite(probability.max())):
-            raise MalformedMessage("a probability is not positive and finite", Reason.RANGE)
         if table_size < 1:
             raise MalformedMessage(f"table_size is {table_size}", Reason.RANGE)
         config = self._manifest.config
-        if config.prioritized:
-            exponent = config.importance_sampling_exponent
+        exponent = config.importance_sampling_exponent if config.prioritized else 0.0
+        try:
             importance_weights(probability, exponent, out=self.views["weight"])
-        else:
-            self.views["weight"].fill(1.0)
+        except ValueError as error:
+            raise MalformedMessage(str(error), Reason.RANGE) from error

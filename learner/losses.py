@@ -4,6 +4,7 @@ Names are indexed by time: s_tm1, a_tm1 is where a transition starts, s_t where 
 N transitions, A actions.
 """
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -56,7 +57,23 @@ def importance_weights(
     """w_i = (N · P(i))^−β / max_j (N · P(j))^−β, the maximum taken over the batch (Schaul et al.
     2016, section 3.4), which is (P(i) / min_j P(j))^−β: the size N of the table cancels.
 
-    probability [N] > 0 → [N] in [0, 1], into `out` if given.
+    probability [N] → [N] in [0, 1], into `out` if given. Raises ValueError when one is not positive
+    and finite.
     """
-    relative: npt.NDArray[np.float32] = probability / probability.min()
-    return np.power(relative, np.float32(-exponent), out=out, dtype=np.float32)
+    weight = np.empty_like(probability) if out is None else out
+    if not _importance_weights(probability, np.float32(-exponent), weight):
+        raise ValueError("a probability is not positive and finite")
+    return weight
+
+
+@numba.njit(cache=True)
+def _importance_weights(probability, exponent, weight):  # type: ignore[no-untyped-def]
+    """Whether there are such weights."""
+    least = np.float32(np.inf)
+    for i in range(probability.shape[0]):
+        if not 0.0 < probability[i] < np.inf:
+            return False
+        least = min(least, probability[i])
+    for i in range(probability.shape[0]):
+        weight[i] = (probability[i] / least) ** exponent
+    return True

@@ -88,8 +88,8 @@ class MappedReplay:
         found = find_transitions(columns, items, self._discount, out=views)
         copy_frames(columns, found.rows, out=views["frames"])
         # What was read is worth something only where the block is still there.
-        _, whole = columns.live_items(key)
-        if not whole.all():
+        if not columns.all_live(key):
+            _, whole = columns.live_items(key)
             if not whole.any():
                 return None
             torn = np.flatnonzero(~whole)

@@ -37,6 +37,8 @@ from replay_server.sampler import Sampler
 from replay_server.storage import Storage
 
 Reply = tuple[bytes, Message]
+Sampled = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Items, and the probability with which each was drawn."""
 
 MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
@@ -287,8 +289,9 @@ class Table:
         if len(request.key):
             self._update(request)
         rows = request.rows if self.sampler.size else 0
-        keys_only = request.keys_only or not rows
-        return [(peer, self._draw(rows, request.counted, keys_only, request.number))]
+        sampled = self._sample(rows, request.counted)
+        make = self._drawn if request.keys_only or not rows else self._batch
+        return [(peer, make(sampled, request.number))]
 
     def _update(self, request: SampleRequest | PartRequest) -> None:
         items, live = self.storage.live_items(request.key)
@@ -303,23 +306,17 @@ class Table:
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
-    def _draw(self, rows: int, counted: int, keys_only: bool, number: int = 0) -> Batch | Drawn:
-        """That many transitions; the limiter counts `counted`. `number`: of the PartRequest."""
+    def _sample(self, rows: int, counted: int) -> Sampled:
+        """That many items, and with which probabilities; the limiter counts `counted`."""
         items, probability = self.sampler.sample(rows) if rows else _NOTHING
         self.limiter.count_sample(counted)
         self.storage.counters[SAMPLED] = self.limiter.samples
         self._observe_age(items[::OBSERVED])
-        if keys_only:
-            return Drawn(
-                instance=self.storage.instance,
-                table_size=self.sampler.size,
-                inserted=self.limiter.inserts,
-                sampled=self.limiter.samples,
-                mass=self.sampler.mass,
-                request=number,
-                probability=probability.astype(np.float32),
-                key=self.storage.keys(items),
-            )
+        return items, probability
+
+    def _batch(self, sampled: Sampled, number: int = 0) -> Batch:
+        """The transitions themselves. `number`: of the PartRequest."""
+        items, probability = sampled
         found = find_transitions(self.storage, items, self._discount)
         return Batch(
             table_size=self.sampler.size,
@@ -335,6 +332,20 @@ class Table:
             discount=found.discount,
             probability=probability.astype(np.float32),
             key=found.key,
+        )
+
+    def _drawn(self, sampled: Sampled, number: int = 0) -> Drawn:
+        """Their keys."""
+        items, probability = sampled
+        return Drawn(
+            instance=self.storage.instance,
+            table_size=self.sampler.size,
+            inserted=self.limiter.inserts,
+            sampled=self.limiter.samples,
+            mass=self.sampler.mass,
+            request=number,
+            probability=probability.astype(np.float32),
+            key=self.storage.keys(items),
         )
 
     def _observe_age(self, items: npt.NDArray[np.int64]) -> None:
@@ -357,12 +368,31 @@ class Table:
             yield from self._serve()
 
     def _serve(self) -> Iterator[Reply]:
-        while self._owed and self.sampler.size and self.limiter.can_sample():
+        while self._owed and self._may_sample:
             peer, owed = self._owed.popitem(last=False)
+            if owed.keys_only:
+                sampled = self._batches_of(owed)
+                if owed.batches:
+                    self._owed[peer] = owed
+                yield peer, self._drawn(sampled)
+                continue
             owed.batches -= 1
             if owed.batches:
                 self._owed[peer] = owed  # To the end: learners take turns.
-            yield peer, self._draw(self._batch_size, self._batch_size, owed.keys_only)
+            yield peer, self._batch(self._sample(self._batch_size, self._batch_size))
+
+    @property
+    def _may_sample(self) -> bool:
+        return self.sampler.size > 0 and self.limiter.can_sample()
+
+    def _batches_of(self, owed: _Owed) -> Sampled:
+        """As many batches of what is owed as there may be now, each drawn by itself."""
+        drawn = []
+        while owed.batches and self._may_sample:
+            drawn.append(self._sample(self._batch_size, self._batch_size))
+            owed.batches -= 1
+        items, probability = zip(*drawn, strict=True)
+        return np.concatenate(items), np.concatenate(probability)
 
     def forget(self, peer: bytes) -> None:
         """A peer is unreachable: what it is owed is dropped."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 import zmq
 
 from common import transport
-from common.errors import ConfigError
+from common.errors import ConfigError, MalformedMessage, Reason
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, SampleRequest, Serving
 from common.process import machine_id
+from common.rejections import Rejections
 from common.trace import NO_TRACE
 from learner.batches import Batches
 from learner.feed import Prefetcher
@@ -36,13 +38,15 @@ class Stage:
         self.table = build_table(run, path)
         self.sent = 0
         """Blocks inserted, each an insert of its own."""
+        self.rejections = Rejections("learner_rejected_messages_total")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket, endpoint = transport.bind(self._context, zmq.ROUTER, "inproc://replay")
         server = Serving(1, endpoint, machine_id(), "" if path is None else str(path))
         try:
-            self.feed = Prefetcher(
-                Batches(self._context, server, run, torch.device("cpu"), NO_TRACE), self._context
+            batches = Batches(
+                self._context, server, run, torch.device("cpu"), NO_TRACE, self.rejections
             )
+            self.feed = Prefetcher(batches, self._context)
         except BaseException:
             self._socket.close()
             self._context.term()
@@ -68,6 +72,14 @@ class Stage:
         for peer, reply in replies:
             assert transport.send(self._socket, reply, prefix=(peer,))
             self.replies.append(reply)
+
+    def sent_batches(self) -> list[tuple[Drawn | Batch, list[int]]]:
+        """The message and the keys of each batch that was sent."""
+        batches = []
+        for reply in self.replies:
+            assert isinstance(reply, Drawn | Batch)
+            batches += [(reply, key) for key in reply.key.reshape(-1, N).tolist()]
+        return batches
 
     def serve(self) -> list[Message]:
         """Answer the next request."""
@@ -125,14 +137,14 @@ def assert_is_what_was_inserted(batch: TrainBatch, run: Manifest) -> None:
 def test_the_same_transitions_come_by_either_path(start: Start, tmp_path: Path, path: str) -> None:
     stage = start(replay_link="auto" if path == "shared memory" else "wire")
     stage.insert(SLOTS)
-    kind = Drawn if path == "shared memory" else Batch
-    assert [type(reply) for reply in stage.serve()] == [kind] * CREDIT
+    # Keys of several batches are one message.
+    kind, messages = (Drawn, 1) if path == "shared memory" else (Batch, CREDIT)
+    assert [type(reply) for reply in stage.serve()] == [kind] * messages
     for i in range(10):
         batch = stage.next()
         assert_is_what_was_inserted(batch, stage.run)
-        sent = stage.replies[i]
-        assert isinstance(sent, Drawn | Batch)
-        assert batch.key.tolist() == sent.key.tolist()
+        sent, key = stage.sent_batches()[i]
+        assert batch.key.tolist() == key
         assert batch.inserted == {0: sent.inserted}
         for name in ("table_size", "sampled"):
             assert getattr(batch, name) == getattr(sent, name)
@@ -166,17 +178,35 @@ def test_a_batch_that_is_evicted_altogether_is_drawn_again_and_counted(start: St
     replies = stage.hear()
     stage.insert(SLOTS)
     stage.send(replies)
-    # One request in the place of each batch, and no priorities with it.
-    for _ in range(CREDIT):
-        stage.serve()
-    assert [(r.batches, len(r.key), r.keys_only) for r in stage.requests] == [
-        (CREDIT, 0, True),
-        *[(1, 0, True)] * CREDIT,
-    ]
+    # As many are asked for in their place, and no priorities go with that.
+    stage.serve()
+    assert [(r.batches, len(r.key), r.keys_only) for r in stage.requests] == [(CREDIT, 0, True)] * 2
     for _ in range(CREDIT):
         assert_is_what_was_inserted(stage.next(), stage.run)
     assert stage.feed.next(0.0) is None
     assert stage.feed.overwritten == CREDIT * N
+
+
+def test_a_message_that_holds_no_whole_batches_ends_it(start: Start) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    ((peer, drawn),) = stage.hear()
+    assert isinstance(drawn, Drawn)
+    stage.send([(peer, replace(drawn, key=drawn.key[:-1], probability=drawn.probability[:-1]))])
+    with pytest.raises(MalformedMessage, match=r"drawn\.key has shape"):
+        stage.next()
+
+
+def test_more_batches_than_were_asked_for_are_counted_and_left_alone(start: Start) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    ((peer, drawn),) = stage.hear()
+    assert isinstance(drawn, Drawn)
+    more = {name: np.tile(getattr(drawn, name), 2) for name in ("key", "probability")}
+    stage.send([(peer, replace(drawn, **more)), (peer, drawn)])
+    for _ in range(CREDIT):
+        assert_is_what_was_inserted(stage.next(), stage.run)
+    assert stage.rejections.by_reason[Reason.SEQUENCE] == 1
 
 
 def test_priorities_of_replaced_transitions_go_to_those_that_stood_in(start: Start) -> None:
@@ -244,14 +274,18 @@ def test_a_server_with_another_storage_is_heard_by_wire_after_one_warning(
         for batch in batches:
             stage.done(batch)
         replies = stage.hear()
-        while len(replies) < CREDIT:
+        while sum(r.batches for r in stage.requests[1:]) < CREDIT:
             replies += stage.hear()
+        asked = len(stage.requests)
         stage.send(replies)
         # What came by key is asked for once more, by wire.
-        served = [stage.serve() for _ in batches]
-    assert [type(reply) for replies in served for reply in replies] == [Batch] * CREDIT
-    assert [r.keys_only for r in stage.requests[-CREDIT:]] == [False] * CREDIT
-    assert [r.batches for r in stage.requests[-CREDIT:]] == [1] * CREDIT
+        served: list[Message] = []
+        while len(served) < CREDIT:
+            served += stage.serve()
+    assert [type(reply) for reply in served] == [Batch] * CREDIT
+    again = stage.requests[asked:]
+    assert not any(r.keys_only for r in again)
+    assert sum(r.batches for r in again) == CREDIT
     assert caplog.messages == [
         "the replay server has another storage now: batches come over the wire"
     ]

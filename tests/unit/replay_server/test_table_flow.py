@@ -3,10 +3,12 @@
 from collections import deque
 from fractions import Fraction
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.messages import Ack, Batch
+from common.messages import Ack, Batch, Drawn, SampleRequest
+from replay_server.table import Table
 from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, steps, transitions
 from tests.unit.replay_server.tables import ACTOR, LEARNER, batches, make_table, request
 
@@ -134,3 +136,40 @@ def test_the_time_that_each_side_waits_is_added_up() -> None:
 
     assert table.counters.sample_blocked_s == 3.0
     assert table.counters.insert_blocked_s == 5.0
+
+
+def test_keys_of_several_batches_go_out_in_one_message_as_they_would_in_many() -> None:
+    """The limiter lets three of four out; the last one goes when there is more experience."""
+
+    def make() -> Table:
+        table = make_table(slots=8, samples_per_insert=1.0, min_size_to_sample=4, tolerance=4.0)
+        for sequence in range(3):
+            table.handle(ACTOR, insert(steps(), sequence=sequence), 0.0)
+        return table
+
+    by_key, whole = make(), make()
+    ((peer, drawn),) = by_key.handle(LEARNER, SampleRequest(4, keys_only=True), 0.0)
+    batches = [reply for _, reply in whole.handle(LEARNER, request(4), 0.0)]
+    ((_, rest),) = [
+        reply
+        for reply in by_key.handle(ACTOR, insert(steps(), sequence=3), 0.0)
+        if reply[0] == LEARNER
+    ]
+    last = next(
+        reply
+        for to, reply in whole.handle(ACTOR, insert(steps(), sequence=3), 0.0)
+        if to == LEARNER
+    )
+
+    assert peer == LEARNER
+    assert isinstance(drawn, Drawn)
+    assert isinstance(rest, Drawn)
+    assert isinstance(last, Batch)
+    assert len(batches) == 3
+    for name in ("key", "probability"):
+        expected = np.concatenate([getattr(batch, name) for batch in batches])
+        assert getattr(drawn, name).tolist() == expected.tolist()
+        assert getattr(rest, name).tolist() == getattr(last, name).tolist()
+    for name in ("table_size", "inserted", "sampled", "mass"):
+        assert getattr(drawn, name) == getattr(batches[-1], name)
+        assert getattr(rest, name) == getattr(last, name)

@@ -81,6 +81,9 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
+CHECKPOINT = ": checkpoint /runs/cartpole/checkpoints/"
+
+
 def test_a_run_outlives_its_containers_and_reaches_its_target(project: Project) -> None:
     up = ("up", "--detach", "--no-build", "--scale", "actor=2")
     project.compose(*up)
@@ -94,11 +97,12 @@ def test_a_run_outlives_its_containers_and_reaches_its_target(project: Project) 
     until(lambda: "resumed from /runs/cartpole" in project.log("learner"), "it has resumed")
 
     # Compose stops all: a checkpoint is written, and the next `up` goes on from there.
+    before = project.log("learner").count(CHECKPOINT)
     project.compose("stop")
     for role in ROLES:
         codes = project.inspect(role, ".State.ExitCode")
         assert codes == (["1"] if role == "learner" else ["0"] * (2 if role == "actor" else 1))
-    assert project.log("learner").rstrip().splitlines()[-1].endswith(".safetensors")
+    assert project.log("learner").count(CHECKPOINT) > before
     project.compose(*up)
     until(lambda: project.log("learner").count("resumed from") >= 2, "the run went on")
 
@@ -187,7 +191,7 @@ def test_health_is_what_the_loops_say(project: Project) -> None:
     project.compose("up", "--detach", "--no-build")
     until(lambda: "training began" in project.log("learner"), "training began")
     for role in ROLES:
-        assert "in the run" in asked(project, role)
+        until(lambda role=role: "in the run" in asked(project, role), f"{role} is in the run")
     # A role that is stopped in its tracks is still a process.
     (actor,) = project.containers("actor")
     python(actor, signalled("actor", "SIGSTOP"))

@@ -43,8 +43,9 @@ from replay_server.table import Reply, Table
 POLL_MS = 20
 INSERTS_AHEAD = 16
 """Messages of one peer that are received before this process looks at them; others wait there."""
-MESSAGES_PER_TURN = 4
-"""Answered, and inserts stored, before acknowledgements are sent and the head is heard again."""
+ANSWERED_PER_TURN, STORED_PER_TURN = 2, 4
+"""Requests answered, and inserts stored, before acknowledgements are sent and the head is heard
+again. When both sides want more than there is, this is how they share it."""
 RECEIVED_PER_TURN = 256
 """Inserts are taken in as they come, and stored in their turn: ZeroMQ gives a message of one peer
 after that of another, and the learner is one of very many."""
@@ -241,7 +242,7 @@ class _Turn:
     def take(self) -> bool:
         """Whether there was anything to do."""
         received = answered = 0
-        while received < RECEIVED_PER_TURN and answered < MESSAGES_PER_TURN:
+        while received < RECEIVED_PER_TURN and answered < ANSWERED_PER_TURN:
             self._trace.phase("receiving")
             frames = transport.receive_frames(self._socket)
             if frames is None:
@@ -249,7 +250,7 @@ class _Turn:
             received += 1
             answered += self._answer(frames)
         self._trace.phase("inserting")
-        stored = self._say(self._table.advance(MESSAGES_PER_TURN))
+        stored = self._say(self._table.advance(STORED_PER_TURN))
         self._trace.phase("sending")
         for (peer, _), ack in self._acks.items():
             _send(self._socket, self._table, peer, ack)

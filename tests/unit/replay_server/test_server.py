@@ -11,7 +11,7 @@ import zmq
 from common import transport
 from common.membership import Membership
 from common.messages import Ack, Batch, Message
-from replay_server.server import MESSAGES_PER_TURN, serve
+from replay_server.server import STORED_PER_TURN, serve
 from replay_server.table import Table
 from tests.experience import LAYOUT, insert, steps
 from tests.unit.replay_server.tables import make_table, request
@@ -126,4 +126,4 @@ def test_a_learner_does_not_wait_for_what_very_many_actors_sent_before() -> None
             )
     assert isinstance(batch, Batch)
     # ZeroMQ hands over a message of each peer in turn: the learner's comes behind one of each.
-    assert batch.inserted <= MESSAGES_PER_TURN * LAYOUT.length
+    assert batch.inserted <= STORED_PER_TURN * LAYOUT.length

@@ -194,5 +194,11 @@ def _split(drawn: Drawn, batch_size: int) -> Sequence[Drawn]:
     count = len(drawn.key) // batch_size
     if count * batch_size != len(drawn.key) or count < 2:
         return (drawn,)
-    cuts = [slice(i * batch_size, (i + 1) * batch_size) for i in range(count)]
-    return [replace(drawn, key=drawn.key[c], probability=drawn.probability[c]) for c in cuts]
+    batches = []
+    for first in range(0, len(drawn.key), batch_size):
+        end = first + batch_size
+        key, probability = drawn.key[first:end], drawn.probability[first:end]
+        # As if each had come by itself.
+        sampled = drawn.sampled - (len(drawn.key) - end)
+        batches.append(replace(drawn, key=key, probability=probability, sampled=sampled))
+    return batches

@@ -60,7 +60,10 @@ def joined(head: str, host: Command, count: int) -> set[int]:
 
 @pytest.mark.parametrize(
     ("number", "how"),
-    [(signal.SIGKILL, "was killed by signal 9"), (signal.SIGTERM, "ended with exit code 143")],
+    [
+        (signal.SIGKILL, "was killed by signal 9"),
+        pytest.param(signal.SIGTERM, "ended with exit code 143", marks=pytest.mark.slow),
+    ],
 )
 def test_one_that_somebody_ends_is_restarted_and_all_end_together(
     head: str, start: Start, number: signal.Signals, how: str

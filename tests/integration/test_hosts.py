@@ -102,6 +102,7 @@ def test_hosts_come_and_go_and_nothing_of_them_is_left(
     until(lambda: gone(again), "the end of what ran on the hosts")
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_takes_its_hosts_along(
     start: Start, tmp_path: Path, ssh_config: Path
 ) -> None:

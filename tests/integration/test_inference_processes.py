@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.runs import (
@@ -101,6 +102,7 @@ def test_inference_process_actors_and_learner_may_be_killed(start: Start, tmp_pa
     assert launch.process.poll() is None
 
 
+@pytest.mark.slow
 def test_actors_by_hand_find_it_on_their_machine_and_it_is_found_by_hand(
     start: Start, tmp_path: Path
 ) -> None:

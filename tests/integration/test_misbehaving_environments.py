@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.runs import (
@@ -118,6 +119,7 @@ def test_whatever_an_environment_does_is_said_and_the_run_goes_on_until_it_is_ho
     assert checkpoints_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_environments_in_processes_of_their_own_leave_none_behind(
     start: Start, tmp_path: Path
 ) -> None:

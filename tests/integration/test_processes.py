@@ -177,7 +177,9 @@ def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Pat
     assert checkpoints_of(run_dir)[-1] == result_of(run_dir)["learner_updates"]
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "sigterm", "sigterm to all"])
+@pytest.mark.parametrize(
+    "how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow), "sigterm to all"]
+)
 def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) -> None:
     launch = launched(start, tmp_path, total_env_steps=ENDLESS, replay_capacity=ENOUGH)
     head, run_dir = head_of(launch), tmp_path / "run"

@@ -65,6 +65,7 @@ def on_host(name: str) -> tuple[str, ...]:
     return ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name)
 
 
+@pytest.mark.slow
 def test_as_in_containers_two_with_the_same_words_keep_their_numbers_and_files(
     start: Start, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import replay_server.__main__
 from replay_server.server import ReplayOptions
+from tests.integration.runs import own_logging
 
 
 def test_a_port_alone_is_advertised_under_this_hosts_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,7 +15,8 @@ def test_a_port_alone_is_advertised_under_this_hosts_name(monkeypatch: pytest.Mo
     monkeypatch.setattr("replay_server.server.run_replay_server", lambda o, *_: told.append(o))
     for address in ("tcp://:5560", "tcp://replay:5560", ""):
         monkeypatch.setattr(sys, "argv", ["replay_server", "--advertise", address])
-        assert replay_server.__main__.main() == 0
+        with own_logging():
+            assert replay_server.__main__.main() == 0
     assert [options.advertise for options in told] == [
         f"tcp://{socket.gethostname()}:5560", "tcp://replay:5560", "",
     ]  # fmt: skip

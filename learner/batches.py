@@ -120,7 +120,6 @@ class Batches:
                 message = transport.receive(self._link.socket)
                 if message is None:
                     return
-                self._trace.phase("gathering")
                 batches = self._take(message)
             except WireError as error:
                 self._rejections.count(error, time.monotonic())
@@ -168,6 +167,7 @@ class Batches:
 
     def _fill(self, answer: Batch | Drawn) -> TrainBatch | None:
         """The batch; None where its transitions are not there any more."""
+        self._trace.phase("gathering")
         slot = self._free.pop()
         host = self._slots[slot]
         received = self._link.fill(host, answer)

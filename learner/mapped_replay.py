@@ -84,7 +84,7 @@ class MappedReplay:
                 return None
             taken = self._stand_ins(live)
             key, probability, items = key[taken], probability[taken], items[taken]
-            overwritten += int(np.count_nonzero(~live))
+            overwritten = int(np.count_nonzero(~live))
         found = find_transitions(columns, items, self._discount, out=views)
         copy_frames(columns, found.rows, out=views["frames"])
         # What was read is worth something only where the block is still there.

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -264,12 +264,12 @@ class _Turn:
         try:
             message = codec.decode(frames[1:])
         except WireError as error:
-            return self._say(iter([(peer, self._table.reject(None, error, now_s))]))
+            return self._say([(peer, self._table.reject(None, error, now_s))])
         is_insert = isinstance(message, Insert)
         self._trace.phase("inserting" if is_insert else "priorities, sampling")
         return self._say(self._table.replies(peer, message, now_s)) or not is_insert
 
-    def _say(self, replies: Iterator[Reply]) -> bool:
+    def _say(self, replies: Iterable[Reply]) -> bool:
         """Whether there were any."""
         spoke = False
         since_s = time.perf_counter()

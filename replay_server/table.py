@@ -358,7 +358,6 @@ class Table:
     def advance(self, inserts: int = MAX_WAITING) -> Iterator[Reply]:
         """Store what waits and serve what is owed, as much as the limiter allows, but no more than
         so many inserts. To be used as `replies`."""
-        yield from self._serve()
         while inserts and self._waiting and self.limiter.can_insert():
             insert, since_s = self._waiting.popleft()
             self._waiting_bytes -= _held_bytes(insert)
@@ -370,27 +369,28 @@ class Table:
     def _serve(self) -> Iterator[Reply]:
         while self._owed and self._may_sample:
             peer, owed = self._owed.popitem(last=False)
+            reply: Batch | Drawn
             if owed.keys_only:
-                sampled = self._batches_of(owed)
-                if owed.batches:
-                    self._owed[peer] = owed
-                yield peer, self._drawn(sampled)
-                continue
-            owed.batches -= 1
+                reply = self._drawn(self._sample_batches(owed, owed.batches))
+            else:
+                reply = self._batch(self._sample_batches(owed, 1))
             if owed.batches:
                 self._owed[peer] = owed  # To the end: learners take turns.
-            yield peer, self._batch(self._sample(self._batch_size, self._batch_size))
+            yield peer, reply
 
     @property
     def _may_sample(self) -> bool:
         return self.sampler.size > 0 and self.limiter.can_sample()
 
-    def _batches_of(self, owed: _Owed) -> Sampled:
-        """As many batches of what is owed as there may be now, each drawn by itself."""
-        drawn = []
-        while owed.batches and self._may_sample:
+    def _sample_batches(self, owed: _Owed, most: int) -> Sampled:
+        """As many batches of what is owed as there may be now, at least one, each drawn by itself;
+        what comes of it is owed no more."""
+        drawn = [self._sample(self._batch_size, self._batch_size)]
+        while len(drawn) < most and self._may_sample:
             drawn.append(self._sample(self._batch_size, self._batch_size))
-            owed.batches -= 1
+        owed.batches -= len(drawn)
+        if len(drawn) == 1:
+            return drawn[0]
         items, probability = zip(*drawn, strict=True)
         return np.concatenate(items), np.concatenate(probability)
 

@@ -61,11 +61,12 @@ ROLES = ("actor", "evaluator", "inference", "learner", "relay", "replay", "head"
 class Histogram:
     """How often values fell into each range. One thread observes; others may read."""
 
-    __slots__ = ("_bounds", "_counts", "_sum", "metric")
+    __slots__ = ("_bounds", "_counts", "_edges", "_sum", "metric")
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self._bounds = list(metric.bounds)
+        self._edges = np.array(self._bounds)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
 
@@ -75,7 +76,7 @@ class Histogram:
 
     def observe_all(self, values: npt.NDArray[np.floating | np.integer]) -> None:
         """Many at once: [N]."""
-        places = np.searchsorted(self._bounds, values)
+        places = self._edges.searchsorted(values)
         for place, count in enumerate(np.bincount(places, minlength=len(self._counts)).tolist()):
             self._counts[place] += count
         self._sum += float(values.sum())

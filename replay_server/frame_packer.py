@@ -25,21 +25,21 @@ class FramePacker:
 
     def __init__(self, columns: BlockColumns, method: str, threads: int | None = None) -> None:
         self._columns, self._method = columns, method
+        obs = columns.obs_rows
+        self._row_shape, self._row_bytes, self._dtype = obs.shape[1:], obs[0].nbytes, obs.dtype
         self._threads = threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
         self._pool: ThreadPoolExecutor | None = None
 
     def pack(self, rows: npt.NDArray[np.int64]) -> Array:
         """The observations of rows [N, U], as they are to travel: [N, U, *obs_shape]."""
-        obs = self._columns.obs_rows
-        shape = (*rows.shape, *obs.shape[1:])
-        nbytes = rows.size * obs[0].nbytes
-        if not pays(nbytes, obs.dtype, self._method):
+        nbytes = rows.size * self._row_bytes
+        if not pays(nbytes, self._dtype, self._method):
             return copy_frames(self._columns, rows)
         cuts = pieces(len(rows), min(len(rows), -(-nbytes // PART_BYTES)))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "compression")
         parts = list(self._pool.map(self._pack, (rows[cut] for cut in cuts)))
-        packed = joined(parts, shape, obs.dtype, self._method)
+        packed = joined(parts, (*rows.shape, *self._row_shape), self._dtype, self._method)
         return copy_frames(self._columns, rows) if packed is None else packed
 
     def _pack(self, rows: npt.NDArray[np.int64]) -> bytes:

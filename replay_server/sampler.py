@@ -66,23 +66,30 @@ class PrioritizedSampler:
     def write(
         self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
-        mass = _masses(priority, drawable, self._epsilon, self._exponent)
+        mass = _masses_where(drawable, priority, self._epsilon, self._exponent)
         self.size += self._tree.set_range(first, mass)
 
     def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
-        drawable = np.ones(len(priority), np.bool_)
-        self._tree.set(items, _masses(priority, drawable, self._epsilon, self._exponent))
+        self._tree.set(items, _masses(priority, self._epsilon, self._exponent))
 
     def sample(self, n: int) -> tuple[Int64Vector, Float64Vector]:
         return self._tree.sample_stratified(self._rng.random(n))
 
 
 @numba.njit(cache=True, nogil=True)
-def _masses(priority, drawable, epsilon, exponent):  # type: ignore[no-untyped-def]
+def _masses(priority, epsilon, exponent):  # type: ignore[no-untyped-def]
     mass = np.empty(len(priority), np.float32)
     for i in range(len(priority)):
-        raised = min((np.float32(priority[i]) + epsilon) ** exponent, MAX_MASS)
-        mass[i] = raised if drawable[i] else np.float32(0.0)
+        mass[i] = min((np.float32(priority[i]) + epsilon) ** exponent, MAX_MASS)
+    return mass
+
+
+@numba.njit(cache=True, nogil=True)
+def _masses_where(drawable, priority, epsilon, exponent):  # type: ignore[no-untyped-def]
+    mass = _masses(priority, epsilon, exponent)
+    for i in range(len(priority)):
+        if not drawable[i]:
+            mass[i] = 0.0
     return mass
 
 

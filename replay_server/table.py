@@ -47,7 +47,7 @@ MAX_WAITING = 100_000
 MIN_WAITING_BYTES = 1 << 30
 """They may take as much memory as the replay itself, or so much if that is less."""
 OBSERVED = 16
-"""Of so many transitions one is counted in a histogram."""
+"""Of so many batches one is counted in the histograms."""
 MAX_LEARNERS = 1_000
 """Peers that may be owed batches: who asks and vanishes is remembered until it is his turn."""
 SESSIONS_LOOKED_AT = 8
@@ -136,6 +136,8 @@ class Table:
         self._insert_s = histogram("replay_insert_seconds")
         self._sampled_age = histogram("replay_sampled_age")
         self._new_priority = histogram("replay_new_priority")
+        self._samples = self._updates = 0
+        """Batches drawn, and batches of priorities taken in, for the choice of those observed."""
         self.histograms = (self._insert_s, self._sampled_age, self._new_priority)
         self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
             Insert: self._on_insert,  # type: ignore[dict-item]
@@ -302,7 +304,9 @@ class Table:
         self.counters.updates += fresh
         self.counters.stale_updates += len(live) - fresh
         if fresh:
-            self._new_priority.observe_all(priority[::OBSERVED])
+            if self._updates % OBSERVED == 0:
+                self._new_priority.observe_all(priority)
+            self._updates += 1
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
@@ -311,7 +315,9 @@ class Table:
         items, probability = self.sampler.sample(rows) if rows else _NOTHING
         self.limiter.count_sample(counted)
         self.storage.counters[SAMPLED] = self.limiter.samples
-        self._observe_age(items[::OBSERVED])
+        if self._samples % OBSERVED == 0:
+            self._observe_age(items)
+        self._samples += 1
         return items, probability
 
     def _batch(self, sampled: Sampled, number: int = 0) -> Batch:

@@ -42,10 +42,23 @@ class Tree(Protocol):
     def total(self) -> float: ...
 
 
-def zapex() -> Tree:
-    from replay_server.sum_tree import SumTree
+class _Zapex:
+    """Draws as the replay server does: one leaf from each of N equal parts of the total, wherever
+    within its part a uniform number says."""
 
-    return SumTree(CAPACITY)
+    def __init__(self) -> None:
+        from replay_server.sum_tree import SumTree
+
+        self._tree = SumTree(CAPACITY)
+
+    def set(self, indices: Int64Vector, values: Float64Vector) -> None:
+        self._tree.set(indices, values)
+
+    def sample(self, targets: Float64Vector) -> Int64Vector:
+        leaves, _ = self._tree.sample_stratified(targets)
+        return leaves
+
+    total = 1.0
 
 
 class _Tianshou:
@@ -114,7 +127,7 @@ class _TorchRL:
 
 
 TREES: dict[str, Callable[[], Tree]] = {
-    "zapex": zapex,
+    "zapex": _Zapex,
     "tianshou": _Tianshou,
     "cpprb": _Cpprb,
     "torchrl": _TorchRL,

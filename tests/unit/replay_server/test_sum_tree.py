@@ -176,12 +176,13 @@ def test_an_impossible_update_is_refused_and_its_whole_batch_changes_nothing(
     assert sample(tree, 0.0, 1.0, 3.0) == [0, 1, 2]
 
 
-def test_after_100_000_updates_the_root_is_still_the_exact_sum_of_pairs() -> None:
+@pytest.mark.parametrize("batch", [1, 10, 100])
+def test_after_many_updates_the_root_is_still_the_exact_sum_of_pairs(batch: int) -> None:
     rng = np.random.default_rng(1)
     tree = SumTree(1_000)
     for _ in range(1_000):
-        values = 10.0 ** rng.uniform(-8, 8, size=100) * (rng.random(100) < 0.8)
-        tree.set(rng.integers(1_000, size=100), values)
+        values = 10.0 ** rng.uniform(-8, 8, size=batch) * (rng.random(batch) < 0.8)
+        tree.set(rng.integers(1_000, size=batch), values)
 
     level = np.zeros(1_024, np.float32)
     level[:1_000] = tree.get(np.arange(1_000))
@@ -223,6 +224,40 @@ def test_a_stratified_sample_takes_one_leaf_from_each_equal_part() -> None:
         assert leaves.tolist() == expected
         mass = {0: 1.0, 1: 4.0, 3: 3.0}
         assert probability.tolist() == [mass[leaf] / 8.0 for leaf in expected]
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 7, 300, 1_000, 4_096])
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 100, 1_000])
+def test_a_stratified_sample_is_that_of_its_targets_one_by_one(capacity: int, n: int) -> None:
+    """Leaves are whole numbers, the total a multiple of n and of the places' denominator: nothing
+    is rounded, at whichever level the walk begins."""
+    rng = np.random.default_rng([capacity, n])
+    leaves = (rng.integers(0, 4, capacity) * (rng.random(capacity) < 0.5)).astype(np.float64)
+    leaves[rng.integers(capacity)] += 4 * n - leaves.sum() % (4 * n)
+    tree, part = tree_of(leaves.tolist()), leaves.sum() / n
+    for _ in range(10):
+        uniforms = rng.integers(0, 4, n) / 4
+        targets = (np.arange(n) + uniforms) * part
+        expected = np.searchsorted(np.cumsum(leaves), targets, side="right")
+
+        drawn, probability = tree.sample_stratified(uniforms)
+
+        assert drawn.tolist() == expected.tolist()
+        assert sample(tree, *targets) == expected.tolist()
+        assert probability.tolist() == (leaves[expected] / leaves.sum()).tolist()
+
+
+def test_an_empty_end_is_never_drawn_from() -> None:
+    """... by a target that rounding pushes beyond the last mass, wherever the walk begins."""
+    almost_one = math.nextafter(1.0, 0.0)
+    for capacity in (64, 512):
+        for filled in range(1, capacity, 7):
+            values = np.random.default_rng(filled).exponential(size=capacity)
+            values[filled:] = 0.0
+            tree = tree_of(values.tolist())
+            for n in (1, 10, 256):
+                drawn, _ = tree.sample_stratified(np.full(n, almost_one))
+                assert drawn[-1] == filled - 1
 
 
 @settings(deadline=None, max_examples=150)

@@ -7,8 +7,10 @@ what was read of it is thrown away and another transition of the batch stands in
 
 import logging
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +80,7 @@ class MappedReplay:
                     f"drawn.{name} has shape {getattr(drawn, name).shape}", Reason.SHAPE
                 )
         key, probability, overwritten = drawn.key, drawn.probability, 0
-        items, live = columns.live_items(key)
+        items, live = self._live_items(key)
         if not live.all():
             if not live.any():
                 return None
@@ -86,7 +88,7 @@ class MappedReplay:
             key, probability, items = key[taken], probability[taken], items[taken]
             overwritten = int(np.count_nonzero(~live))
         found = find_transitions(columns, items, self._discount, out=views)
-        copy_frames(columns, found.rows, out=views["frames"])
+        self._take_frames(found.rows, views)
         # What was read is worth something only where the block is still there.
         if not columns.all_live(key):
             _, whole = columns.live_items(key)
@@ -94,11 +96,18 @@ class MappedReplay:
                 return None
             torn = np.flatnonzero(~whole)
             taken = self._stand_ins(whole)
-            for name in ("frames", "shift", "action", "n_step_return", "discount"):
-                views[name][torn] = views[name][taken[torn]]
+            for view in views.values():
+                view[torn] = view[taken[torn]]
             key, probability = key[taken], probability[taken]
             overwritten += len(torn)
         return Read(key, probability, found.mean_version, overwritten)
+
+    def _live_items(self, key: Int64Vector) -> tuple[Int64Vector, npt.NDArray[np.bool_]]:
+        return self._columns.live_items(key)
+
+    def _take_frames(self, rows: Int64Vector, views: Mapping[str, npt.NDArray[Any]]) -> None:
+        """The frames of rows [N, U] of the storage."""
+        copy_frames(self._columns, rows, out=views["frames"])
 
     def _stand_ins(self, usable: npt.NDArray[np.bool_]) -> Int64Vector:
         """Each place's own index where it is usable, that of a random usable one elsewhere [N]."""

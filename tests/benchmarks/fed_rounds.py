@@ -4,7 +4,8 @@
 
 measures a window of each way for each line on stdin: `static`, the same batch again and again,
 which costs nothing but the update; `shared_memory` and `wire`, through the real feed from a
-real replay server in another process, priorities going home.
+real replay server in another process, priorities going home; and on a GPU `device_mirror`, the
+prototype of the module of that name.
 """
 
 import argparse
@@ -30,11 +31,12 @@ from common.rejections import Rejections
 from common.spec import EnvSpec
 from deploy import presets
 from learner.device import choose_device
-from learner.feed import Feed, open_feed
+from learner.feed import Feed, Prefetcher, open_feed
 from learner.host_memory import keep_freed_memory
 from learner.readback import UpdateResult
 from learner.update import QLearner, TrainBatch
 from tests.benchmarks.contestants import Round, serve_rounds
+from tests.benchmarks.device_mirror import MirroredBatches
 from tests.benchmarks.own_replay import SHARED_MEMORY, serving
 from tests.benchmarks.peers import ABSENT
 from tests.benchmarks.served import Workload
@@ -148,8 +150,8 @@ def updates_per_s(
 
 
 @contextmanager
-def ways(manifest: Manifest, window_s: float) -> Iterator[Callable[[], Round]]:
-    """Measures one window of each way."""
+def ways(manifest: Manifest, window_s: float, mirror: bool) -> Iterator[Callable[[], Round]]:
+    """Measures one window of each way; with `mirror`, of `device_mirror` on any device."""
     training = Training(manifest)
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
@@ -161,6 +163,10 @@ def ways(manifest: Manifest, window_s: float) -> Iterator[Callable[[], Round]]:
             linked = Manifest("benchmark", config, manifest.spec)
             feeds[link] = open_feed(context, {0: server}, linked, training.device)
             stack.callback(feeds[link].close)
+        if mirror or training.device.type == "cuda":
+            batches = MirroredBatches(context, server, manifest, training.device)
+            feeds["device_mirror"] = Prefetcher(batches, context)
+            stack.callback(feeds["device_mirror"].close)
         static = _next(feeds["shared_memory"])
 
         def measure() -> Round:
@@ -186,6 +192,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--threads", type=int, default=0, help="0: as configured")
     parser.add_argument("--window-s", type=float, default=2.0)
+    parser.add_argument("--mirror", action="store_true", help="device_mirror without a GPU, too")
     options = parser.parse_args()
     try:
         manifest = (
@@ -196,7 +203,7 @@ def main() -> None:
     except (ConfigError, EnvironmentFault) as error:
         print(f"skipped: {error}", file=sys.stderr)
         sys.exit(ABSENT)
-    with ways(small(manifest, options.threads), options.window_s) as measure:
+    with ways(small(manifest, options.threads), options.window_s, options.mirror) as measure:
         serve_rounds(measure)
 
 

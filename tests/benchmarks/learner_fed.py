@@ -3,7 +3,8 @@
 The real update on the learner's device. Alone, it takes the same batch again and again: that is the
 limit. Fed, batches come through the real feed from a replay server in another process, and
 priorities go home. One window of each in turn, in one process for each network and batch; medians.
-On two cores and a learner of one thread, the server (and a feed's thread) has the second core.
+On two cores and a learner of one thread, the server (and a feed's thread) has the second core. On a
+GPU there is a fourth way, `device_mirror`: frames are gathered on the device, from a copy there.
 """
 
 import statistics

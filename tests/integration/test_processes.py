@@ -178,7 +178,8 @@ def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow), "sigterm to all"]
+    "how",
+    ["ctrl-c", *(pytest.param(s, marks=pytest.mark.slow) for s in ("sigterm", "sigterm to all"))],
 )
 def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) -> None:
     launch = launched(start, tmp_path, total_env_steps=ENDLESS, replay_capacity=ENOUGH)

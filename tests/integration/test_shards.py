@@ -101,6 +101,7 @@ def number_of(server: Command) -> int:
     return int(server.line("joined the run run as replay_server ").split()[-1])
 
 
+@pytest.mark.slow
 def test_a_run_in_threads_may_have_several_as_well(start: Start, tmp_path: Path) -> None:
     preset = write_preset(tmp_path / "two.toml", replay_servers=2, actors=2)
     run_dir = tmp_path / "run"

@@ -158,9 +158,19 @@ def _insert(blocks: Blocks, sequence: int) -> Insert:
     [
         pytest.param(PLAIN, 1.0, id="plain DQN"),
         pytest.param({}, 0.5, id="double, dueling, prioritised"),
-        pytest.param({"autoreset": "same_step"}, 0.5, id="... with the other autoreset mode"),
+        pytest.param(
+            {"autoreset": "same_step"},
+            0.5,
+            id="... with the other autoreset mode",
+            marks=pytest.mark.slow,
+        ),
         # Bootstrapped from: values must not depend on where episodes are cut off.
-        pytest.param({"env_kwargs": {"max_episode_steps": 2}}, 0.5, id="... truncated"),
+        pytest.param(
+            {"env_kwargs": {"max_episode_steps": 2}},
+            0.5,
+            id="... truncated",
+            marks=pytest.mark.slow,
+        ),
         # Off-policy n-step returns converge to values of the policy that acted: here random.
         pytest.param({"n_step": 3}, 1.0, id="... with three-step returns"),
     ],

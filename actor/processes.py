@@ -6,7 +6,6 @@ them share what torch takes of the memory. With `--relay` one more takes the wei
 for all of them (`actor/weight_relay.py`).
 """
 
-import faulthandler
 import logging
 import multiprocessing
 import os
@@ -22,16 +21,10 @@ from typing import Any
 
 import zmq
 
-from common.children import FAILED, READY, Child, Children, role_failed
-from common.errors import ConfigError, HeadUnreachable, JoinRefused, ZapexError
-from common.process import (
-    LOG_FORMAT,
-    UNEXPECTED,
-    configure_logging,
-    handling_signals,
-    hear_last_words,
-    stop_with_parent,
-)
+from common.child import exit_code_of, heed_parent
+from common.children import READY, Child, Children, role_failed
+from common.errors import ConfigError, HeadUnreachable, JoinRefused
+from common.process import LOG_FORMAT, configure_logging, handling_signals
 from common.restarts import TERMINATED, Patience, Verdict
 from common.security import SecureContext, Security
 
@@ -179,37 +172,20 @@ def _child_main(
     options: Mapping[str, Any], security: Security, name: str, log_level: str, pipe: Connection
 ) -> None:
     """One of the processes; ends it with the error's exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stop, terminated = threading.Event(), threading.Event()
-
-    def on_terminate(*_: object) -> None:
-        terminated.set()
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_terminate)
+    stop, terminated = heed_parent(pipe)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     configure_logging(log_level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(f"{name}: {LOG_FORMAT}"))
-    faulthandler.enable()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        stop_with_parent(parent.sentinel, stop)
-    hear_last_words(lambda error: pipe.send((FAILED, str(error))))
     run = _relay if name == RELAY else _act
-    try:
+
+    def run_role() -> None:
         with SecureContext(security) as context:
             run(options, context, stop, lambda address: pipe.send((READY, address)))
-    except ZapexError as error:
-        log.debug("failed", exc_info=True)
-        pipe.send((FAILED, str(error)))
-        raise SystemExit(error.exit_code) from None
-    except Exception as error:
-        log.exception("unexpected")
-        pipe.send((FAILED, f"unexpected {type(error).__name__}: {error}"))
-        raise SystemExit(UNEXPECTED) from None
-    if terminated.is_set():
-        raise SystemExit(TERMINATED)
+
+    # The parent says it on the same terminal.
+    code = exit_code_of(run_role, pipe, log, level=logging.DEBUG)
+    raise SystemExit(TERMINATED if not code and terminated.is_set() else code)
 
 
 def _act(

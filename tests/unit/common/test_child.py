@@ -1,0 +1,60 @@
+"""How a child's work ends, by its exit code and in the words that its parent gets."""
+
+import errno
+import logging
+from collections.abc import Callable
+from multiprocessing import Pipe
+
+import pytest
+
+from common.child import exit_code_of
+from common.children import FAILED
+from common.errors import ConfigError, ZapexError
+from common.process import UNEXPECTED
+
+LOG = logging.getLogger("child")
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ConfigError("no such thing"), ConfigError.exit_code, "no such thing"),
+        (
+            OSError(errno.ENOSPC, "no space", "/cache"),
+            ZapexError.exit_code,
+            "No space left on device at /cache: free space there (see its.log)",
+        ),
+        (ValueError("two\n  lines"), UNEXPECTED, "unexpected ValueError: two lines (see its.log)"),
+    ],
+    ids=["expected", "ran out", "unexpected"],
+)
+def test_the_parent_is_told_in_one_line(error: Exception, code: int, told: str) -> None:
+    parent, child = Pipe(duplex=False)
+    found = exit_code_of(raising(error), child, LOG, details=" (see its.log)")
+    assert parent.recv() == (FAILED, told)
+    assert found == code
+    assert not parent.poll()
+
+
+def test_who_ends_well_says_nothing() -> None:
+    parent, child = Pipe(duplex=False)
+    assert exit_code_of(lambda: None, child, LOG) == 0
+    assert not parent.poll()
+
+
+def test_what_the_parent_says_on_the_same_terminal_is_not_logged_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, child = Pipe(duplex=False)
+    with caplog.at_level(logging.INFO):
+        exit_code_of(raising(ConfigError("no")), child, LOG, level=logging.DEBUG)
+        assert caplog.text == ""
+        exit_code_of(raising(ConfigError("no")), child, LOG)
+    assert "no" in caplog.text

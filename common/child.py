@@ -14,7 +14,7 @@ from common.process import UNEXPECTED, hear_last_words, ran_out, stop_with_paren
 
 
 def heed_parent(pipe: Connection) -> tuple[threading.Event, threading.Event]:
-    """The first thing that a child does. Returns two events: it is to stop, because of SIGTERM or
+    """What a child does before its work. Returns two events: it is to stop, because of SIGTERM or
     because its parent is gone; it has got SIGTERM."""
     hear_last_words(lambda error: pipe.send((FAILED, str(error))))
     # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
@@ -55,11 +55,12 @@ def exit_code_of(
         pipe.send((FAILED, str(error)))
         return error.exit_code
     except Exception as error:
-        log.exception("unexpected")
         known = ran_out(error)
         if known is not None:
+            log.log(level, "%s", known, exc_info=True)
             pipe.send((FAILED, f"{known}{details}"))
             return known.exit_code
+        log.exception("unexpected")
         what = " ".join(f"{type(error).__name__}: {error}".split())
         pipe.send((FAILED, f"unexpected {what}{details}"))
         return UNEXPECTED

@@ -39,7 +39,7 @@ HOPELESS = {
     ConfigError.exit_code,
     EnvironmentFault.exit_code,
     CheckpointError.exit_code,
-    ZapexError.exit_code,  # No room for the replay.
+    ZapexError.exit_code,  # No room for the replay; whatever else the host ran out of.
 }
 """Exit codes that a restart cannot mend while the role has never been ready."""
 FROM_OUTSIDE = {

@@ -66,7 +66,7 @@ class PrioritizedSampler:
     def write(
         self, first: int, priority: npt.NDArray[Any], drawable: npt.NDArray[np.bool_]
     ) -> None:
-        mass = _masses_where(drawable, priority, self._epsilon, self._exponent)
+        mass = _masses_where(priority, drawable, self._epsilon, self._exponent)
         self.size += self._tree.set_range(first, mass)
 
     def update(self, items: Int64Vector, priority: npt.NDArray[Any]) -> None:
@@ -85,7 +85,7 @@ def _masses(priority, epsilon, exponent):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _masses_where(drawable, priority, epsilon, exponent):  # type: ignore[no-untyped-def]
+def _masses_where(priority, drawable, epsilon, exponent):  # type: ignore[no-untyped-def]
     mass = _masses(priority, epsilon, exponent)
     for i in range(len(priority)):
         if not drawable[i]:

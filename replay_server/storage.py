@@ -151,8 +151,7 @@ class Storage(BlockColumns):
 
     def keys(self, items: Int64Vector) -> Int64Vector:
         """Keys of items [N] (slot × L + row − C)."""
-        slots, offsets = np.divmod(items, self.layout.length)
-        keys: Int64Vector = self.number[slots] * self.layout.length + offsets
+        keys: Int64Vector = _keys(items, self.layout.length, self.number)
         return keys
 
     def _verify(self) -> None:
@@ -271,3 +270,12 @@ def _write_columns(  # type: ignore[no-untyped-def]
             step_bytes,
         )
     return _starts(row_kind, context, length)
+
+
+@numba.njit(cache=True, nogil=True)
+def _keys(items, length, number):  # type: ignore[no-untyped-def]
+    keys = np.empty(items.shape[0], np.int64)
+    for i in range(items.shape[0]):
+        slot = items[i] // length
+        keys[i] = number[slot] * length + items[i] - slot * length
+    return keys

@@ -80,6 +80,8 @@ class SumTree:
         """The leaves in which cumulative masses in [0, total) fall: the smallest i with
         Σ_{j ≤ i} leaf_j > target, up to rounding. A leaf of value zero is never returned.
 
+        This is the plain search, from the root and in any order, that `sample_stratified` shortens.
+
         Raises ValueError when the tree is empty.
         """
         self._check_not_empty()
@@ -106,8 +108,8 @@ class SumTree:
 
 @numba.njit(cache=True, nogil=True)
 def _whole_level(n, depth):  # type: ignore[no-untyped-def]
-    """The lowest level, counted from the root, that has 2n nodes at most: it and those above it are
-    looked at as a whole."""
+    """The level, counted from the root, of 2n … 4n nodes, or the leaves: what lies above it is made
+    anew, and it is added up, as a whole."""
     level = 0
     while level < depth and 1 << level < n:
         level += 1
@@ -172,8 +174,8 @@ def _sample_stratified(nodes, depth, uniforms):  # type: ignore[no-untyped-def]
     whole = _whole_level(n, depth)
     last = (2 << whole) - 1
     total = 0.0
-    for at in range(1 << whole, last + 1):
-        total += nodes[at]
+    for i in range(1 << whole, last + 1):
+        total += nodes[i]
     node = np.empty(n, np.uint32)
     rest = np.empty(n)
     # Targets ascend, and so do the nodes that they fall into.

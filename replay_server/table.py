@@ -46,8 +46,9 @@ MAX_WAITING = 100_000
 """Inserts of all actors together that may wait for the limiter."""
 MIN_WAITING_BYTES = 1 << 30
 """They may take as much memory as the replay itself, or so much if that is less."""
-OBSERVED = 16
-"""Of so many batches one is counted in the histograms."""
+OBSERVED_PERIOD_S = 0.05
+"""Of the batches, and of the messages with priorities, that come within so long, one is counted in
+the histograms."""
 MAX_LEARNERS = 1_000
 """Peers that may be owed batches: who asks and vanishes is remembered until it is his turn."""
 SESSIONS_LOOKED_AT = 8
@@ -136,8 +137,8 @@ class Table:
         self._insert_s = histogram("replay_insert_seconds")
         self._sampled_age = histogram("replay_sampled_age")
         self._new_priority = histogram("replay_new_priority")
-        self._samples = self._updates = 0
-        """Batches drawn, and batches of priorities taken in, for the choice of those observed."""
+        self._next_age_s = self._next_priorities_s = 0.0
+        """When they are next observed."""
         self.histograms = (self._insert_s, self._sampled_age, self._new_priority)
         self._handlers: dict[type[Message], Callable[[bytes, Message], list[Reply]]] = {
             Insert: self._on_insert,  # type: ignore[dict-item]
@@ -304,9 +305,9 @@ class Table:
         self.counters.updates += fresh
         self.counters.stale_updates += len(live) - fresh
         if fresh:
-            if self._updates % OBSERVED == 0:
+            if self._now_s >= self._next_priorities_s:
+                self._next_priorities_s = self._now_s + OBSERVED_PERIOD_S
                 self._new_priority.observe_all(priority)
-            self._updates += 1
             self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
@@ -315,9 +316,9 @@ class Table:
         items, probability = self.sampler.sample(rows) if rows else _NOTHING
         self.limiter.count_sample(counted)
         self.storage.counters[SAMPLED] = self.limiter.samples
-        if self._samples % OBSERVED == 0:
+        if rows and self._now_s >= self._next_age_s:
+            self._next_age_s = self._now_s + OBSERVED_PERIOD_S
             self._observe_age(items)
-        self._samples += 1
         return items, probability
 
     def _batch(self, sampled: Sampled, number: int = 0) -> Batch:

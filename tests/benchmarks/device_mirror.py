@@ -36,7 +36,7 @@ class DeviceMirror:
     """Copies of a storage's blocks, made when they are asked for.
 
     Args:
-        stream: of the device, that copies to it and gathers from it; None: a device that has none.
+        stream: of the device, on which blocks cross; None: a device that has none.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DeviceMirror:
         self._blocks = obs.new_empty((columns.slots, *obs.shape[1:]), device=device)
         self.rows = self._blocks.flatten(0, 1)
         """As `BlockColumns.obs_rows`, on the device."""
-        self._number = np.zeros(columns.slots, np.int64)
+        self._number = np.full(columns.slots, -1)
         self._staged = [
             obs.new_empty(obs.shape[1:], pin_memory=stream is not None)
             for _ in range(STAGED_BLOCKS)
@@ -69,19 +69,21 @@ class DeviceMirror:
         return there
 
     def _copy(self, slot: int) -> None:
+        number = int(self._columns.number[slot])
+        if number in (0, self._number[slot]):
+            return  # Is being overwritten, or was: what was drawn of it is gone.
         turn = self._copies % STAGED_BLOCKS
         self._copies += 1
         staged, copied = self._staged[turn], self._copied[turn]
         if copied is not None:
             copied.synchronize()
-        number = int(self._columns.number[slot])
         memory_fence()
         np.copyto(staged.numpy(), self._columns.obs[slot])
         memory_fence()
-        if number == 0 or self._columns.number[slot] != number:
-            return  # Is being overwritten: what was drawn of it is gone.
+        if self._columns.number[slot] != number:
+            return
         with torch.cuda.stream(self._stream):
-            self._blocks[slot].copy_(staged, non_blocking=True)
+            self._blocks[slot].copy_(staged, non_blocking=copied is not None)
         if copied is not None:
             copied.record(self._stream)
         self._number[slot] = number

@@ -1,5 +1,7 @@
 """µs to sample 512 leaves of a tree of 2²¹ priorities, to update those 512, and both.
 
+Leaves are drawn as for a batch, one from each of 512 equal parts of the total. The peers are told
+the places, ours finds them itself and gives probabilities, too; cpprb draws as it likes.
 Each tree has its own process; rounds of 100 iterations are taken from all of them in turn, so that
 a slow minute of the machine is everybody's. Figures are medians over all iterations of all rounds.
 """

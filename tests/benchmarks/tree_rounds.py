@@ -35,16 +35,15 @@ class Tree(Protocol):
 
     def set(self, indices: Int64Vector, values: Float64Vector) -> None: ...
 
-    def sample(self, targets: Float64Vector) -> Int64Vector:
-        """`targets` are uniform in [0, total), in no order."""
+    def targets(self, uniforms: Float64Vector) -> Float64Vector:
+        """What `sample` takes, not timed: one place in each of N equal parts of the total."""
 
-    @property
-    def total(self) -> float: ...
+    def sample(self, targets: Float64Vector) -> Int64Vector:
+        """The leaves there."""
 
 
 class _Zapex:
-    """Draws as the replay server does: one leaf from each of N equal parts of the total, wherever
-    within its part a uniform number says."""
+    """Finds the places itself, and tells the leaves' probabilities, too."""
 
     def __init__(self) -> None:
         from replay_server.sum_tree import SumTree
@@ -54,11 +53,17 @@ class _Zapex:
     def set(self, indices: Int64Vector, values: Float64Vector) -> None:
         self._tree.set(indices, values)
 
+    def targets(self, uniforms: Float64Vector) -> Float64Vector:
+        return uniforms
+
     def sample(self, targets: Float64Vector) -> Int64Vector:
         leaves, _ = self._tree.sample_stratified(targets)
         return leaves
 
-    total = 1.0
+
+def _places(uniforms: Float64Vector, total: float) -> Float64Vector:
+    places: Float64Vector = (np.arange(len(uniforms)) + uniforms) * (total / len(uniforms))
+    return places
 
 
 class _Tianshou:
@@ -76,9 +81,8 @@ class _Tianshou:
         leaves: Int64Vector = self._tree.get_prefix_sum_idx(targets)
         return leaves
 
-    @property
-    def total(self) -> float:
-        return float(self._tree.reduce())
+    def targets(self, uniforms: Float64Vector) -> Float64Vector:
+        return _places(uniforms, float(self._tree.reduce()))
 
 
 class _Cpprb:
@@ -101,9 +105,8 @@ class _Cpprb:
         indexes: Int64Vector = self._buffer.sample(len(targets), beta=0.4)["indexes"]
         return indexes
 
-    @property
-    def total(self) -> float:
-        return 1.0
+    def targets(self, uniforms: Float64Vector) -> Float64Vector:
+        return uniforms
 
 
 class _TorchRL:
@@ -121,9 +124,8 @@ class _TorchRL:
         leaves: Int64Vector = self._tree.scan_lower_bound(targets)
         return leaves
 
-    @property
-    def total(self) -> float:
-        return float(self._tree.query(0, CAPACITY))
+    def targets(self, uniforms: Float64Vector) -> Float64Vector:
+        return _places(uniforms, float(self._tree.query(0, CAPACITY)))
 
 
 TREES: dict[str, Callable[[], Tree]] = {
@@ -138,7 +140,7 @@ def time_round(tree: Tree, rng: np.random.Generator) -> dict[str, list[float]]:
     """µs of each iteration's sample, update, and both together."""
     times: dict[str, list[float]] = {"sample": [], "update": [], "both": []}
     for iteration in range(WARM_UP + ITERATIONS):
-        targets = rng.random(BATCH) * tree.total
+        targets = tree.targets(rng.random(BATCH))
         values = rng.exponential(size=BATCH)
         start = time.perf_counter_ns()
         leaves = tree.sample(targets)

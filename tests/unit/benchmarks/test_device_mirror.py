@@ -23,18 +23,17 @@ from tests.unit.learner.storages import (
     write,
 )
 
-CPU = torch.device("cpu")
 RUN = manifest()
 
 
 class Mirrored:
     """A learner's side with a mirror, beside one without."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str) -> None:
         self.plain = mapped(path, RUN)
         columns = mapped(path, RUN)._columns
-        self.host = MirroredHostBatch(RUN, CPU)
-        self.transfer = MirroredTransfer([self.host], CPU, columns)
+        self.host = MirroredHostBatch(RUN, torch.device(device))
+        self.transfer = MirroredTransfer([self.host], torch.device(device), columns)
         self.replay = MirroredReplay(columns, RUN, self.transfer.mirror)
 
     def read(self, keys: list[int]) -> Read | None:
@@ -42,8 +41,22 @@ class Mirrored:
 
     def frames(self) -> torch.Tensor:
         tensors, copied = self.transfer.start(0)
-        assert copied is None
-        return tensors["frames"]
+        if copied is not None:
+            copied.synchronize()
+        return tensors["frames"].cpu()
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -52,9 +65,9 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def test_batches_are_those_of_the_hosts_memory_while_blocks_are_evicted(
-    tmp_path: Path, storage: Storage
+    tmp_path: Path, storage: Storage, device: str
 ) -> None:
-    mirrored, rng = Mirrored(tmp_path / "replay"), np.random.default_rng(0)
+    mirrored, rng = Mirrored(tmp_path / "replay", device), np.random.default_rng(0)
     for sequence in range(4 * SLOTS):
         write(storage, RUN, sequence)
         newest = sequence + 1
@@ -72,10 +85,10 @@ def test_batches_are_those_of_the_hosts_memory_while_blocks_are_evicted(
 
 
 def test_what_is_overwritten_while_it_is_copied_is_replaced_by_others(
-    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, storage: Storage, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = [write(storage, RUN, sequence) for sequence in range(3)]
-    mirrored = Mirrored(tmp_path / "replay")
+    mirrored = Mirrored(tmp_path / "replay", device)
     fences: list[None] = []
 
     def overwrite() -> None:
@@ -96,7 +109,7 @@ def test_what_is_overwritten_while_it_is_copied_is_replaced_by_others(
     assert_holds(host, read.key.tolist(), RUN, sent)
 
 
-def test_keys_of_no_block_find_nothing(tmp_path: Path, storage: Storage) -> None:
-    mirrored = Mirrored(tmp_path / "replay")
+def test_keys_of_no_block_find_nothing(tmp_path: Path, storage: Storage, device: str) -> None:
+    mirrored = Mirrored(tmp_path / "replay", device)
     write(storage, RUN, 0)
     assert mirrored.read([-5, 0, 1, 3, 8, 9, 1 << 40, 99]) is None

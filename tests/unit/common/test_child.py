@@ -2,6 +2,9 @@
 
 import errno
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing import Pipe
 
@@ -58,3 +61,26 @@ def test_what_the_parent_says_on_the_same_terminal_is_not_logged_too(
         assert caplog.text == ""
         exit_code_of(raising(ConfigError("no")), child, LOG)
     assert "no" in caplog.text
+
+
+HEEDS = """
+import sys
+from multiprocessing import Pipe
+from common.child import heed_parent
+
+stop, terminated = heed_parent(Pipe(duplex=False)[1])
+print("ready", flush=True)
+stop.wait()
+sys.exit(7 if terminated.is_set() else 8)
+"""
+
+
+def test_ctrl_c_is_the_parents_and_sigterm_sets_both_events() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEEDS], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait() == 7

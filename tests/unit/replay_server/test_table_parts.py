@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.messages import Ack, Batch, Drawn, PartRequest, Rejected
-from replay_server.table import Table
+from replay_server.table import OBSERVED_PERIOD_S, Table
 from tests.experience import insert, steps
 from tests.unit.replay_server.tables import ACTOR, LEARNER, make_table, part, power_law
 
@@ -104,3 +104,20 @@ def test_what_no_learner_asks_for_is_rejected_and_changes_nothing(refused: PartR
     assert "part_request" in answer.reason
     assert (table.storage.priority == before).all()
     assert table.limiter.samples == 0
+
+
+def test_of_what_comes_within_a_moment_one_batch_is_in_the_histograms() -> None:
+    """Requests without rows, of which there may be as many, are no batches."""
+    table, moment_s = stored_table(), OBSERVED_PERIOD_S
+    ages, priorities = (
+        next(h for h in table.histograms if h.metric.name == name)
+        for name in ("replay_sampled_age", "replay_new_priority")
+    )
+    for now_s in (1.0, 1.0 + moment_s / 2, 1.1 + moment_s, 1.1 + 1.5 * moment_s):
+        table.handle(LEARNER, part(0), now_s)
+        [(_, answer)] = table.handle(LEARNER, part(4), now_s)
+        assert isinstance(answer, Batch)
+        back = replace(part(0), key=answer.key, priority=np.ones(4, np.float32))
+        table.handle(LEARNER, back, now_s)
+    assert ages.read()[:-1].sum() == priorities.read()[:-1].sum() == 2 * 4
+    assert priorities.read()[-1] == 8.0

@@ -161,7 +161,10 @@ def _measure(name: str, quick: bool, peers: Peers) -> Group:
     how = importlib.import_module(f"tests.benchmarks.{name}").__doc__ or ""
     # Before anything is measured: the load is that of others.
     load = os.getloadavg()[0]
-    when = f"Measured on {time.strftime('%Y-%m-%d')}; load average {load:.1f} when it began."
+    when = (
+        f"Measured on {time.strftime('%Y-%m-%d')}; when it began, the load average was {load:.1f} "
+        f"and one thread copied {machine.copy_speed():.1f} GB/s."
+    )
     if quick:
         when += " One round of short windows: a look, not a result."
     start_s = time.monotonic()

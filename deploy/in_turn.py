@@ -204,6 +204,7 @@ class TurnFeed:
         """There is one table, and it stays."""
 
     def close(self) -> None:
+        self._replay.close()
         self._transfer.finish()
 
     def _act(self) -> None:

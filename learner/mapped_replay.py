@@ -26,7 +26,8 @@ from common.errors import ConfigError, MalformedMessage, Reason
 from common.manifest import Manifest
 from common.messages import Drawn, Serving
 from common.process import machine_id
-from common.transitions import copy_frames, find_transitions
+from common.transitions import find_transitions
+from learner.gatherer import Gatherer
 from learner.host_batch import BatchRows
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class MappedReplay:
     def __init__(self, columns: BlockColumns, discount: float, seed: int) -> None:
         self._columns = columns
         self._discount = discount
+        self._gatherer = Gatherer(columns)
         self._rng = np.random.default_rng([seed, 4])
         self._owners = {self.instance}
 
@@ -102,12 +104,16 @@ class MappedReplay:
             overwritten += len(torn)
         return Read(key, probability, found.mean_version, overwritten)
 
+    def close(self) -> None:
+        """End the threads that gather."""
+        self._gatherer.close()
+
     def _live_items(self, key: Int64Vector) -> tuple[Int64Vector, npt.NDArray[np.bool_]]:
         return self._columns.live_items(key)
 
     def _take_frames(self, rows: Int64Vector, views: Mapping[str, npt.NDArray[Any]]) -> None:
         """The frames of rows [N, U] of the storage."""
-        copy_frames(self._columns, rows, out=views["frames"])
+        self._gatherer.copy(rows, views["frames"])
 
     def _stand_ins(self, usable: npt.NDArray[np.bool_]) -> Int64Vector:
         """Each place's own index where it is usable, that of a random usable one elsewhere [N]."""

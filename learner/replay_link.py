@@ -61,6 +61,7 @@ class ReplayLink:
             return None
         if not self._mapped.holds(message):
             log.warning("the replay server has another storage now: batches come over the wire")
+            self._mapped.close()
             self._mapped = None
             return None
         read = self._mapped.read(host, message)
@@ -68,5 +69,7 @@ class ReplayLink:
         return None if read is None else Received(read.key, read.probability, read.mean_version)
 
     def close(self) -> None:
+        if self._mapped is not None:
+            self._mapped.close()
         self.watch.close()
         self.socket.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import learner.mapped_replay
+import learner.gatherer
 from common.errors import MalformedMessage
 from common.messages import Batch, Drawn, Message, SampleRequest
 from replay_server.server import build_table
@@ -116,15 +116,15 @@ def tear(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]
     """Has something done once while a batch is gathered: after its frames are copied."""
 
     def at_next_gather(action: Callable[[], Any]) -> None:
-        copy_frames = learner.mapped_replay.copy_frames
+        copy_frames = learner.gatherer.copy_frames
 
         def copy_and_tear(*args: Any, **kwargs: Any) -> Any:
-            monkeypatch.setattr(learner.mapped_replay, "copy_frames", copy_frames)
+            monkeypatch.setattr(learner.gatherer, "copy_frames", copy_frames)
             copied = copy_frames(*args, **kwargs)
             action()
             return copied
 
-        monkeypatch.setattr(learner.mapped_replay, "copy_frames", copy_and_tear)
+        monkeypatch.setattr(learner.gatherer, "copy_frames", copy_and_tear)
 
     return at_next_gather
 

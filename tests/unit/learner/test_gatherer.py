@@ -74,6 +74,6 @@ def test_what_a_thread_raises_comes_out(storage: Storage, monkeypatch: pytest.Mo
     monkeypatch.setattr(gatherer, "PART_BYTES", 1)
     wrong = np.zeros((4, 5, 1), np.uint8)
     both = Gatherer(storage, 2)
-    with pytest.raises(ValueError, match="ndarray.take"):
+    with pytest.raises(ValueError, match=r"ndarray\.take"):
         both.copy(np.zeros((4, 5), np.int64), wrong)
     both.close()

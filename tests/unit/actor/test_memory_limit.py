@@ -1,5 +1,6 @@
 """An actor that grows too large is noticed, with what has grown."""
 
+import mmap
 import multiprocessing
 import os
 
@@ -28,6 +29,14 @@ def own_mib() -> float:
     return float(psutil.Process().memory_info().rss / MIB)
 
 
+def growth(mib: int) -> mmap.mmap:
+    """Memory that this process did not have: the allocator may keep what other tests freed."""
+    fresh, piece = mmap.mmap(-1, mib * MIB), os.urandom(MIB)
+    for _ in range(mib):
+        fresh.write(piece)
+    return fresh
+
+
 def test_without_a_limit_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = MemoryLimit(None, "Leaky-v0")
     monkeypatch.setattr(psutil.Process, "memory_info", lambda _: pytest.fail("it looked"))
@@ -46,10 +55,10 @@ def test_growth_is_noticed_once_a_second() -> None:
     limit = MemoryLimit(own_mib() + 100, "Leaky-v0")
     limit.check_start()
     assert not limit.is_reached(10.0)
-    hoard = os.urandom(MIB) * 200
+    hoard = growth(200)
     assert not limit.is_reached(10.0 + LOOK_PERIOD_S / 2)
     assert limit.is_reached(10.0 + LOOK_PERIOD_S)
-    del hoard
+    hoard.close()
     fault = limit.fault()
     assert isinstance(fault, MemoryLimitReached)
     assert str(fault).startswith("Leaky-v0 has grown to ")
@@ -63,7 +72,7 @@ def test_the_environment_that_has_grown_in_its_own_process_is_named() -> None:
     more = int(own_mib()) + 100
 
     def hoard() -> None:
-        kept = os.urandom(MIB) * more
+        kept = growth(more)
         theirs.send(len(kept))
         theirs.recv()
 

@@ -165,12 +165,7 @@ def _insert(blocks: Blocks, sequence: int) -> Insert:
             marks=pytest.mark.slow,
         ),
         # Bootstrapped from: values must not depend on where episodes are cut off.
-        pytest.param(
-            {"env_kwargs": {"max_episode_steps": 2}},
-            0.5,
-            id="... truncated",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param({"env_kwargs": {"max_episode_steps": 2}}, 0.5, id="... truncated"),
         # Off-policy n-step returns converge to values of the policy that acted: here random.
         pytest.param({"n_step": 3}, 1.0, id="... with three-step returns"),
     ],

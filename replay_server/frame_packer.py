@@ -1,18 +1,12 @@
 """The observations of a batch, on their way to a learner: gathered from the storage, compressed."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import BlockColumns
 from common.compression import Array, joined, pack, pays, pieces
+from common.part_threads import PART_BYTES, PartThreads
 from common.transitions import copy_frames
-
-MAX_THREADS = 4
-PART_BYTES = 4 << 20
-"""What is gathered at once and compressed while it lies in the cache."""
 
 
 class FramePacker:
@@ -20,15 +14,14 @@ class FramePacker:
 
     Args:
         method: of `common.compression.METHODS`, or none.
-        threads: by default as many as this process may use cores, up to `MAX_THREADS`.
+        threads: as `PartThreads.count`.
     """
 
     def __init__(self, columns: BlockColumns, method: str, threads: int | None = None) -> None:
         self._columns, self._method = columns, method
         obs = columns.obs_rows
         self._row_shape, self._row_bytes, self._dtype = obs.shape[1:], obs[0].nbytes, obs.dtype
-        self._threads = threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = PartThreads("compression", threads)
 
     def pack(self, rows: npt.NDArray[np.int64]) -> Array:
         """The observations of rows [N, U], as they are to travel: [N, U, *obs_shape]."""
@@ -36,9 +29,7 @@ class FramePacker:
         if not pays(nbytes, self._dtype, self._method):
             return copy_frames(self._columns, rows)
         cuts = pieces(len(rows), min(len(rows), -(-nbytes // PART_BYTES)))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "compression")
-        parts = list(self._pool.map(self._pack, (rows[cut] for cut in cuts)))
+        parts = self._threads.map(self._pack, (rows[cut] for cut in cuts))
         packed = joined(parts, (*rows.shape, *self._row_shape), self._dtype, self._method)
         return copy_frames(self._columns, rows) if packed is None else packed
 
@@ -46,5 +37,4 @@ class FramePacker:
         return pack(copy_frames(self._columns, rows), self._method)
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._threads.close()

@@ -7,6 +7,7 @@ connection everything in the window is sent again; the server drops what it has 
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import replace
 
 import zmq
 
@@ -116,9 +117,7 @@ class ReplayClient:
 
     def _take_acknowledgements(self, link: "_Link", timeout_ms: int) -> None:
         if link.watch.reconnected():
-            for insert, _ in link.unacknowledged.values():
-                transport.send(link.socket, insert)
-            self.resent += len(link.unacknowledged)
+            self._send_again(link)
         # Asking whether there is another message costs half of an attempt in vain.
         while transport.wait(link.socket, timeout_ms):
             timeout_ms = 0
@@ -131,6 +130,15 @@ class ReplayClient:
                 continue
             if isinstance(message, Rejected):
                 raise WireError(f"the replay server rejected an insert: {quoted(message.reason)}")
+
+    def _send_again(self, link: "_Link") -> None:
+        # A server without what was acknowledged takes the oldest that there is for the next one.
+        oldest = next(iter(link.unacknowledged), self._sequence)
+        for sequence, (insert, sent_s) in link.unacknowledged.items():
+            again = replace(insert, oldest=oldest)
+            link.unacknowledged[sequence] = again, sent_s
+            transport.send(link.socket, again)
+        self.resent += len(link.unacknowledged)
 
     def _acknowledge(self, link: "_Link", sequence: int) -> None:
         """All inserts up to this one are stored. Raises MalformedMessage for one that is yet to be

@@ -157,7 +157,8 @@ class Batches:
         if not 0 < len(answers) <= len(self._free):
             unasked = MalformedMessage(f"a {message.kind} that was not asked for", Reason.SEQUENCE)
             self._rejections.count(unasked, time.monotonic())
-            return []
+            # After a new connection an answer of the old one may have taken the place of one.
+            answers = answers[: len(self._free)]
         self._requested -= len(answers)
         batches = [self._fill(answer) for answer in answers]
         lost = batches.count(None)

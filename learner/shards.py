@@ -7,7 +7,8 @@ to (Σ p^α). From that the learner works out how many rows of the next batch ar
 How much may be sampled is arithmetic over all servers, so it is done here: each server counts
 inserts against the samples that the learner has it count, a whole batch at one server at a time,
 the one that is farthest behind. As long as one of them may go on, the learner may; when none may,
-none of them makes an actor wait.
+none of them makes an actor wait. The first batch is drawn when they hold `min_size_to_sample`
+together, or when one of them lets its actors insert no more before.
 
 A server that does not answer is left out until it does: the rows it owes come from the others.
 """
@@ -300,14 +301,16 @@ class ShardedBatches:
             assembly = _Assembly(self._free.pop(), n, n)
             self._ask_for(_Stretch(assembly, 0, n), creditor, now_s)
         for shard in self._shards.values():
-            starved = self._free and now_s >= shard.next_question_s
+            starved = (self._free or self._lost) and now_s >= shard.next_question_s
             if shard.keys or (starved and not shard.asked):
                 shard.ask(None, 0.0, 0, now_s)
 
     def _creditor(self) -> _Shard | None:
         """The server that is to count the next batch; None: there may be none yet."""
         there = [shard for shard in self._shards.values() if shard.answers]
-        if sum(shard.inserted for shard in there) < self._config.min_size_to_sample:
+        # Not while a server makes its actors wait: those of the others may be none.
+        enough = sum(shard.inserted for shard in there) >= self._config.min_size_to_sample
+        if not enough and all(shard.limiter.can_insert() for shard in there):
             return None
         behind = [shard for shard in there if shard.limiter.can_sample()]
         return max(behind, key=lambda shard: shard.limiter.error, default=None)

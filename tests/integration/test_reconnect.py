@@ -19,12 +19,13 @@ from common import codec, transport
 from common.config import Config
 from common.errors import AddressInUse
 from common.manifest import Manifest
-from common.messages import InferenceRequest, Insert, Message, SampleRequest, Serving
+from common.messages import Ack, InferenceRequest, Insert, Message, SampleRequest, Serving
 from common.rejections import Rejections
 from common.spec import EnvSpec
 from common.trace import NO_TRACE
 from learner.batches import Batches
 from learner.feed import Prefetcher
+from replay_server.server import build_table
 from tests.integration.runs import TINY, WAIT_S, until
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -42,6 +43,8 @@ class Server:
         self.socket, self.address = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
         self.is_known = threading.Event()
         """Until then the socket is in the hands of the client's thread."""
+        self.peer = b""
+        """Who was heard last."""
 
     def hear(self, client: Callable[[], object] = lambda: None) -> Message:
         """The next message; the client does something again and again until it comes."""
@@ -51,7 +54,9 @@ class Server:
             return transport.receive_frames(self.socket)
 
         assert self.is_known.wait(WAIT_S)
-        return codec.decode(until(frames, "a message of the client")[1:])
+        heard = until(frames, "a message of the client")
+        self.peer = bytes(heard[0])
+        return codec.decode(heard[1:])
 
     def is_replaced(self) -> None:
         """It goes; another one comes to its address and knows nothing."""
@@ -86,18 +91,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.socket.close(linger=0)
 
 
-def test_an_actor_sends_its_window_again(server: Server) -> None:
+def blocks() -> Blocks:
     rows, length = (1, MANIFEST.layout.rows), MANIFEST.layout.length
-    blocks = Blocks(
+    return Blocks(
         obs=np.zeros((*rows, 2), np.float32),
         action=np.zeros(rows, np.int32),
         reward=np.zeros(rows, np.float32),
         row_kind=np.zeros(rows, np.uint8),
         priority=np.zeros((1, length), np.float32),
     )
+
+
+def test_an_actor_sends_its_window_again(server: Server) -> None:
     actor = ReplayClient(server.context, server.address, session=5, window=2, rejections=REJECTIONS)
     with contextlib.closing(actor):
-        actor.insert(blocks, weights_version=3)
+        actor.insert(blocks(), weights_version=3)
         first = server.hear(actor.poll)
         server.is_replaced()
         again = server.hear(actor.poll)
@@ -105,6 +113,28 @@ def test_an_actor_sends_its_window_again(server: Server) -> None:
         assert isinstance(again, Insert)
         assert (again.session, again.sequence) == (first.session, first.sequence) == (5, 0)
         assert actor.resent == 1
+
+
+def test_a_server_that_lost_what_it_had_acknowledged_takes_the_window(server: Server) -> None:
+    """Each insert was sent while 0 was not acknowledged yet, of which the new one never heard."""
+    actor = ReplayClient(server.context, server.address, session=5, window=4, rejections=REJECTIONS)
+    with contextlib.closing(actor):
+        for _ in range(4):
+            actor.insert(blocks(), weights_version=3)
+        sent = [server.hear(actor.poll) for _ in range(4)]
+        assert [m.oldest for m in sent if isinstance(m, Insert)] == [0] * 4
+        assert transport.send(server.socket, Ack(5, 1), prefix=(server.peer,))
+
+        def acknowledged() -> bool:
+            actor.poll()
+            return actor.unacknowledged == 2
+
+        until(acknowledged, "two acknowledgements")
+        server.is_replaced()
+        again = [server.hear(actor.poll) for _ in range(2)]
+        table = build_table(MANIFEST, None)
+        replies = [table.handle(b"actor", message, 0.0) for message in again]
+        assert replies == [[(b"actor", Ack(5, 2))], [(b"actor", Ack(5, 3))]]
 
 
 def test_an_actor_asks_its_inference_process_again(server: Server) -> None:

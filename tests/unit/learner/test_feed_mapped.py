@@ -197,16 +197,27 @@ def test_a_message_that_holds_no_whole_batches_ends_it(start: Start) -> None:
         stage.next()
 
 
-def test_more_batches_than_were_asked_for_are_counted_and_left_alone(start: Start) -> None:
+@pytest.mark.parametrize("batches", [1, 2 * CREDIT], ids=["as after a new connection", "at once"])
+def test_batches_beyond_those_that_were_asked_for_are_counted_and_left_alone(
+    start: Start, batches: int
+) -> None:
     stage = start()
     stage.insert(SLOTS)
     ((peer, drawn),) = stage.hear()
     assert isinstance(drawn, Drawn)
-    more = {name: np.tile(getattr(drawn, name), 2) for name in ("key", "probability")}
-    stage.send([(peer, replace(drawn, **more)), (peer, drawn)])
-    for _ in range(CREDIT):
-        assert_is_what_was_inserted(stage.next(), stage.run)
-    assert stage.rejections.by_reason[Reason.SEQUENCE] == 1
+    before = {name: np.resize(getattr(drawn, name), batches * N) for name in ("key", "probability")}
+    stage.send([(peer, replace(drawn, **before)), (peer, drawn)])
+    # As many as there may be go round all the same.
+    for _ in range(2):
+        round_of_all = [stage.next() for _ in range(CREDIT)]
+        assert stage.feed.next(0.0) is None
+        for batch in round_of_all:
+            assert_is_what_was_inserted(batch, stage.run)
+            stage.done(batch)
+        while sum(r.batches for r in stage.requests[1:]) < CREDIT:
+            stage.serve()
+        del stage.requests[1:]
+    assert stage.rejections.by_reason[Reason.SEQUENCE] == (1 if batches == 1 else 2)
 
 
 def test_priorities_of_replaced_transitions_go_to_those_that_stood_in(start: Start) -> None:

@@ -85,8 +85,9 @@ class Server:
             self.heard.append(message)
             count += 1
             for peer, reply in self.table.replies(bytes(frames[0]), message, 0.0):
-                if peer != b"actor":
-                    assert transport.send(self.socket, reply, prefix=(peer,))
+                assert transport.send(self.socket, reply, prefix=(peer,))
+        # What waited and may be stored now.
+        list(self.table.advance())
         return count
 
     def send(self, peer: bytes, message: Message) -> None:
@@ -280,6 +281,28 @@ def test_no_batch_before_all_servers_together_hold_enough(stages: Start) -> None
     assert stage.next().table_size == 16
 
 
+def test_a_server_whose_actors_wait_is_drawn_from_though_the_others_hold_nothing_yet(
+    stages: Start,
+) -> None:
+    """All actors are at server 0, whose band ends before it holds what all together are to hold."""
+    stage = stages(
+        {0: [], 1: []},
+        samples_per_insert=8.0,
+        samples_per_insert_tolerance=4.0 * N,
+        min_size_to_sample=300,
+        replay_capacity=10_000,
+    )
+    server, trained = stage.servers[0], 0
+    for _ in range(400):
+        if not server.table._waiting:
+            server.insert()
+        for batch in stage.turn():
+            stage.done(batch)
+            trained += 1
+    assert trained > 10
+    assert server.table.limiter.inserts >= 300
+
+
 def test_a_server_that_is_silent_is_left_out_until_it_answers(stages: Start) -> None:
     stage = stages({0: [1.0, 1.0], 1: [1.0, 1.0]}, prefetch_batches=2)
     stage.done(stage.next())
@@ -328,6 +351,22 @@ def test_a_server_that_came_back_empty_owes_its_rows_to_the_others(stages: Start
         batch = stage.next()
         stage.done(batch)
     assert {server for server, _ in items(batch)} == {0}
+    assert batch.table_size == 8
+
+
+def test_when_all_came_back_empty_it_goes_on_once_they_hold_something(stages: Start) -> None:
+    stage = stages({0: [1.0], 1: [1.0]}, prefetch_batches=3)
+    # With this the learner knows what there is, and asks for all batches that it may have.
+    assert stage.turn() == []
+    for server in stage.servers.values():
+        server.table = build_table(Manifest("run", stage.config, SPEC), None)
+    assert [batch for _ in range(5) for batch in stage.turn()] == []
+    for server in stage.servers.values():
+        server.blocks = 0
+        server.insert()
+    for _ in range(3):
+        batch = stage.next()
+        stage.done(batch)
     assert batch.table_size == 8
 
 

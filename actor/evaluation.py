@@ -74,10 +74,16 @@ class GreedyEvaluation:
         while left.any():
             if not goes_on():
                 raise Interrupted
-            action = q_function(self._stack.push(obs, first)).argmax(axis=1)
+            # Whoever has played its share is stepped along, by any action.
+            playing = left > 0
+            action = np.zeros(len(left), np.int64)
+            stacks = self._stack.push(obs, first)
+            action[playing] = q_function(stacks if playing.all() else stacks[playing]).argmax(
+                axis=1
+            )
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
             obs = self._vector.checked(obs, self._spec)
-            counts = (left > 0) & ~resetting
+            counts = playing & ~resetting
             impossible = counts & ~(np.abs(reward) <= MAX_REWARD)  # NaN fails every comparison.
             if impossible.any():
                 bad = int(impossible.argmax())

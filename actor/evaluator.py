@@ -74,10 +74,12 @@ class _Evaluator:
             while self._goes_on():
                 weights = self._weights.latest(WAIT_MS)
                 if weights is not None and self._take(weights):
+                    # What is published meanwhile is old by then.
+                    self._weights.pause()
                     self._membership.send(self._evaluate(weights))
                     if self._films is not None:
                         self._films.offer(weights)
-                    self._weights.ask_again()
+                    self._weights.resume()
         except Interrupted:
             pass
         finally:

@@ -52,10 +52,15 @@ class WeightsSubscription:
                 latest = message
         return latest
 
-    def ask_again(self) -> None:
-        """Have the head send its current version: while this process was busy and the queue full,
-        the newest were dropped. The head answers every subscription."""
+    def pause(self) -> None:
+        """Have nothing sent until `resume`: a queue that nobody reads keeps the oldest versions."""
         self._socket.unsubscribe(self._topic)
+
+    def resume(self) -> None:
+        """Forget what had been on its way, and have the head send its current version: it answers
+        every subscription."""
+        while transport.receive_frames(self._socket) is not None:
+            pass
         self._socket.subscribe(self._topic)
 
     def move(self, endpoint: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,29 @@ from learner.checkpoint import RunState, save_best
 from learner.judge import judge
 from learner.status import LearnerCounters
 
-MAX_EVALUATING = 16
-"""Versions under evaluation whose weights are kept."""
+MAX_WEIGHTS = 16
+"""Versions that wait for their score and whose weights are kept."""
+IN_PLAY = 4
+"""So many of these are the oldest: an evaluator plays what was the newest when its last score came,
+or one of those that came right after."""
+MAX_EXPECTED = 10_000
+"""Versions that wait for their score: without an evaluator none of them ever gets one."""
+FINAL_EVALUATION_S = 60.0
+"""How long the score of the last weights may take at least."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Expected:
+    """A version whose score is to come."""
+
+    env_steps: int
+    """When it was published."""
+    since_s: float
+    """... in seconds since the run began."""
+    tensors: NamedTensors | None
+    """None: not kept any more."""
 
 
 class Evaluations:
@@ -40,21 +60,36 @@ class Evaluations:
     ) -> None:
         self._config, self._spec = config, spec
         self._state, self._counters, self._checkpoints = state, counters, checkpoints
-        self._expected: OrderedDict[int, NamedTensors] = OrderedDict()
+        self._expected: OrderedDict[int, _Expected] = OrderedDict()
+        self._longest_s = 0.0
+        """From a version to its score."""
         self._unsaved_best: tuple[NamedTensors, dict[str, Any]] | None = None
         self.reached = False
         """Whether the newest score reached the target."""
         self.solved = False
         """... and is believed."""
 
-    def expect(self, version: int, tensors: NamedTensors) -> None:
-        """A score of these weights is to come."""
-        self._expected[version] = tensors
-        while len(self._expected) > MAX_EVALUATING:
+    def expect(self, version: int, tensors: NamedTensors, wall_s: float) -> None:
+        """A score of these weights is to come.
+
+        Args:
+            wall_s: since the run began, in seconds.
+        """
+        self._expected[version] = _Expected(self._state.env_steps, wall_s, tensors)
+        kept = [expected for expected in self._expected.values() if expected.tensors is not None]
+        if len(kept) > MAX_WEIGHTS:
+            kept[IN_PLAY].tensors = None
+        if len(self._expected) > MAX_EXPECTED:
             self._expected.popitem(last=False)
 
     def expects(self, version: int) -> bool:
         return version in self._expected
+
+    def patience_s(self, wall_s: float) -> float:
+        """How long to wait for the score of the last weights, in seconds: an evaluator plays to the
+        end what it has begun, and then games that may be longer than any before."""
+        begun_s = next((expected.since_s for expected in self._expected.values()), wall_s)
+        return FINAL_EVALUATION_S + 3.0 * max(self._longest_s, wall_s - begun_s)
 
     def take(self, result: EvalResult, wall_s: float) -> dict[str, Any] | None:
         """A score came; its facts, or None when nobody waits for it (any more).
@@ -62,14 +97,17 @@ class Evaluations:
         Args:
             wall_s: since the run began, in seconds.
         """
-        tensors = self._expected.get(result.version)
-        if result.epoch != self._state.epoch or tensors is None:
+        expected = self._expected.get(result.version)
+        if result.epoch != self._state.epoch or expected is None:
             return None
         while self._expected and next(iter(self._expected)) <= result.version:
             self._expected.popitem(last=False)
+        for passed_over in list(self._expected.values())[:-IN_PLAY]:
+            passed_over.tensors = None
+        self._longest_s = max(self._longest_s, wall_s - expected.since_s)
         state, config = self._state, self._config
         facts: dict[str, Any] = {
-            "env_steps": state.env_steps,
+            "env_steps": expected.env_steps,
             "updates": result.version,
             "wall_s": wall_s,
             "return_mean": float(result.episode_return.mean()),
@@ -88,14 +126,24 @@ class Evaluations:
             result.episode_return, config.target_return, config.confirm_episodes
         )
         if state.best_score is None or score >= state.best_score or self.solved:
-            state.best_score = score
-            self._unsaved_best = tensors, facts
-            try:
-                self.save_best()
-            except CheckpointError as error:
-                log.error("%s", error)
+            self._note_best(expected.tensors, facts)
         self._counters.best_score = state.best_score
         return facts
+
+    def _note_best(self, tensors: NamedTensors | None, facts: dict[str, Any]) -> None:
+        if tensors is None:
+            log.warning(
+                "the weights of version %d scored best and are not kept any more: %d were to be "
+                "scored since; raise eval_period or lower eval_episodes",
+                facts["updates"], MAX_WEIGHTS,
+            )  # fmt: skip
+            return
+        self._state.best_score = facts["return_mean"]
+        self._unsaved_best = tensors, facts
+        try:
+            self.save_best()
+        except CheckpointError as error:
+            log.error("%s", error)
 
     def save_best(self) -> None:
         """Write the best weights, if that could not be done when their score came.

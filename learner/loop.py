@@ -41,7 +41,7 @@ from learner.checkpoint import (
 )
 from learner.control import ControlPlane
 from learner.device import choose_device
-from learner.evaluations import Evaluations
+from learner.evaluations import FINAL_EVALUATION_S, Evaluations
 from learner.feed import Feed
 from learner.host_memory import keep_freed_memory
 from learner.peers import Connect
@@ -58,7 +58,6 @@ from learner.weights import Snapshot
 
 WAIT_S = 0.05
 """How long one wait for a batch lasts before the loop looks around."""
-FINAL_EVALUATION_S = 60.0
 OTHER_MEMBERS = 3
 """Replay server, evaluator, inference process."""
 STOP_MEMBERS_S = 2.0
@@ -349,7 +348,7 @@ class _Learner:
     def _evaluate(self) -> None:
         version = self._learner.updates
         tensors = self._learner.snapshot().tensors()
-        self._evaluations.expect(version, tensors)
+        self._evaluations.expect(version, tensors, self._wall_s())
         self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
@@ -371,8 +370,13 @@ class _Learner:
             return
         if not self._evaluations.expects(version):
             self._evaluate()
-        deadline_s = time.monotonic() + FINAL_EVALUATION_S
-        while self._evaluations.expects(version) and time.monotonic() < deadline_s:
+        since_s = self._wall_s()
+        patience_s = self._evaluations.patience_s(since_s)
+        while self._evaluations.expects(version):
+            limit_s = patience_s if self._peers.has_evaluator else FINAL_EVALUATION_S
+            if self._wall_s() - since_s > limit_s:
+                log.warning("no score of the last weights within %.0f s", limit_s)
+                return
             if self._stop.wait(WAIT_S):
                 return
             self._health.turned("training")

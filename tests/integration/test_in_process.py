@@ -12,7 +12,7 @@ from common import run_directory
 from common.config import Config
 from common.errors import EnvironmentFault
 from deploy.launch import launch
-from learner.loop import FINAL_EVALUATION_S
+from learner.evaluations import FINAL_EVALUATION_S
 from tests.integration.conftest import InProcess
 from tests.integration.runs import TINY, checkpoints_of, own_logging, result_of, write_preset
 

@@ -152,7 +152,8 @@ def test_a_revoked_actor_is_cut_off_and_an_honest_one_loses_nothing(
     # The weights go to the one and not to the other, who may ask as often as it likes.
     server.publish(2)
     until(lambda: honest.has_weights(2), "the new weights are there")
-    revoked.weights.ask_again()
+    revoked.weights.pause()
+    revoked.weights.resume()
     again = WeightsSubscription(revoked.context, server.weights, ACTING, REFUSED)
     ends.callback(again.close)
     knocking = transport.connect(revoked.context, zmq.DEALER, server.replay)

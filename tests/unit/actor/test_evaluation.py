@@ -155,6 +155,19 @@ def test_it_asks_once_for_each_step_of_the_longest_episode() -> None:
     greedy.close()
 
 
+def test_no_values_are_computed_for_whoever_has_played_its_share() -> None:
+    lengths = sorted(length for length, _ in EPISODES)
+    greedy, asked = evaluation(len(EPISODES)), []
+
+    def counted(obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        asked.append(len(obs))
+        return by_step(obs)
+
+    greedy.run(counted, 20)
+    assert asked == [sum(length > step for length in lengths) for step in range(lengths[-1])]
+    greedy.close()
+
+
 @pytest.mark.parametrize("fault", ["reset raises", "step raises"])
 def test_an_environment_that_raises_is_named(fault: str) -> None:
     config = Config(env="tests.faulty:Faulty-v0", env_kwargs={"fault": fault})

@@ -20,7 +20,8 @@ def test_a_subscription_survives_however_often_it_asks_again() -> None:
         for version in range(5):
             # As short evaluations do while nobody gets processor time to send what they asked.
             for _ in range(200):
-                subscription.ask_again()
+                subscription.pause()
+                subscription.resume()
 
             def heard(version: int = version) -> bool:
                 while transport.receive_frames(head) is not None:

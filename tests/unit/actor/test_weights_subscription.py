@@ -1,9 +1,11 @@
-"""A subscription to weights that is renewed again and again is never lost."""
+"""A subscription to weights that pauses again and again is never lost, and brings the newest."""
 
+import numpy as np
 import zmq
 
 from actor.weights import WeightsSubscription
 from common import transport
+from common.messages import Weights
 from common.rejections import Rejections
 from tests.waiting import wait_until
 
@@ -31,8 +33,52 @@ def test_every_renewal_reaches_the_publisher_however_little_time_there_is() -> N
             wait_until(lambda: come(1), "the subscription is there")
             # Faster than the I/O thread takes them.
             for _ in range(RENEWALS):
-                subscription.ask_again()
+                subscription.pause()
+                subscription.resume()
             wait_until(lambda: come(1 + RENEWALS), "all renewals are there", limit_s=10.0)
         finally:
             subscription.close()
             publisher.close()
+
+
+def test_after_a_pause_the_first_version_to_come_is_the_current_one() -> None:
+    # Neither queue has room for them all, and the one on the way holds several.
+    with zmq.Context() as context:
+        publisher, endpoint = transport.bind(
+            context, zmq.XPUB, "tcp://127.0.0.1:0", queue_messages=1
+        )
+        publisher.xpub_verbose = True
+        subscription = WeightsSubscription(
+            context, endpoint, TOPIC, Rejections("actor_rejected_messages_total")
+        )
+
+        def publish(version: int) -> None:
+            weights = Weights(0, version, {"w": np.zeros(250_000, np.float32)})
+            transport.send(publisher, weights, prefix=(TOPIC,))
+
+        def hears(event: bytes) -> bool:
+            frames = transport.receive_frames(publisher)
+            return frames is not None and bytes(frames[0]) == event + TOPIC
+
+        try:
+            wait_until(lambda: hears(b"\x01"), "the subscription is there")
+            publish(0)
+            first = wait_until(lambda: subscription.latest(10), "a version is there")
+            assert first is not None
+            assert first.version == 0
+            # They are on their way when it pauses.
+            for version in range(1, 5):
+                publish(version)
+            subscription.pause()
+            wait_until(lambda: hears(b"\x00"), "the pause is known")
+            for version in range(5, 30):
+                publish(version)
+            subscription.resume()
+            wait_until(lambda: hears(b"\x01"), "the subscription is there again")
+            publish(29)
+            newest = wait_until(lambda: subscription.latest(10), "a version is there")
+            assert newest is not None
+            assert newest.version == 29
+        finally:
+            subscription.close()
+            publisher.close(linger=0)

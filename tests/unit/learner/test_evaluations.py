@@ -1,0 +1,144 @@
+"""Scores come late: whose they are, what is kept until then, how long the last one is awaited."""
+
+import logging
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.numpy import load_file
+
+from common.config import Config
+from common.messages import EvalResult
+from common.spec import EnvSpec
+from learner.checkpoint import RunState
+from learner.evaluations import FINAL_EVALUATION_S, IN_PLAY, MAX_WEIGHTS, Evaluations
+from learner.status import LearnerCounters
+
+SPEC = EnvSpec((4,), "<f4", 2)
+EPOCH = 1
+
+
+class Stage:
+    """A run whose learner publishes a version every 100 environment steps and every second."""
+
+    def __init__(self, directory: Path, **changes: Any) -> None:
+        self.state = RunState(run_id="run", epoch=EPOCH)
+        self.checkpoints = directory
+        self.evaluations = Evaluations(
+            Config(env="CartPole-v1", **changes), SPEC, self.state, LearnerCounters(), directory
+        )
+        self.version = 0
+        self._weights: dict[int, weakref.ref[npt.NDArray[np.float32]]] = {}
+
+    def publish(self, versions: int = 1) -> int:
+        """The last version."""
+        for _ in range(versions):
+            self.version += 1
+            self.state.env_steps = 100 * self.version
+            array = np.full(3, self.version, np.float32)
+            self._weights[self.version] = weakref.ref(array)
+            self.evaluations.expect(self.version, {"w": array}, float(self.version))
+        return self.version
+
+    def score(self, version: int, score: float, epoch: int = EPOCH) -> dict[str, Any] | None:
+        returns, lengths = np.full(2, score, np.float32), np.full(2, 10, np.int32)
+        result = EvalResult(1, epoch, version, 0.5, returns, lengths)
+        return self.evaluations.take(result, wall_s=float(self.version))
+
+    @property
+    def kept(self) -> list[int]:
+        """Versions whose weights are in memory."""
+        return [version for version, array in self._weights.items() if array() is not None]
+
+    @property
+    def best(self) -> float:
+        """The version of the best weights on the disk."""
+        return float(load_file(self.checkpoints / "best.safetensors")["online.w"][0])
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def test_a_score_belongs_to_the_steps_at_which_its_version_was_published(stage: Stage) -> None:
+    stage.publish()
+    stage.publish(5)
+    facts = stage.score(1, 7.0)
+    assert facts is not None
+    assert (facts["updates"], facts["env_steps"], facts["wall_s"]) == (1, 100, 6.0)
+    assert (facts["return_mean"], facts["return_std"], facts["episodes"]) == (7.0, 0.0, 2)
+    assert stage.state.evaluations == [facts]
+
+
+@pytest.mark.parametrize("later", range(IN_PLAY))
+def test_an_evaluation_may_outlast_any_number_of_versions(stage: Stage, later: int) -> None:
+    """It began with the newest when the last score came, or with one that came right after."""
+    stage.publish(20)
+    stage.score(5, 1.0)
+    played = 20 - IN_PLAY + 1 + later
+    stage.publish(100)
+    assert stage.score(played, 2.0) is not None
+    assert stage.best == played
+    assert stage.state.best_score == 2.0
+
+
+def test_what_nobody_will_play_is_not_kept(stage: Stage) -> None:
+    first = stage.publish()
+    stage.publish(50)
+    assert len(stage.kept) == MAX_WEIGHTS
+    assert stage.kept[:IN_PLAY] == list(range(1, IN_PLAY + 1))
+    assert stage.kept[-1] == stage.version
+    stage.score(first, 1.0)
+    # What is on its way to the disk is there.
+    assert stage.kept == list(range(stage.version - IN_PLAY + 1, stage.version + 1))
+
+
+def test_a_score_without_its_weights_counts_and_is_not_the_best(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.publish()
+    stage.score(1, 5.0)
+    stage.publish(50)
+    with caplog.at_level(logging.WARNING, "learner"):
+        facts = stage.score(2 + IN_PLAY, 9.0)
+    assert facts is not None
+    assert stage.state.evaluations[-1] == facts
+    assert "eval_period" in caplog.text
+    assert (stage.best, stage.state.best_score) == (1.0, 5.0)
+
+
+@pytest.mark.parametrize(("version", "epoch"), [(2, EPOCH), (1, EPOCH - 1)])
+def test_a_score_that_nobody_waits_for_is_none(stage: Stage, version: int, epoch: int) -> None:
+    stage.publish()
+    assert stage.score(version, 9.0, epoch) is None
+    assert stage.state.evaluations == []
+
+
+def test_older_versions_are_not_awaited_once_a_newer_one_has_its_score(stage: Stage) -> None:
+    stage.publish(3)
+    stage.score(2, 1.0)
+    assert [stage.evaluations.expects(version) for version in (1, 2, 3)] == [False, False, True]
+
+
+def test_the_last_score_is_awaited_as_long_as_evaluations_take(stage: Stage) -> None:
+    assert stage.evaluations.patience_s(0.0) == FINAL_EVALUATION_S
+    stage.publish(31)
+    stage.score(1, 1.0)  # 30 s after it was published.
+    stage.evaluations.take(
+        EvalResult(1, EPOCH, 31, 0.5, np.zeros(2, np.float32), np.zeros(2, np.int32)), 31.0
+    )
+    assert stage.evaluations.patience_s(31.0) == FINAL_EVALUATION_S + 90.0
+    # The one under way lasts longer already.
+    stage.publish()
+    assert stage.evaluations.patience_s(82.0) == FINAL_EVALUATION_S + 150.0
+
+
+def test_enough_good_games_solve_the_run(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, target_return=5.0, confirm_episodes=2)
+    stage.publish()
+    stage.score(1, 6.0)
+    assert (stage.evaluations.reached, stage.evaluations.solved) == (True, True)

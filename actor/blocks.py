@@ -31,6 +31,22 @@ class Blocks:
     row_kind: npt.NDArray[np.uint8]
     priority: npt.NDArray[np.float32]
 
+    def parts(self, most: int) -> "list[Blocks]":
+        """The same in parts of at most so many blocks."""
+        if len(self.action) <= most:
+            return [self]
+        cuts = [slice(first, first + most) for first in range(0, len(self.action), most)]
+        return [
+            Blocks(
+                self.obs[cut],
+                self.action[cut],
+                self.reward[cut],
+                self.row_kind[cut],
+                self.priority[cut],
+            )
+            for cut in cuts
+        ]
+
 
 class BlockBuilder:
     """Streams 0 … num_streams−1, each at its own row.

@@ -66,6 +66,7 @@ class Rollout:
         self._action_offset = action_offset(vector)
         self.num_envs = vector.num_envs
         self._streams = np.arange(self.num_envs)
+        self._blocks_per_insert = manifest.blocks_per_insert()
         self._builder = BlockBuilder(self.num_envs, manifest.spec, manifest.layout, config.discount)
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, np.int64)
@@ -82,7 +83,7 @@ class Rollout:
         self._row_kind = np.full(self.num_envs, _FIRST)
 
     def step(self, epsilon: npt.NDArray[np.float64]) -> list[Blocks]:
-        """One step of all environments; returns the blocks it completed.
+        """One step of all environments; returns the blocks it completed, as they may be inserted.
 
         Raises EnvironmentFault when the environment raises or returns what it must not.
         """
@@ -113,7 +114,8 @@ class Rollout:
                 complete.append(self._see_life_lost(lost, next_obs[lost]))
             self._lives = lives
         self._obs = next_obs
-        return [blocks for blocks in complete if blocks is not None]
+        most = self._blocks_per_insert
+        return [part for blocks in complete if blocks is not None for part in blocks.parts(most)]
 
     def _lives_in(self, info: dict[str, Any]) -> npt.NDArray[np.int64]:
         if "lives" not in info:

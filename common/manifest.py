@@ -5,7 +5,8 @@ from typing import Any
 
 from common.blocks import BlockLayout
 from common.config import Config, config_from_mapping
-from common.errors import MalformedMessage, Reason
+from common.errors import ConfigError, MalformedMessage, Reason
+from common.messages import MAX_INSERT_BYTES
 from common.spec import EnvSpec
 
 
@@ -21,6 +22,18 @@ class Manifest:
     def layout(self) -> BlockLayout:
         config = self.config
         return BlockLayout(config.block_length, config.n_step, context=config.frame_stack - 1)
+
+    def blocks_per_insert(self) -> int:
+        """The most blocks that an actor sends at once. Raises ConfigError when not even one may
+        be sent."""
+        block = self.layout.rows * self.spec.obs_size * self.spec.dtype.itemsize
+        if block > MAX_INSERT_BYTES:
+            raise ConfigError(
+                f"a block of {self.layout.rows} observations of {self.spec.obs_shape} "
+                f"{self.spec.dtype} has {block >> 20} MiB, more than the {MAX_INSERT_BYTES >> 20} "
+                "that are sent at once: lower block_length, or resize"
+            )
+        return MAX_INSERT_BYTES // block
 
     def to_plain(self) -> dict[str, Any]:
         return {

@@ -20,6 +20,9 @@ from common.compression import CompressedArray
 
 SCHEMA_VERSION = 3
 
+MAX_INSERT_BYTES = 256 << 20
+"""Of an insert's observations, unpacked: a stranger's few bytes must not become many."""
+
 ACTING = b"acting"
 """Topic of weights to act with."""
 EVALUATION = b"evaluation"

@@ -6,12 +6,9 @@ import numpy.typing as npt
 from common.compression import CompressedArray
 from common.errors import MalformedMessage, Reason
 from common.finite import all_finite
-from common.messages import Insert, PartRequest, SampleRequest
+from common.messages import MAX_INSERT_BYTES, Insert, PartRequest, SampleRequest
 from replay_server.ranges import FAULTS, are_priorities, first_fault
 from replay_server.storage import Storage
-
-MAX_INSERT_BYTES = 256 << 20
-"""Of an insert's observations, unpacked: a stranger's few bytes must not become many."""
 
 
 class InsertCheck:

@@ -23,7 +23,7 @@ from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import JOIN_TIMEOUT_S, Membership
-from common.messages import Ack, Insert, Message, Serving
+from common.messages import MAX_INSERT_BYTES, Ack, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Histogram, Telemetry, Values
 from common.process import machine_id
@@ -31,7 +31,6 @@ from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
 from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
-from replay_server.checks import MAX_INSERT_BYTES
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
 from replay_server.placement import in_shared_memory, numbered

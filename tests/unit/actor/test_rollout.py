@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import common.manifest
 from actor.blocks import Blocks
 from actor.rollout import Rollout
 from common.blocks import RowKind
@@ -196,3 +197,26 @@ def test_actions_count_from_zero_whatever_the_environment_calls_its_first() -> N
     found = play(shifted, 2, 40, epsilon=0.5)
     for seed in (SEED, SEED + 1):
         assert_same(found.transitions(seed), expected.transitions(seed))
+
+
+def test_what_is_too_much_for_one_insert_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time all five environments complete a block, and two blocks may be sent at once."""
+    config = Config(env="CartPole-v1", block_length=8, n_step=2, vectorization="sync")
+
+    def stepped() -> list[Blocks]:
+        vector = make_vector(config, 5)
+        manifest = Manifest("run", config, spec_of(vector))
+        rollout = Rollout(vector, manifest, cartpole_q_values, np.random.default_rng(3), seed=SEED)
+        found = [blocks for _ in range(40) for blocks in rollout.step(np.zeros(5))]
+        vector.close()
+        return found
+
+    whole = stepped()
+    block = (8 + 2) * 4 * 4
+    monkeypatch.setattr(common.manifest, "MAX_INSERT_BYTES", 3 * block - 1)
+    parts = stepped()
+    assert {len(blocks.action) for blocks in whole} == {5}
+    assert [len(blocks.action) for blocks in parts] == [2, 2, 1] * len(whole)
+    for name in Blocks.__dataclass_fields__:
+        together = [np.concatenate([getattr(b, name) for b in found]) for found in (whole, parts)]
+        np.testing.assert_array_equal(*together)

@@ -79,3 +79,15 @@ def test_an_impossible_configuration_is_refused(changes: dict[str, Any], reason:
     plain = MANIFEST.to_plain()
     with pytest.raises(ConfigError, match=reason):
         Manifest.from_plain({**plain, "config": {**plain["config"], **changes}})
+
+
+def test_what_is_sent_at_once_is_bounded() -> None:
+    colour = EnvSpec((210, 160, 3), "|u1", 4)
+    block = (64 + 3 + 3) * 210 * 160 * 3
+    config = {"network": "nature", "frame_stack": 4, "n_step": 3}
+    manifest = Manifest("run", Config(**config, block_length=64), colour)
+    assert manifest.blocks_per_insert() == (256 << 20) // block == 38
+    longest = Manifest("run", Config(**config, block_length=2_000), colour)
+    assert longest.blocks_per_insert() == 1
+    with pytest.raises(ConfigError, match=r"a block of 3006 .* has 288 MiB, .* block_length"):
+        Manifest("run", Config(**config, block_length=3_000), colour).blocks_per_insert()

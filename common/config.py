@@ -50,7 +50,7 @@ class Config(BaseModel):
     env: str = "CartPole-v1"
     """Gymnasium id, or module:EnvId for an environment of your own."""
     env_kwargs: Annotated[dict[str, Any], BeforeValidator(_json_text)] = {}
-    """Keyword arguments for the environment, as a JSON object."""
+    """Keyword arguments for the environment: a table in TOML, a JSON object as a flag."""
     vectorization: Literal["sync", "async", "vector_entry_point", "envpool"] = "sync"
     """How an actor steps its environments: in turn, in a process each, by the environment's own
     vector class, or by EnvPool's."""
@@ -96,7 +96,7 @@ class Config(BaseModel):
     # ------------------------------------------------------------------------------ actors
 
     actors: PositiveInt = 1
-    """Actor processes that the launcher starts."""
+    """Actor processes of the run: those that the launcher starts, and for which ε is laid out."""
     envs_per_actor: PositiveInt = 16
     """Environments in each actor."""
     epsilon_base: Fraction = 0.4
@@ -168,11 +168,12 @@ class Config(BaseModel):
     min_size_to_sample: PositiveInt = 1_000
     """Transitions inserted before the first update."""
     samples_per_insert: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 32.0
-    """How often a transition is sampled on average before both sides have had their share; none:
-    actors and learner run freely, as in the paper."""
+    """How often a transition is sampled on average: the faster of actors and learner waits for the
+    other; none: both run freely, as in the paper."""
     samples_per_insert_tolerance: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
-    """Half the width of the band that inserts × samples_per_insert − samples must stay in, in
-    samples; none: 16 batches, or twice what one insert brings if that is more."""
+    """Half the width of the band that (inserts − min_size_to_sample) × samples_per_insert − samples
+    is held in, in samples, but for one insert that may step over its upper edge; none: 16 batches,
+    or twice what one insert brings if that is more."""
     prioritized: bool = True
     """Sample in proportion to priority; false: uniformly."""
     priority_exponent: Fraction = 0.6
@@ -221,7 +222,7 @@ class Config(BaseModel):
     fused_optimizer: bool = True
     """Adam in one pass over weights and moments; false: one operation after the other."""
     prefetch_batches: Annotated[int, Field(ge=1, le=64)] = 4
-    """Batches kept ready on the device."""
+    """Batches that are requested, ready or in training: how far the learner asks ahead."""
     publish_period: PositiveInt = 25
     """Learner updates between two broadcasts of the weights."""
     publish_dtype: Literal["float32", "float16"] = "float32"

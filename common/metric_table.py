@@ -43,7 +43,7 @@ _METRICS = (
         "actor_env_steps_total", "environment steps", "Steps taken in all its environments.",
         "Grows evenly; all actors of one kind of host at about the same rate.",
         "Compare `actor_blocked_seconds_total`: an actor that does not wait is as fast as its "
-        "environments and its network are. Fewer environments per actor than cores starve nobody.",
+        "environments and its network are. More actors than cores make all slower.",
     ),
     _counter(
         "actor_episodes_total", "episodes", "Episodes that ended.",
@@ -210,7 +210,8 @@ _METRICS = (
     ),
     _gauge(
         "replay_limiter_error", "samples",
-        "inserts × samples_per_insert − samples: above 0 the learner is behind, below the actors.",
+        "(inserts − min_size_to_sample) × samples_per_insert − samples: above 0 the learner is "
+        "behind, below the actors.",
         "Anywhere within the tolerance.",
         "At its upper end all the time: actors wait. At its lower end: the learner does.",
     ),
@@ -248,7 +249,7 @@ _METRICS = (
     _histogram(
         "replay_batch_seconds", "s", "Making one batch: drawn, its frames gathered and compressed.",
         "Well below learner_update_seconds.",
-        "More: let the learner read the storage itself (replay_link), or lower compression.",
+        "More: let the learner read the storage itself (replay_link), or set compression to none.",
         _SECONDS,
     ),
     _histogram(
@@ -286,7 +287,7 @@ _METRICS = (
     _gauge(
         "learner_experience_age_updates", "updates",
         "Between the weights that acted in the newest batch and the present ones, mean.",
-        "Half of what happens while the replay is filled once.",
+        "About half of the updates that are made while the replay is filled once.",
         "Growing without end: the replay is no longer refilled.",
     ),
     _counter(

@@ -166,7 +166,7 @@ def _is_foreign(run_dir: Path) -> bool:
 
 
 def _has_traces(run_dir: Path) -> bool:
-    traces = (RESULT_FILE, "checkpoints/*.safetensors", "replay/storage")
+    traces = (RESULT_FILE, "checkpoints/*.safetensors", "replay/storage", "replay/storage-[0-9]*")
     return any(True for pattern in traces for _ in run_dir.glob(pattern))
 
 
@@ -181,6 +181,7 @@ def _clear(run_dir: Path) -> None:
         "*.partial",
         "checkpoints/*.damaged",
         "replay/storage",
+        "replay/storage-[0-9]*",
         "logs/*.log",
         "metrics.jsonl",
         "trace.json",

@@ -1,11 +1,11 @@
 """Environment steps and learner updates per second of whole runs, as `deploy launch` starts them.
 
 A preset without a target runs until the rate limiter has made one side wait for the other, and for
-a while longer; its head is asked for its counters at both ends of a window. From then on a run
-moves as its slower side does, for the limiter keeps acting and learning in proportion (samples per
-insert). The limit is what its actors and its learner could do at best, each alone on a core: the
-bare loop of `actor_pipeline` for every actor, and the update on a static batch of `learner_fed`;
-the less of the two. Evaluations go on meanwhile.
+a while longer; its head is asked for its counters at two inserts, a window apart. From then on a
+run moves as its slower side does, for the limiter keeps acting and learning in proportion (samples
+per insert). The limit is what its actors and its learner could do at best, each alone on a core:
+the bare loop of `actor_pipeline` for every actor, and the update on a static batch of
+`learner_fed`; the less of the two. Evaluations go on meanwhile.
 """
 
 import socket
@@ -34,6 +34,8 @@ POLL_S = 0.05
 START_TIMEOUT_S = 300.0
 BAND_TIMEOUT_S = 180.0
 """The limiter lets one side run ahead for so long at most."""
+INSERT_TIMEOUT_S = 300.0
+"""From one insert to the next at most."""
 BLOCKED_S = 0.2
 """A side that waited for so long has reached the edge of the limiter's band."""
 
@@ -59,7 +61,7 @@ def run(
 
     Args:
         names: Presets.
-        window_s: Seconds for which each is measured: many inserts, which may be rare and large.
+        window_s: Seconds for which each is measured, and until the next insert.
         settle_s: Seconds from when one side waited for the other to the window's begin.
         limit_window_s: Seconds for each of three windows of what bounds a run.
         json: Print one line of JSON for each figure.
@@ -146,8 +148,8 @@ def speed_seen(
     started = watch.until(lambda s: s["learner"]["phase"] == "training", START_TIMEOUT_S)
     at_first = _blocked_s(started)
     watch.until(lambda s: _blocked_s(s) > at_first + BLOCKED_S, BAND_TIMEOUT_S)
-    first = watch.until(lambda s: False, settle_s)
-    last = watch.until(lambda s: False, window_s)
+    first = watch.insert_after(settle_s)
+    last = watch.insert_after(window_s)
     elapsed_s = last["wall_s"] - first["wall_s"]
     before, after = first["learner"], last["learner"]
     return Speed(
@@ -176,6 +178,17 @@ class _Watch:
             if time.monotonic() >= deadline_s + START_TIMEOUT_S:
                 raise TimeoutError("the run's head does not answer")
             time.sleep(POLL_S)
+
+    def insert_after(self, pause_s: float) -> Plain:
+        """The status with the first insert after so many seconds: a window from one insert to
+        another counts whole ones, however large and rare they are."""
+        paused = self.until(lambda s: False, pause_s)
+        return self.until(lambda s: _env_steps(s) > _env_steps(paused), INSERT_TIMEOUT_S)
+
+
+def _env_steps(status: Plain) -> int:
+    steps: int = status["learner"]["env_steps"]
+    return steps
 
 
 def _blocked_s(status: Plain) -> float:

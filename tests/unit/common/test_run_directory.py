@@ -21,6 +21,8 @@ OURS = (
     "config.toml.partial",
     "checkpoints/00000150.damaged",
     "replay/storage",
+    "replay/storage-0",
+    "replay/storage-11",
     "logs/actor-0.log",
     "metrics.jsonl",
     "curve.png",
@@ -30,8 +32,8 @@ OURS = (
     "videos/best_episode_1_seed_5_return_-9.5_length_80.gif",
 )
 """What a run leaves behind."""
-THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt", "plots/a.png",
-          "videos/mine.mp4")  # fmt: skip
+THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt",
+          "replay/storage-old", "plots/a.png", "videos/mine.mp4")  # fmt: skip
 """What somebody put beside it."""
 
 
@@ -96,6 +98,7 @@ def test_a_run_can_only_go_on_where_it_can_write(tmp_path: Path) -> None:
         ["result.json"],
         ["checkpoints/00000050.safetensors"],
         ["checkpoints/best.safetensors"],
+        ["replay/storage-1"],
         ["replay/storage"],
         ["config.toml"],  # Without our directories beside it: not one of ours.
         list(OURS),

@@ -22,7 +22,7 @@ import zmq
 from actor.acting_policy import Interrupted, LocalPolicy
 from common import codec, transport
 from common.config import Config
-from common.device import find_device
+from common.device import find_device, use_device
 from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, Reason, WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
@@ -98,6 +98,7 @@ def run_inference_server(
         manifest = membership.join(time.monotonic, stop, options.join_timeout_s)
         if manifest is not None:
             device = inference_device(manifest.config)
+            use_device(device)
             with _own_stream(device):
                 trace = trace_to(options.profile, "inference")
                 server = _InferenceServer(context, membership, socket, device, stop, trace)

@@ -26,3 +26,11 @@ def find_device(name: str, option: str) -> torch.device:
             f"{option} = {name!r} cannot be used here ({reason}): choose auto, cpu, cuda or mps"
         ) from error
     return device
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU with a number this thread's current one. A thread's current device is the first
+    GPU otherwise, and to leave a stream's context makes that one current again: some hundred MiB
+    of a GPU that others use, or an error if it is theirs alone."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

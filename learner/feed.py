@@ -19,6 +19,7 @@ import torch
 import zmq
 
 from common import transport
+from common.device import use_device
 from common.manifest import Manifest
 from common.messages import Serving
 from common.rejections import Rejections
@@ -80,7 +81,9 @@ def open_feed(
         source = Batches(context, server, manifest, device, used_trace, rejections)
     else:
         source = ShardedBatches(context, servers, manifest, device, used_trace, rejections)
-    return InlineFeed(source, trace) if inline else Prefetcher(source, context, thread_trace)
+    if inline:
+        return InlineFeed(source, trace)
+    return Prefetcher(source, context, thread_trace, device)
 
 
 class InlineFeed:
@@ -138,15 +141,20 @@ class InlineFeed:
 
 
 class Prefetcher:
-    """One thread with one socket. It is woken for half of the credit at once, to disturb less."""
+    """One thread with one socket. It is woken for half of the credit at once, to disturb less.
+
+    Args:
+        device: that batches are copied to.
+    """
 
     def __init__(
         self,
         batches: Batches | ShardedBatches,
         context: zmq.Context[zmq.Socket[bytes]],
         trace: Trace = NO_TRACE,
+        device: torch.device | None = None,
     ) -> None:
-        self._batches, self._trace = batches, trace
+        self._batches, self._trace, self._device = batches, trace, device
         self._ready: queue.SimpleQueue[TrainBatch] = queue.SimpleQueue()
         self._used: queue.SimpleQueue[Used] = queue.SimpleQueue()
         self._servers: queue.SimpleQueue[Mapping[int, Serving]] = queue.SimpleQueue()
@@ -188,6 +196,8 @@ class Prefetcher:
 
     def _run(self) -> None:
         try:
+            if self._device is not None:
+                use_device(self._device)
             self._serve()
         except BaseException as error:
             self._failure = error

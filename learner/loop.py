@@ -20,6 +20,7 @@ from common import run_directory
 from common.config import Config
 from common.deadlines import Deadlines
 from common.descriptors import allow_descriptors
+from common.device import use_device
 from common.environments import probe_spec
 from common.errors import NonFiniteLoss
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
@@ -211,6 +212,7 @@ class _Learner:
     def _build(self) -> None:
         torch.manual_seed(self._config.seed)
         device = choose_device(self._config)
+        use_device(device)
         if device.type == "cpu":
             keep_freed_memory()
         network = build_network(self._config, self._spec)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -165,9 +166,13 @@ def ways(manifest: Manifest, window_s: float, mirror: bool) -> Iterator[Callable
             stack.callback(feeds[link].close)
         if mirror or training.device.type == "cuda":
             batches = MirroredBatches(context, server, manifest, training.device)
-            feeds["device_mirror"] = Prefetcher(batches, context)
+            feeds["device_mirror"] = Prefetcher(batches, context, device=training.device)
             stack.callback(feeds["device_mirror"].close)
-        static = _next(feeds["shared_memory"])
+        first = _next(feeds["shared_memory"])
+        static = _copied(first)
+        # Its buffer goes round again: each way has all of its batches under way.
+        training.update(first, feeds["shared_memory"])
+        training.settle(feeds["shared_memory"])
 
         def measure() -> Round:
             rates = {"static": [updates_per_s(training, lambda: static, None, window_s)]}
@@ -183,6 +188,14 @@ def _next(feed: Feed) -> TrainBatch:
         batch = feed.next(timeout_s=1.0)
         if batch is not None:
             return batch
+
+
+def _copied(batch: TrainBatch) -> TrainBatch:
+    """The same numbers in memory of their own."""
+    if batch.copied is not None:
+        batch.copied.synchronize()
+    names = ("frames", "shift", "action", "n_step_return", "discount", "weight")
+    return replace(batch, copied=None, **{name: getattr(batch, name).clone() for name in names})
 
 
 def main() -> None:

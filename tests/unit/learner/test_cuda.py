@@ -22,6 +22,9 @@ from tests.updates import SPECS, make_batch, make_config, make_learner
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    # An error within the compiler would have the function run uncompiled.
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
 ]
 
 UPDATES = WARM_UP + 5
@@ -39,11 +42,20 @@ def float32_products() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
+@pytest.fixture(autouse=True)
+def compiled_where_it_says_so(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What another test compiled counts towards no limit, and nothing runs uncompiled instead."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+    assert "runs uncompiled" not in caplog.text
+
+
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """Whatever makes the host wait for the device raises."""
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")

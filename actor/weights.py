@@ -57,8 +57,8 @@ class WeightsSubscription:
         self._socket.unsubscribe(self._topic)
 
     def resume(self) -> None:
-        """Forget what had been on its way, and have the head send its current version: it answers
-        every subscription."""
+        """Forget what came meanwhile, and have the head send its current version: it answers every
+        subscription."""
         while transport.receive_frames(self._socket) is not None:
             pass
         self._socket.subscribe(self._topic)

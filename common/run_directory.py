@@ -19,6 +19,7 @@ videos/         greedy episodes on film, if wanted
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,8 +167,15 @@ def _is_foreign(run_dir: Path) -> bool:
 
 
 def _has_traces(run_dir: Path) -> bool:
-    traces = (RESULT_FILE, "checkpoints/*.safetensors", "replay/storage", "replay/storage-[0-9]*")
-    return any(True for pattern in traces for _ in run_dir.glob(pattern))
+    traces = (RESULT_FILE, "checkpoints/*.safetensors")
+    found = any(True for pattern in traces for _ in run_dir.glob(pattern))
+    return found or bool(_storage_files(run_dir))
+
+
+def _storage_files(run_dir: Path) -> list[Path]:
+    """Of its replay server, or of several."""
+    found = run_dir.glob("replay/storage*")
+    return [path for path in found if re.fullmatch(r"storage(-[0-9]+)?", path.name)]
 
 
 def _clear(run_dir: Path) -> None:
@@ -180,8 +188,6 @@ def _clear(run_dir: Path) -> None:
         "checkpoints/*.partial",
         "*.partial",
         "checkpoints/*.damaged",
-        "replay/storage",
-        "replay/storage-[0-9]*",
         "logs/*.log",
         "metrics.jsonl",
         "trace.json",
@@ -199,3 +205,5 @@ def _clear(run_dir: Path) -> None:
     ):
         for path in run_dir.glob(pattern):
             path.unlink()
+    for path in _storage_files(run_dir):
+        path.unlink()

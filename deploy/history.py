@@ -65,7 +65,7 @@ class History:
     def best_evaluation(self) -> Line | None:
         """Of the weights that the learner keeps as its best: those that solved the task or else had
         the highest score, the newest of several."""
-        evaluations = self.evaluations
+        evaluations = [e for e in self.evaluations if not e.get("weights_lost")]
         if not evaluations or (self.result or {}).get("solved"):
             return evaluations[-1] if evaluations else None
         return max(reversed(evaluations), key=lambda e: float(e["return_mean"]))

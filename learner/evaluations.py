@@ -19,12 +19,14 @@ from learner.status import LearnerCounters
 MAX_WEIGHTS = 16
 """Versions that wait for their score and whose weights are kept."""
 IN_PLAY = 4
-"""So many of these are the oldest: an evaluator plays what was the newest when its last score came,
-or one of those that came right after."""
+"""So many of these are the oldest: the two that were the newest when the evaluator had played its
+last game, and two that came right after."""
 MAX_EXPECTED = 10_000
 """Versions that wait for their score: without an evaluator none of them ever gets one."""
 FINAL_EVALUATION_S = 60.0
 """How long the score of the last weights may take at least."""
+MAX_PATIENCE_S = 1_800.0
+"""... and how much longer at most: a game may never end."""
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,14 @@ class Evaluations:
         """How long to wait for the score of the last weights, in seconds: an evaluator plays to the
         end what it has begun, and then games that may be longer than any before."""
         begun_s = next((expected.since_s for expected in self._expected.values()), wall_s)
-        return FINAL_EVALUATION_S + 3.0 * max(self._longest_s, wall_s - begun_s)
+        longer_s = 3.0 * max(self._longest_s, wall_s - begun_s)
+        return FINAL_EVALUATION_S + min(longer_s, MAX_PATIENCE_S)
+
+    def evaluator_is_free(self) -> None:
+        """An evaluator takes the newest version next, or one that comes right after: the weights of
+        those before go."""
+        for passed_over in list(self._expected.values())[: -IN_PLAY // 2]:
+            passed_over.tensors = None
 
     def take(self, result: EvalResult, wall_s: float) -> dict[str, Any] | None:
         """A score came; its facts, or None when nobody waits for it (any more).
@@ -102,8 +111,7 @@ class Evaluations:
             return None
         while self._expected and next(iter(self._expected)) <= result.version:
             self._expected.popitem(last=False)
-        for passed_over in list(self._expected.values())[:-IN_PLAY]:
-            passed_over.tensors = None
+        self.evaluator_is_free()
         self._longest_s = max(self._longest_s, wall_s - expected.since_s)
         state, config = self._state, self._config
         facts: dict[str, Any] = {
@@ -133,10 +141,11 @@ class Evaluations:
     def _note_best(self, tensors: NamedTensors | None, facts: dict[str, Any]) -> None:
         if tensors is None:
             log.warning(
-                "the weights of version %d scored best and are not kept any more: %d were to be "
-                "scored since; raise eval_period or lower eval_episodes",
-                facts["updates"], MAX_WEIGHTS,
-            )  # fmt: skip
+                "the weights of version %d scored best and are not kept any more: too many were "
+                "published since; raise eval_period or lower eval_episodes",
+                facts["updates"],
+            )
+            facts["weights_lost"] = True
             return
         self._state.best_score = facts["return_mean"]
         self._unsaved_best = tensors, facts

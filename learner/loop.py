@@ -158,6 +158,7 @@ class _Learner:
         self._evaluations = Evaluations(
             config, self._spec, self._state, self._counters, self._directory
         )
+        self._had_evaluator = False
         self._saving = Saving(options.run_dir, self._counters)
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
@@ -355,6 +356,10 @@ class _Learner:
         self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
+        has_evaluator = self._peers.has_evaluator
+        if has_evaluator and not self._had_evaluator:
+            self._evaluations.evaluator_is_free()
+        self._had_evaluator = has_evaluator
         for result in self._peers.take_evaluations():
             facts = self._evaluations.take(result, self._wall_s())
             if facts is not None:
@@ -373,12 +378,13 @@ class _Learner:
             return
         if not self._evaluations.expects(version):
             self._evaluate()
-        since_s = self._wall_s()
+        since_s = there_s = self._wall_s()
         patience_s = self._evaluations.patience_s(since_s)
         while self._evaluations.expects(version):
-            limit_s = patience_s if self._peers.has_evaluator else FINAL_EVALUATION_S
-            if self._wall_s() - since_s > limit_s:
-                log.warning("no score of the last weights within %.0f s", limit_s)
+            now_s = self._wall_s()
+            there_s = now_s if self._peers.has_evaluator else there_s
+            if now_s - since_s > patience_s or now_s - there_s > FINAL_EVALUATION_S:
+                log.warning("no score of the last weights within %.0f s", now_s - since_s)
                 return
             if self._stop.wait(WAIT_S):
                 return

@@ -99,7 +99,11 @@ class TensorBoard:
 
     def write(self, record: Record) -> None:
         for tag, value in scalars(record, self._last).items():
-            self._writer.add_scalar(tag, value, record.env_steps, walltime=record.time_s)
+            env_steps = record.env_steps
+            if record.evaluation is not None and tag.startswith("eval/"):
+                # Those of the version, which may have been long ago.
+                env_steps = int(record.evaluation["env_steps"])
+            self._writer.add_scalar(tag, value, env_steps, walltime=record.time_s)
         self._last = record
         self._add_videos(record)
 
@@ -143,9 +147,11 @@ class WeightsAndBiases:
         self._last: Record | None = None
 
     def write(self, record: Record) -> None:
-        self._run.log(
-            {**scalars(record, self._last), "env_steps": record.env_steps}, step=record.updates
-        )
+        values = {**scalars(record, self._last), "env_steps": record.env_steps}
+        if record.evaluation is not None:
+            # Of the version that was scored: W&B's own steps cannot go back to it.
+            values["eval/env_steps"] = record.evaluation["env_steps"]
+        self._run.log(values, step=record.updates)
         self._last = record
 
     def close(self) -> None:

@@ -141,7 +141,8 @@ def run_replay_server(
         context,
         zmq.ROUTER,
         options.bind,
-        max_message_bytes=MAX_INSERT_BYTES,
+        # With keys a frame is some bytes longer.
+        max_message_bytes=MAX_INSERT_BYTES + (1 << 10),
         received_messages=INSERTS_AHEAD,
     )
     served_at = options.advertise or endpoint

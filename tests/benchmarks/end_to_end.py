@@ -183,7 +183,10 @@ class _Watch:
         """The status with the first insert after so many seconds: a window from one insert to
         another counts whole ones, however large and rare they are."""
         paused = self.until(lambda s: False, pause_s)
-        return self.until(lambda s: _env_steps(s) > _env_steps(paused), INSERT_TIMEOUT_S)
+        found = self.until(lambda s: _env_steps(s) > _env_steps(paused), INSERT_TIMEOUT_S)
+        if _env_steps(found) == _env_steps(paused):
+            raise TimeoutError(f"no insert within {INSERT_TIMEOUT_S:.0f} s")
+        return found
 
 
 def _env_steps(status: Plain) -> int:

@@ -42,7 +42,6 @@ def test_every_renewal_reaches_the_publisher_however_little_time_there_is() -> N
 
 
 def test_after_a_pause_the_first_version_to_come_is_the_current_one() -> None:
-    # Neither queue has room for them all, and the one on the way holds several.
     with zmq.Context() as context:
         publisher, endpoint = transport.bind(
             context, zmq.XPUB, "tcp://127.0.0.1:0", queue_messages=1
@@ -66,7 +65,7 @@ def test_after_a_pause_the_first_version_to_come_is_the_current_one() -> None:
             first = wait_until(lambda: subscription.latest(10), "a version is there")
             assert first is not None
             assert first.version == 0
-            # They are on their way when it pauses.
+            # On their way when it pauses: as many as the queue has room for.
             for version in range(1, 5):
                 publish(version)
             subscription.pause()

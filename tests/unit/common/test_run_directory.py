@@ -33,7 +33,7 @@ OURS = (
 )
 """What a run leaves behind."""
 THEIRS = ("notes.txt", "checkpoints/mine.txt", "logs/mine.txt", "replay/mine.txt",
-          "replay/storage-old", "plots/a.png", "videos/mine.mp4")  # fmt: skip
+          "replay/storage-0.bak", "plots/a.png", "videos/mine.mp4")  # fmt: skip
 """What somebody put beside it."""
 
 

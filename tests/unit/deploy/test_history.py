@@ -220,6 +220,12 @@ def test_the_best_evaluation_is_that_of_the_weights_which_are_kept(
     assert history.best_evaluation == lines[best]["evaluation"]
 
 
+def test_the_best_evaluation_is_none_whose_weights_were_lost() -> None:
+    lines = [evaluated(float(i), 100 * i, score) for i, score in enumerate([1.0, 9.0, 2.0])]
+    lines[1]["evaluation"]["weights_lost"] = True
+    assert of_lines(*lines).best_evaluation == lines[2]["evaluation"]
+
+
 def test_a_run_without_evaluations_has_no_best_one() -> None:
     assert of_lines(line(1.0, 10), result={"solved": True}).best_evaluation is None
 

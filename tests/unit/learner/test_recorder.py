@@ -9,7 +9,7 @@ import pytest
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
 from learner.recorder import QUEUE_RECORDS, Record, Recorder
-from learner.sinks import JsonLines, open_sinks, scalars
+from learner.sinks import JsonLines, TensorBoard, open_sinks, scalars
 from tests.scarcity import file_size_limit
 
 
@@ -194,6 +194,18 @@ def test_curves_have_the_names_that_the_ecosystem_knows() -> None:
         "eval/episodic_return": 9.5,
         "eval/episodic_return_std": 1.0,
     }
+
+
+def test_tensorboard_has_a_score_at_the_steps_of_its_version(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = TensorBoard(tmp_path, Config(), tmp_path)
+    score = {"return_mean": 9.5, "return_std": 1.0, "episodes": 20.0, "updates": 3.0}
+    values = {"learner_loss": 0.5}
+    board.write(record(70, values=values, evaluation={**score, "env_steps": 30.0}))
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [e.step for e in events.Scalars("losses/td_loss")] == [700]
+    assert [(e.step, e.value) for e in events.Scalars("eval/episodic_return")] == [(30, 9.5)]
 
 
 def test_the_first_record_has_no_rates() -> None:

@@ -13,8 +13,9 @@ cd "$root"
 source deploy/environment.sh
 extras=audit,test,atari,box2d,k8s,minatar,minigrid,watch,dashboard
 marker="not slow and not docker"
-# Most tests wait for other processes: two workers, each with whole files.
-workers=(-n 2 --dist loadfile)
+# Two workers, each with whole files, those with whole runs first: the many short ones come last, so
+# that both have something to do to the end.
+workers=(-n 2 --dist loadfile --no-loadscope-reorder)
 if [ "${1:-}" = --slow ]; then
   marker="slow" extras="$extras,browser,ray,wandb" workers=()
   shift

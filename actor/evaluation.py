@@ -76,11 +76,11 @@ class GreedyEvaluation:
                 raise Interrupted
             # Whoever has played its share is stepped along, by any action.
             playing = left > 0
-            action = np.zeros(len(left), np.int64)
             stacks = self._stack.push(obs, first)
-            action[playing] = q_function(stacks if playing.all() else stacks[playing]).argmax(
-                axis=1
-            )
+            if not playing.all():
+                stacks = stacks[playing]
+            action = np.zeros(len(left), np.int64)
+            action[playing] = q_function(stacks).argmax(axis=1)
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
             obs = self._vector.checked(obs, self._spec)
             counts = playing & ~resetting

@@ -134,10 +134,8 @@ class ReplayClient:
     def _send_again(self, link: "_Link") -> None:
         # A server without what was acknowledged takes the oldest that there is for the next one.
         oldest = next(iter(link.unacknowledged), self._sequence)
-        for sequence, (insert, sent_s) in link.unacknowledged.items():
-            again = replace(insert, oldest=oldest)
-            link.unacknowledged[sequence] = again, sent_s
-            transport.send(link.socket, again)
+        for insert, _ in link.unacknowledged.values():
+            transport.send(link.socket, replace(insert, oldest=oldest))
         self.resent += len(link.unacknowledged)
 
     def _acknowledge(self, link: "_Link", sequence: int) -> None:

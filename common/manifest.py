@@ -26,7 +26,7 @@ class Manifest:
     def blocks_per_insert(self) -> int:
         """The most blocks that an actor sends at once. Raises ConfigError when not even one may
         be sent."""
-        block = self.layout.rows * self.spec.obs_size * self.spec.dtype.itemsize
+        block = self.layout.rows * self.spec.obs_bytes
         if block > MAX_INSERT_BYTES:
             raise ConfigError(
                 f"a block of {self.layout.rows} observations of {self.spec.obs_shape} "

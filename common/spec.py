@@ -28,6 +28,11 @@ class EnvSpec:
         """Numbers in one observation."""
         return math.prod(self.obs_shape)
 
+    @property
+    def obs_bytes(self) -> int:
+        """Bytes in one observation."""
+        return self.obs_size * self.dtype.itemsize
+
     def to_plain(self) -> dict[str, Any]:
         return {
             "obs_shape": list(self.obs_shape),

@@ -72,7 +72,7 @@ def open_feed(
         rejections: as of `Batches`.
     """
     frames = manifest.config.batch_size * manifest.layout.frames_per_transition
-    nbytes = frames * manifest.spec.obs_size * manifest.spec.dtype.itemsize
+    nbytes = frames * manifest.spec.obs_bytes
     inline = device.type == "cpu" and nbytes <= INLINE_BYTES
     source: Batches | ShardedBatches
     used_trace = trace if inline else thread_trace

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -194,8 +194,9 @@ def _copied(batch: TrainBatch) -> TrainBatch:
     """The same numbers in memory of their own."""
     if batch.copied is not None:
         batch.copied.synchronize()
-    names = ("frames", "shift", "action", "n_step_return", "discount", "weight")
-    return replace(batch, copied=None, **{name: getattr(batch, name).clone() for name in names})
+    values = ((field.name, getattr(batch, field.name)) for field in fields(batch))
+    tensors = {name: value.clone() for name, value in values if isinstance(value, torch.Tensor)}
+    return replace(batch, copied=None, **tensors)
 
 
 def main() -> None:

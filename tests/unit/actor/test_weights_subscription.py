@@ -41,6 +41,31 @@ def test_every_renewal_reaches_the_publisher_however_little_time_there_is() -> N
             publisher.close()
 
 
+def test_a_subscription_survives_however_often_it_pauses() -> None:
+    with zmq.Context() as context:
+        head, endpoint = transport.bind(context, zmq.XPUB, "tcp://127.0.0.1:0", queue_messages=4)
+        head.xpub_verbose = True
+        subscription = WeightsSubscription(
+            context, endpoint, TOPIC, Rejections("actor_rejected_messages_total")
+        )
+        for version in range(5):
+            # As short evaluations do while nobody gets processor time to send what they asked.
+            for _ in range(200):
+                subscription.pause()
+                subscription.resume()
+
+            def heard(version: int = version) -> bool:
+                while transport.receive_frames(head) is not None:
+                    pass
+                weights = Weights(0, version, {"w": np.zeros(2, np.float32)})
+                transport.send(head, weights, prefix=(TOPIC,))
+                return subscription.latest(10) is not None
+
+            wait_until(heard, f"version {version} arrives", limit_s=10.0)
+        subscription.close()
+        head.close()
+
+
 def test_after_a_pause_the_first_version_to_come_is_the_current_one() -> None:
     with zmq.Context() as context:
         publisher, endpoint = transport.bind(

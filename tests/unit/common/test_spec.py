@@ -26,6 +26,7 @@ def test_it_is_the_same_after_a_round_trip(
     assert spec.to_plain() == plain
     assert EnvSpec.from_plain(plain) == spec
     assert spec.obs_size == obs_size
+    assert spec.obs_bytes == np.empty(spec.obs_shape, spec.obs_dtype).nbytes
     assert spec.dtype == np.dtype(plain["obs_dtype"])
 
 

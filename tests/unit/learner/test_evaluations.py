@@ -142,9 +142,7 @@ def test_the_last_score_is_awaited_as_long_as_evaluations_take(stage: Stage) -> 
     assert stage.evaluations.patience_s(0.0) == FINAL_EVALUATION_S
     stage.publish(31)
     stage.score(1, 1.0)  # 30 s after it was published.
-    stage.evaluations.take(
-        EvalResult(1, EPOCH, 31, 0.5, np.zeros(2, np.float32), np.zeros(2, np.int32)), 31.0
-    )
+    stage.score(31, 1.0)
     assert stage.evaluations.patience_s(31.0) == FINAL_EVALUATION_S + 90.0
     # The one under way lasts longer already.
     stage.publish()

@@ -46,6 +46,10 @@ pipe that needs longer for them (docs/adr/0023-a-slow-network-is-not-a-dead-one.
 CONNECT_LIMIT_S = 2
 """An attempt to connect, of which the next looks the name up again. Left to itself, TCP asks ever
 less often, and half a minute passes before it sees that the other end is back."""
+SUBSCRIBER_BUFFER_BYTES = 1 << 10
+"""The system's receive buffer for each subscriber (Linux makes 2 KB of it). ZeroMQ keeps each topic
+asked for, reads what has arrived even where the connection was ended, and goes through the topics
+of all whenever one leaves: there must not be thousands of them in a buffer."""
 COPIED_BYTES = 64 << 10
 """Smaller frames are copied, which is cheaper than telling when ZeroMQ has done with one."""
 
@@ -69,6 +73,8 @@ def _make(
     socket.rcvhwm = queue_messages if received_messages is None else received_messages
     # What a SUB sends are its subscriptions: one that found no room would be lost for good.
     socket.sndhwm = 0 if socket_type == zmq.SUB else queue_messages
+    if socket_type == zmq.XPUB:
+        socket.rcvbuf = SUBSCRIBER_BUFFER_BYTES
     socket.maxmsgsize = max_message_bytes
     socket.handshake_ivl = HANDSHAKE_MS
     socket.backlog = BACKLOG

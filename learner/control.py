@@ -56,6 +56,8 @@ ASKED_POLL_MS = 5
 MESSAGES_PER_TURN = 200
 TURN_S = 0.25
 """No message is taken after so long: weights, records and who fell silent are waiting as well."""
+SUBSCRIPTIONS_PERIOD_S = 0.01
+"""Subscribers are looked at so often while members' messages are many."""
 STATUS_PAUSE = 20
 """After a status, for so many times what it took to make and to send: in a run of thousands, whose
 status is long, whoever asks all the time takes a twentieth of the thread."""
@@ -63,6 +65,9 @@ MAX_ASKING = 1_000
 """Who wait for one; others ask again."""
 CONTROL_BYTES = 2 << 20
 """Largest frame that a member may send: a header, or the episodes of a heartbeat."""
+RECEIVED_MESSAGES = 100
+"""Of each member that wait to be looked at. One sends a few a second; with a flood of members, or
+of large frames, more would only be memory."""
 SUBSCRIPTION_BYTES = 1 << 10
 """Largest frame that a subscriber may send: a topic, or a part of the handshake."""
 WEIGHTS_QUEUE_MESSAGES = 1
@@ -114,7 +119,11 @@ class ControlPlane:
         self._next_record_s = 0.0
         self._counters = counters
         self._control, self.endpoint = transport.bind(
-            context, zmq.ROUTER, bind, max_message_bytes=CONTROL_BYTES
+            context,
+            zmq.ROUTER,
+            bind,
+            max_message_bytes=CONTROL_BYTES,
+            received_messages=RECEIVED_MESSAGES,
         )
         self._control.router_mandatory = True
         try:
@@ -131,6 +140,7 @@ class ControlPlane:
         self._subscriptions = Subscriptions(
             self._weights, (ACTING, EVALUATION), self._head.rejections
         )
+        self._next_subscriptions_s = 0.0
         self._gate = FloodGate()
         self._clock = ListeningClock(time.monotonic())
         self._asking: dict[bytes, None] = {}
@@ -257,7 +267,7 @@ class ControlPlane:
         self._wakeup.clear()
         self._cut_off.poll()
         self._publish_outbox()
-        self._serve_late_subscribers(now_s)
+        self._serve_late_subscribers()
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
@@ -272,6 +282,8 @@ class ControlPlane:
                 break
             messages += 1
             self._send(self._answer(frames, heard_s))
+            if time.monotonic() >= self._next_subscriptions_s:
+                self._serve_late_subscribers()
         self._tell_status()
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
@@ -338,11 +350,12 @@ class ControlPlane:
             self._current[topic] = weights
             transport.send(self._weights, weights, prefix=(topic,))
 
-    def _serve_late_subscribers(self, now_s: float) -> None:
+    def _serve_late_subscribers(self) -> None:
         # Every message goes to all subscribers of its topic: many who come at once need only one.
-        for topic in self._subscriptions.take(now_s):
+        for topic in self._subscriptions.take(time.monotonic()):
             if topic in self._current:
                 transport.send(self._weights, self._current[topic], prefix=(topic,))
+        self._next_subscriptions_s = time.monotonic() + SUBSCRIPTIONS_PERIOD_S
 
 
 def weights_addresses(bind: str, control_endpoint: str) -> list[str]:

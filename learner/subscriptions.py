@@ -8,6 +8,7 @@ which is not ours is ended, and with it all that was kept for it.
 import contextlib
 import os
 import socket as stream_sockets
+import time
 from collections.abc import Collection
 
 import zmq
@@ -15,8 +16,9 @@ import zmq
 from common.errors import MalformedMessage, Reason
 from common.rejections import Rejections, quoted
 
-MESSAGES_PER_TURN = 200
-"""Taken at once, so that a peer which subscribes without end does not hold up all else."""
+TURN_S = 0.02
+"""Spent at once, so that a peer which subscribes without end does not hold up all else. Not so many
+messages: what is left would grow, and connections behind it be ended late."""
 RESEND_PERIOD_S = 0.25
 """Between two times that a topic's current version is sent again. It goes to all who subscribe, so
 one peer that subscribes again and again must not make it go out every time."""
@@ -38,7 +40,8 @@ class Subscriptions:
 
     def take(self, now_s: float) -> list[bytes]:
         """Topics whose current version is due for subscribers that came late."""
-        for _ in range(MESSAGES_PER_TURN):
+        ends_s = time.monotonic() + TURN_S
+        while time.monotonic() < ends_s:
             try:
                 frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:

@@ -24,7 +24,7 @@ from common.spec import EnvSpec
 from deploy.status_client import StatusClient
 from replay_server.storage import Storage
 from tests.abuse.attacks import Attack, Ports
-from tests.integration.runs import until
+from tests.integration.runs import WAIT_S, until
 
 MB = 1 << 20
 GROWTH_LIMIT_MB = 300
@@ -108,7 +108,9 @@ class Siege:
         self.report = Report()
 
     def hold(self, attacks: Sequence[Attack], seconds: float) -> Report:
-        """All attacks at once for so long."""
+        """All attacks at once for so long, and on until the run was seen to train meanwhile, or as
+        long as a test waits for anything: a few seconds are a few steps of each where both
+        processors have other work."""
         report, stop = self.report, threading.Event()
         before = self._members()
         processes = {name: psutil.Process(pid) for name, pid in before.items()}
@@ -123,7 +125,9 @@ class Siege:
             for thread in threads:
                 thread.start()
             try:
-                while time.monotonic() < began_s + seconds:
+                while (passed_s := time.monotonic() - began_s) < seconds or (
+                    not self._trained() and passed_s < WAIT_S
+                ):
                     time.sleep(0.1)
                     self._look(client.latest(), processes, size)
             finally:
@@ -132,6 +136,11 @@ class Siege:
                     thread.join()
         report.seconds = time.monotonic() - began_s
         return report
+
+    def _trained(self) -> bool:
+        """Whether the learner was seen to go on under attack."""
+        updates = self.report.updates
+        return bool(updates) and updates[-1] > updates[0]
 
     def _attack(self, attack: Attack, stop: threading.Event) -> None:
         self.report.attempts[attack.__name__] = attack(self._ports, stop)

@@ -2,9 +2,12 @@
 
 import logging
 import math
+import select
+import socket as stream_sockets
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from learner.control import ControlPlane
 from learner.run_metrics import MAX_VALUE
 from learner.status import LearnerCounters
 from learner.subscriptions import RESEND_PERIOD_S, Subscriptions
+from tests.abuse.attacks import GREETING, ready
 from tests.contract.sockets import Sockets
 from tests.head_with_peers import MANIFEST, Run, heartbeat, join, result
 from tests.waiting import wait_until
@@ -280,6 +284,35 @@ def test_who_asks_for_other_topics_is_cut_off_and_nobody_else(
     publisher.socket.send_multipart([ACTING, b"weights"])
     assert honest.poll(10_000)
     assert not watched.reconnected()
+
+
+def test_few_topics_can_wait_to_be_read(sockets: Sockets) -> None:
+    """ZeroMQ reads what has arrived even on a connection that was ended, and goes through what
+    all asked for whenever one ends: a flood of them kept the head's thread busy for minutes."""
+    publisher = Publisher(sockets, "tcp://127.0.0.1:0")
+    where = urlsplit(publisher.endpoint)
+    waiting = 0
+    with stream_sockets.create_connection((where.hostname, where.port or 0)) as stranger:
+        stranger.setsockopt(stream_sockets.SOL_SOCKET, stream_sockets.SO_SNDBUF, 1)
+        stranger.sendall(GREETING + ready(b"SUB"))
+        greeted = len(GREETING + ready(b"XPUB"))
+        assert len(stranger.recv(greeted, stream_sockets.MSG_WAITALL)) == greeted
+        stranger.setblocking(False)
+        topic = b"\x00\x0f\x01" + b"a topic of mine"[:14]
+        while waiting < 1 << 20 and select.select([], [stranger], [], 0.5)[1]:
+            waiting += stranger.send(topic * 20)
+        assert 0 < waiting < 1 << 16
+        publisher.until(lambda: _ended(stranger), "the stranger is cut off")
+    assert publisher.rejections.total >= 1
+
+
+def _ended(stranger: stream_sockets.socket) -> bool:
+    try:
+        return not stranger.recv(1 << 16)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def test_a_stranger_within_the_process_is_only_counted(sockets: Sockets) -> None:

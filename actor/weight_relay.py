@@ -21,12 +21,9 @@ from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import ACTING, Serving, Weights
 from common.metrics import Telemetry, Values
 from common.process import loopback_id
+from common.subscriptions import QUEUE_MESSAGES, Subscriptions, bind_publisher
 
 POLL_MS = 20
-SUBSCRIPTION_BYTES = 1 << 10
-"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
-QUEUE_MESSAGES = 1
-"""Versions kept for a slow subscriber before newer ones are dropped for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +50,7 @@ def run_weight_relay(
 ) -> None:
     """Relay until the head says stop or `stop` is set. `ready` is called with the address once
     there are weights."""
-    outgoing, endpoint = transport.bind(
-        context,
-        zmq.XPUB,
-        options.bind,
-        for_this_host=True,
-        queue_messages=QUEUE_MESSAGES,
-        max_message_bytes=SUBSCRIPTION_BYTES,
-    )
-    # Tell about every subscription, not only the first: each wants the current version.
-    outgoing.xpub_verbose = True
+    outgoing, endpoint = bind_publisher(context, options.bind, for_this_host=True)
     with (
         contextlib.closing(outgoing),
         Membership(
@@ -95,6 +83,7 @@ class _WeightRelay:
             context, zmq.SUB, self._endpoint, queue_messages=QUEUE_MESSAGES
         )
         self._incoming.subscribe(ACTING)
+        self._subscriptions = Subscriptions(outgoing, (ACTING,), membership.rejections)
         self._joins = 0
         self._frames: list[bytes] = []
         """The newest version, as it came."""
@@ -114,9 +103,10 @@ class _WeightRelay:
                 membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
                 ready(endpoint)
             said = said and membership.joins == self._joins
-            if transport.wait_any([self._incoming, self._outgoing], POLL_MS):
-                self._take_versions()
-                self._serve_late_subscribers()
+            transport.wait_any([self._incoming, self._outgoing], POLL_MS)
+            self._take_versions()
+            if self._subscriptions.take(time.monotonic()) and self._frames:
+                self._send()
 
     def close(self) -> None:
         self._incoming.close()
@@ -151,14 +141,6 @@ class _WeightRelay:
         self._newest = message.epoch, message.version
         self._versions += 1
         return True
-
-    def _serve_late_subscribers(self) -> None:
-        # Every message goes to all subscribers: many who come at once need only one.
-        wanted = False
-        while (frames := transport.receive_frames(self._outgoing)) is not None:
-            wanted |= bytes(frames[0]) == b"\x01" + ACTING
-        if wanted and self._frames:
-            self._send()
 
     def _send(self) -> None:
         with contextlib.suppress(zmq.Again):

@@ -32,6 +32,7 @@ from common.messages import (
 from common.metrics import Telemetry
 from common.rejections import Rejections
 from common.security import refused_peers
+from common.subscriptions import Subscriptions, bind_publisher
 from common.trace import Trace
 from learner.admission import FloodGate, ListeningClock
 from learner.announcement import Announcement
@@ -40,7 +41,6 @@ from learner.head import Head, Reply
 from learner.recorder import Recorder
 from learner.report import Report
 from learner.status import LearnerCounters
-from learner.subscriptions import Subscriptions
 from learner.targets import Targets
 from learner.wakeup import Wakeup
 
@@ -68,11 +68,6 @@ CONTROL_BYTES = 2 << 20
 RECEIVED_MESSAGES = 100
 """Of each member that wait to be looked at. One sends a few a second; with a flood of members, or
 of large frames, more would only be memory."""
-SUBSCRIPTION_BYTES = 1 << 10
-"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
-WEIGHTS_QUEUE_MESSAGES = 1
-"""Versions queued for a slow subscriber, behind the one that is on its way, before newer ones are
-dropped for it: what it gets is no older than the time that two versions take to reach it."""
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +128,6 @@ class ControlPlane:
         except Exception:
             self._control.close()
             raise
-        # Tell about every subscription, not only a topic's first: each wants the current version.
-        self._weights.xpub_verbose = True
         self._cut_off = CutOff((self._control, self.endpoint), (self._weights, weights_endpoint))
         self._head = Head(manifest, weights_endpoint, epoch)
         self._subscriptions = Subscriptions(
@@ -375,10 +368,4 @@ def _bind_weights(
             return _bind_weights(context, [address])
         except AddressInUse:
             log.warning("%s is in use: publishing weights from a free port", address)
-    return transport.bind(
-        context,
-        zmq.XPUB,
-        addresses[-1],
-        queue_messages=WEIGHTS_QUEUE_MESSAGES,
-        max_message_bytes=SUBSCRIPTION_BYTES,
-    )
+    return bind_publisher(context, addresses[-1])

@@ -9,6 +9,7 @@ from common import codec, transport
 from common.messages import Ack, Message
 from common.reconnect_watch import ReconnectWatch
 from common.security import NOTHING_TOLD, SecureContext, Security
+from common.subscriptions import bind_publisher
 
 Socket = zmq.Socket[bytes]
 
@@ -43,6 +44,11 @@ class Sockets:
 
     def bind(self, socket_type: int, address: str, **options: Any) -> tuple[Socket, str]:
         socket, endpoint = transport.bind(self._context, socket_type, address, **options)
+        self._opened.append(socket)
+        return socket, endpoint
+
+    def bind_publisher(self, address: str) -> tuple[Socket, str]:
+        socket, endpoint = bind_publisher(self._context, address)
         self._opened.append(socket)
         return socket, endpoint
 

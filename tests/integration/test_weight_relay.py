@@ -16,6 +16,7 @@ from common.membership import Membership
 from common.messages import ACTING, Ack, Message, Weights
 from common.metrics import Telemetry
 from common.rejections import Rejections
+from common.subscriptions import bind_publisher
 from tests.integration.runs import until
 from tests.integration.test_roles import Role, Stage, constant_q, stage
 
@@ -90,8 +91,7 @@ class MadHead:
 def test_what_is_no_version_is_counted_and_not_passed_on() -> None:
     with zmq.Context() as context:
         head = MadHead(context)
-        outgoing, endpoint = transport.bind(context, zmq.XPUB, "inproc://relay")
-        outgoing.xpub_verbose = True
+        outgoing, endpoint = bind_publisher(context, "inproc://relay")
         stop = threading.Event()
         relay = _WeightRelay(context, cast(Membership, head), outgoing, stop)
         running = Role(lambda _: relay.run(endpoint, lambda _: None))
@@ -112,6 +112,21 @@ def test_what_is_no_version_is_counted_and_not_passed_on() -> None:
             relay.close()
             for each in (socket, outgoing, head.socket):
                 each.close(linger=0)
+
+
+def test_a_stranger_at_the_relay_is_counted_and_the_others_go_on() -> None:
+    with stage() as s:
+        s.control.publish(ACTING, 1, 5, constant_q(s.manifest, 0.0))
+        relay(s)
+        until(lambda: relayed(s).get("relay_weights_version") == 5.0, "the relay to have a version")
+        honest, stranger = (
+            transport.connect(s.context, zmq.SUB, "inproc://stage-relay") for _ in range(2)
+        )
+        with contextlib.closing(honest), contextlib.closing(stranger):
+            stranger.subscribe(b"a topic of my own")
+            until(lambda: relayed(s).get("relay_rejected_messages_total") == 1.0, "it is counted")
+            honest.subscribe(ACTING)
+            until(lambda: transport.receive_frames(honest), "version 5")
 
 
 def test_an_older_version_than_the_newest_is_not_passed_on() -> None:

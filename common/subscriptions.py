@@ -1,4 +1,5 @@
-"""Who asks the head's XPUB socket for weights, and when they get the current version.
+"""The XPUB sockets of head and weight relay: who asks for weights, and when they get the current
+version.
 
 ZeroMQ keeps every topic that a peer subscribes to, byte by byte, for as long as the peer is
 connected, and bounds neither their number nor their memory. So a connection that asks for a topic
@@ -13,9 +14,15 @@ from collections.abc import Collection
 
 import zmq
 
+from common import transport
 from common.errors import MalformedMessage, Reason
 from common.rejections import Rejections, quoted
 
+SUBSCRIPTION_BYTES = 1 << 10
+"""Largest frame that a subscriber may send: a topic, or a part of the handshake."""
+QUEUE_MESSAGES = 1
+"""Versions queued for a slow subscriber, behind the one that is on its way, before newer ones are
+dropped for it: what it gets is no older than the time that two versions take to reach it."""
 TURN_S = 0.02
 """Spent at once, so that a peer which subscribes without end does not hold up all else. Not so many
 messages: what is left would grow, and connections behind it be ended late."""
@@ -24,8 +31,25 @@ RESEND_PERIOD_S = 0.25
 one peer that subscribes again and again must not make it go out every time."""
 
 
+def bind_publisher(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, *, for_this_host: bool = False
+) -> tuple[zmq.Socket[bytes], str]:
+    """A socket to publish weights by, and its endpoint. Arguments and errors: `transport.bind`."""
+    socket, endpoint = transport.bind(
+        context,
+        zmq.XPUB,
+        address,
+        for_this_host=for_this_host,
+        queue_messages=QUEUE_MESSAGES,
+        max_message_bytes=SUBSCRIPTION_BYTES,
+    )
+    # Tell about every subscription, not only a topic's first: each wants the current version.
+    socket.xpub_verbose = True
+    return socket, endpoint
+
+
 class Subscriptions:
-    """Those of one XPUB socket with `xpub_verbose`.
+    """Those of one socket of `bind_publisher`.
 
     Args:
         topics: those that there are.

@@ -2,7 +2,7 @@
 
 The head sends each version once to every host instead of once to every actor; here it goes on over
 the loopback interface. Messages are passed on as they came, byte by byte. Who subscribes late gets
-the newest version at once, as from the head.
+the newest version, as from the head.
 """
 
 import contextlib

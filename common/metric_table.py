@@ -149,8 +149,9 @@ _METRICS = (
         "More than the link can carry: publish_period up, publish_dtype float16.",
     ),
     _rejections(
-        "relay_rejected_messages_total", "What it did not accept of the head.",
-        "The head is of another release: this process's log has the reason.",
+        "relay_rejected_messages_total", "What it did not accept, of head or subscribers.",
+        "The head is of another release, or strangers are on this host: this process's log has the "
+        "reason.",
     ),
     _gauge(
         "relay_weights_version", "updates", "Newest version that was passed on.",

@@ -47,9 +47,9 @@ CONNECT_LIMIT_S = 2
 """An attempt to connect, of which the next looks the name up again. Left to itself, TCP asks ever
 less often, and half a minute passes before it sees that the other end is back."""
 SUBSCRIBER_BUFFER_BYTES = 1 << 10
-"""The system's receive buffer for each subscriber (Linux makes 2 KB of it). ZeroMQ keeps each topic
-asked for, reads what has arrived even where the connection was ended, and goes through the topics
-of all whenever one leaves: there must not be thousands of them in a buffer."""
+"""The system's receive buffer for each subscriber over TCP (Linux makes 2 KB of it). ZeroMQ keeps
+each topic asked for, reads what has arrived even where the connection was ended, and goes through
+the topics of all whenever one leaves: there must not be thousands of them in a buffer."""
 COPIED_BYTES = 64 << 10
 """Smaller frames are copied, which is cheaper than telling when ZeroMQ has done with one."""
 

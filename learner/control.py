@@ -276,6 +276,8 @@ class ControlPlane:
             messages += 1
             self._send(self._answer(frames, heard_s))
             if time.monotonic() >= self._next_subscriptions_s:
+                # What is newer first: a slow subscriber has no room for both.
+                self._publish_outbox()
                 self._serve_late_subscribers()
         self._tell_status()
         if now_s >= self._next_record_s:

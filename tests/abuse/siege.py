@@ -24,11 +24,14 @@ from common.spec import EnvSpec
 from deploy.status_client import StatusClient
 from replay_server.storage import Storage
 from tests.abuse.attacks import Attack, Ports
-from tests.integration.runs import WAIT_S, until
+from tests.integration.runs import until
 
 MB = 1 << 20
 GROWTH_LIMIT_MB = 300
-"""By which a process may grow under attack: queues of a thousand messages for each connection."""
+"""By which a process may grow under attack: queues of messages for each connection, both ways."""
+STANDSTILL_S = 20.0
+"""A run that was not seen to train for so long stands still. A few seconds are a few updates where
+both processors have other work."""
 STRANGERS_HOST = "stranger"
 
 
@@ -108,9 +111,7 @@ class Siege:
         self.report = Report()
 
     def hold(self, attacks: Sequence[Attack], seconds: float) -> Report:
-        """All attacks at once for so long, and on until the run was seen to train meanwhile, or as
-        long as a test waits for anything: a few seconds are a few steps of each where both
-        processors have other work."""
+        """All attacks at once for so long, and on until the run has trained or stands still."""
         report, stop = self.report, threading.Event()
         before = self._members()
         processes = {name: psutil.Process(pid) for name, pid in before.items()}
@@ -126,7 +127,7 @@ class Siege:
                 thread.start()
             try:
                 while (passed_s := time.monotonic() - began_s) < seconds or (
-                    not self._trained() and passed_s < WAIT_S
+                    not self._trained() and passed_s < STANDSTILL_S
                 ):
                     time.sleep(0.1)
                     self._look(client.latest(), processes, size)

@@ -7,6 +7,7 @@ from actor.weights import WeightsSubscription
 from common import transport
 from common.messages import Weights
 from common.rejections import Rejections
+from common.subscriptions import bind_publisher
 from tests.waiting import wait_until
 
 TOPIC = b"evaluation"
@@ -17,8 +18,7 @@ def test_every_renewal_reaches_the_publisher_however_little_time_there_is() -> N
     # ZeroMQ drops subscriptions that a queue has no room for. If that is the second half of a
     # renewal, nothing comes any more, and an evaluator that once was short of CPU is deaf for ever.
     with zmq.Context() as context:
-        publisher, endpoint = transport.bind(context, zmq.XPUB, "tcp://127.0.0.1:0")
-        publisher.xpub_verbose = True
+        publisher, endpoint = bind_publisher(context, "tcp://127.0.0.1:0")
         subscription = WeightsSubscription(
             context, endpoint, TOPIC, Rejections("actor_rejected_messages_total")
         )
@@ -43,8 +43,7 @@ def test_every_renewal_reaches_the_publisher_however_little_time_there_is() -> N
 
 def test_a_subscription_survives_however_often_it_pauses() -> None:
     with zmq.Context() as context:
-        head, endpoint = transport.bind(context, zmq.XPUB, "tcp://127.0.0.1:0", queue_messages=4)
-        head.xpub_verbose = True
+        head, endpoint = bind_publisher(context, "tcp://127.0.0.1:0")
         subscription = WeightsSubscription(
             context, endpoint, TOPIC, Rejections("actor_rejected_messages_total")
         )
@@ -68,10 +67,7 @@ def test_a_subscription_survives_however_often_it_pauses() -> None:
 
 def test_after_a_pause_the_first_version_to_come_is_the_current_one() -> None:
     with zmq.Context() as context:
-        publisher, endpoint = transport.bind(
-            context, zmq.XPUB, "tcp://127.0.0.1:0", queue_messages=1
-        )
-        publisher.xpub_verbose = True
+        publisher, endpoint = bind_publisher(context, "tcp://127.0.0.1:0")
         subscription = WeightsSubscription(
             context, endpoint, TOPIC, Rejections("actor_rejected_messages_total")
         )

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import zmq
 
+import learner.control
 import learner.head
-from common import transport
+from common import codec, transport
 from common.errors import MalformedMessage, Reason
 from common.messages import Heartbeat, Leave, Message, Refused, Serving, StatusRequest
 from learner.admission import MAX_ENVS, MAX_LINES, MAX_MESSAGES, MAX_NAME, FloodGate
@@ -211,6 +213,36 @@ def test_a_status_flood_is_answered_in_part_and_others_in_full(control: ControlP
         wait_until(lambda: transport.receive(quiet), "the quiet one is answered")
         flood = f"{'head_rejected_messages_total'}.{Reason.FLOOD}"
         wait_until(lambda: control.head_telemetry.newest[0].get(flood), "the loud one is counted")
+
+
+def test_strangers_at_the_weights_are_cut_off_while_messages_do_not_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for name in ("MESSAGES_PER_TURN", "TURN_S"):
+        monkeypatch.setattr(learner.control, name, math.inf)
+    receive = transport.receive_frames
+    begun, over = threading.Event(), threading.Event()
+
+    def endless(socket: zmq.Socket[bytes]) -> list[codec.Frame] | None:
+        if socket.type != zmq.ROUTER or over.is_set():
+            return receive(socket)
+        begun.set()
+        return [b"peer", b"nonsense"]
+
+    monkeypatch.setattr(transport, "receive_frames", endless)
+    address = f"ipc://{tmp_path_factory.mktemp('s') / 'head'}"
+    with (
+        zmq.Context() as context,
+        closing(ControlPlane(context, address, MANIFEST, LearnerCounters(), lambda: 0.0)),
+        Sockets() as sockets,
+    ):
+        try:
+            assert begun.wait(30.0)
+            stranger, watch = sockets.connect_watched(zmq.SUB, f"{address}-weights")
+            stranger.subscribe(b"a topic of my own")
+            wait_until(watch.reconnected, "the stranger is cut off")
+        finally:
+            over.set()
 
 
 def test_a_frame_beyond_what_members_send_ends_the_connection(control: ControlPlane) -> None:

@@ -24,8 +24,8 @@ QUEUE_MESSAGES = 1
 """Versions queued for a slow subscriber, behind the one that is on its way, before newer ones are
 dropped for it: what it gets is no older than the time that two versions take to reach it."""
 TURN_S = 0.02
-"""Spent at once, so that a peer which subscribes without end does not hold up all else. Not so many
-messages: what is left would grow, and connections behind it be ended late."""
+"""Spent at once, so that a peer which subscribes without end does not hold up all else. Not so
+many messages: what they leave waiting grows, and connections behind it are ended late."""
 RESEND_PERIOD_S = 0.25
 """Between two times that a topic's current version is sent again. It goes to all who subscribe, so
 one peer that subscribes again and again must not make it go out every time."""

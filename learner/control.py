@@ -259,8 +259,7 @@ class ControlPlane:
         self._health.turned("control")
         self._wakeup.clear()
         self._cut_off.poll()
-        self._publish_outbox()
-        self._serve_late_subscribers()
+        self._serve_subscribers()
         with self._lock:
             run_state = self._run_state
         if run_state != self._head.run_state:
@@ -276,9 +275,7 @@ class ControlPlane:
             messages += 1
             self._send(self._answer(frames, heard_s))
             if time.monotonic() >= self._next_subscriptions_s:
-                # What is newer first: a slow subscriber has no room for both.
-                self._publish_outbox()
-                self._serve_late_subscribers()
+                self._serve_subscribers()
         self._tell_status()
         if now_s >= self._next_record_s:
             self._next_record_s = now_s + RECORD_PERIOD_S
@@ -338,6 +335,12 @@ class ControlPlane:
         if not transport.send(self._control, message, prefix=(peer,)):
             log.debug("could not reach a peer with a %s", message.kind)
 
+    def _serve_subscribers(self) -> None:
+        # What is newer first: a slow subscriber has no room for both.
+        self._publish_outbox()
+        self._serve_late_subscribers()
+        self._next_subscriptions_s = time.monotonic() + SUBSCRIPTIONS_PERIOD_S
+
     def _publish_outbox(self) -> None:
         with self._lock:
             outbox, self._outbox = self._outbox, {}
@@ -350,7 +353,6 @@ class ControlPlane:
         for topic in self._subscriptions.take(time.monotonic()):
             if topic in self._current:
                 transport.send(self._weights, self._current[topic], prefix=(topic,))
-        self._next_subscriptions_s = time.monotonic() + SUBSCRIPTIONS_PERIOD_S
 
 
 def weights_addresses(bind: str, control_endpoint: str) -> list[str]:

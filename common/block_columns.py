@@ -153,7 +153,7 @@ def memory_fence() -> None:
 
 
 @numba.njit(cache=True)
-def _live_item(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
+def live_item(key, length, context, number, row_kind):  # type: ignore[no-untyped-def]
     """The item of a key, or -1."""
     if key < length:  # Block numbers start at 1; negative keys are nobody's.
         return -1
@@ -172,7 +172,7 @@ def _live_items(key, length, context, number, row_kind):  # type: ignore[no-unty
     items = np.zeros(n, np.int64)
     live = np.zeros(n, np.bool_)
     for i in range(n):
-        item = _live_item(key[i], length, context, number, row_kind)
+        item = live_item(key[i], length, context, number, row_kind)
         if item >= 0:
             items[i] = item
             live[i] = True
@@ -185,6 +185,6 @@ def _all_live(key, length, context, number, row_kind):  # type: ignore[no-untype
     _fence()
     live = True
     for i in range(key.shape[0]):
-        live &= _live_item(key[i], length, context, number, row_kind) >= 0
+        live &= live_item(key[i], length, context, number, row_kind) >= 0
     _fence()
     return live

@@ -47,8 +47,11 @@ class CompressedArray:
         Raises MalformedMessage when the data is not what it claims to be; `out` may hold part of
         it then.
         """
-        parts = self._parts()
-        entries = out.reshape(self.shape[0], -1).view(np.uint8)
+        parts, flat = self._parts(), out.reshape(-1).view(np.uint8)
+        if len(parts) == 1:
+            _unpack(parts[0], flat, self.method)
+            return
+        entries = flat.reshape(self.shape[0], -1)
         for piece, part in zip(pieces(len(entries), len(parts)), parts, strict=True):
             _unpack(part, entries[piece].reshape(-1), self.method)
 
@@ -59,11 +62,11 @@ class CompressedArray:
         begin = _SIZE.itemsize * (1 + count)
         if not 1 <= count <= length or begin > len(self.data):
             raise MalformedMessage(f"an array of shape {self.shape} cannot be in {count} parts")
-        sizes = self.data[_SIZE.itemsize : begin].view(_SIZE)
-        ends = begin + np.cumsum(sizes, dtype=np.int64)
-        if ends[-1] != len(self.data) or len(pieces(length, count)) != count:
+        sizes = self.data[_SIZE.itemsize : begin].view(_SIZE).tolist()
+        bounds = list(itertools.accumulate(sizes, initial=begin))
+        if bounds[-1] != len(self.data) or len(pieces(length, count)) != count:
             raise MalformedMessage(f"{count} parts of an array do not make {len(self.data)} bytes")
-        return [self.data[i:j] for i, j in itertools.pairwise([begin, *ends.tolist()])]
+        return [self.data[i:j] for i, j in itertools.pairwise(bounds)]
 
 
 Array = npt.NDArray[Any] | CompressedArray

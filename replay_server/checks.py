@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from common.compression import CompressedArray
+from common.compression import Array, CompressedArray
 from common.errors import MalformedMessage, Reason
 from common.finite import all_finite
 from common.messages import MAX_INSERT_BYTES, Insert, PartRequest, SampleRequest
@@ -17,6 +17,7 @@ class InsertCheck:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._scratch: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._in_scratch: Insert | None = None
 
     def check(self, insert: Insert) -> None:
         """Raises MalformedMessage when these are no blocks of this run."""
@@ -57,13 +58,21 @@ class InsertCheck:
             what, reason = FAULTS[fault]
             raise MalformedMessage(f"insert.{what.format(last_action=num_actions - 1)}", reason)
         if isinstance(insert.obs, CompressedArray):
-            # Unpacked here to see that it can be, and again where it belongs once it may be stored:
-            # while it waits for that, it stays small.
+            # To see that it can be unpacked. While it waits to be stored, it stays small.
+            self._in_scratch = None
             if len(self._scratch) < insert.obs.nbytes:
                 self._scratch = np.empty(insert.obs.nbytes, np.uint8)
             insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
+            self._in_scratch = insert
         elif dtype.kind == "f" and not all_finite(insert.obs.reshape(-1)):
             raise MalformedMessage("insert.obs is not finite", Reason.NON_FINITE)
+
+    def observations(self, insert: Insert) -> Array:
+        """Of an insert that was checked; until the next check they are unpacked still."""
+        if insert is not self._in_scratch:
+            return insert.obs
+        flat = self._scratch[: insert.obs.nbytes].view(insert.obs.dtype)
+        return flat.reshape(insert.obs.shape)
 
 
 def check_priorities(request: SampleRequest | PartRequest) -> None:

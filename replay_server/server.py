@@ -241,7 +241,7 @@ class _Turn:
 
     def take(self) -> bool:
         """Whether there was anything to do."""
-        received = answered = 0
+        received = answered = stored = 0
         while received < RECEIVED_PER_TURN and answered < ANSWERED_PER_TURN:
             self._trace.phase("receiving")
             frames = transport.receive_frames(self._socket)
@@ -249,8 +249,11 @@ class _Turn:
                 break
             received += 1
             answered += self._answer(frames)
+            # At once, if it may be: an insert's images were unpacked to look at them.
+            if stored < STORED_PER_TURN:
+                stored += self._say(self._table.advance(1))
         self._trace.phase("inserting")
-        stored = self._say(self._table.advance(STORED_PER_TURN))
+        stored += self._say(self._table.advance(STORED_PER_TURN - stored))
         self._trace.phase("sending")
         for (peer, _), ack in self._acks.items():
             _send(self._socket, self._table, peer, ack)

@@ -23,6 +23,7 @@ from common.block_columns import (
     BlockColumns,
     block_bytes,
     buffer_header,
+    live_item,
     memory_fence,
 )
 from common.blocks import BlockLayout, RowKind
@@ -75,8 +76,11 @@ class Storage(BlockColumns):
         self.number[self.number >= self.counters[NEXT_NUMBER]] = 0
         self.counters[HOME] = home
 
-    def write(self, insert: Insert) -> tuple[int, npt.NDArray[np.bool_]]:
+    def write(self, insert: Insert, obs: Array | None = None) -> tuple[int, npt.NDArray[np.bool_]]:
         """Store the B blocks of an insert over the oldest ones.
+
+        Args:
+            obs: its observations, if they are at hand unpacked.
 
         Returns:
             The slot of the first; the others lie in those that follow, and behind the last slot
@@ -87,7 +91,7 @@ class Storage(BlockColumns):
         first = number % self.slots
         _number_blocks(self.number, first, blocks, 0)
         memory_fence()
-        self._write_obs(insert.obs, first)
+        self._write_obs(insert.obs if obs is None else obs, first)
         starts: npt.NDArray[np.bool_] = _write_columns(
             first,
             number,
@@ -129,6 +133,21 @@ class Storage(BlockColumns):
             obs.copy_to(self.obs[first:end])
         else:
             self.obs[first:end] = obs
+
+    def write_priorities(
+        self, key: Int64Vector, priority: npt.NDArray[np.float32]
+    ) -> tuple[Int64Vector, npt.NDArray[np.float32]]:
+        """New |δ| [K] of the transitions with these keys [K]; for one that comes twice the last
+        counts.
+
+        Returns:
+            Items (slot × L + row − C) and |δ| of those that are still stored, in that order.
+        """
+        items, kept = np.empty(len(key), np.int64), np.empty(len(key), np.float32)
+        length, context = self.layout.length, self.layout.context
+        columns = self.number, self.row_kind, self.priority.reshape(-1)
+        stored = _write_priorities(key, priority, length, context, *columns, items, kept)
+        return items[:stored], kept[:stored]
 
     @property
     def instance(self) -> int:
@@ -218,7 +237,7 @@ def _starts(row_kind, context, length):  # type: ignore[no-untyped-def]
 
 # One call: a copy of each column in numpy costs more than the copying itself. The observations are
 # in the storage already; the checksum is of them, too. numba's cache on the disk looks at this file
-# alone: whoever changes block_checksum must touch this one as well, or the old one stays in use.
+# alone: whoever changes block_checksum or live_item must touch it, or the old one stays in use.
 @numba.njit(cache=True, nogil=True)
 def _write_columns(  # type: ignore[no-untyped-def]
     first,
@@ -270,6 +289,21 @@ def _write_columns(  # type: ignore[no-untyped-def]
             step_bytes,
         )
     return _starts(row_kind, context, length)
+
+
+# The rows are all over the memory. First all are read, and then all are written: no read waits.
+@numba.njit(cache=True, nogil=True)
+def _write_priorities(  # type: ignore[no-untyped-def]
+    key, priority, length, context, number, row_kind, to_priority, items, kept
+):
+    stored = 0
+    for i in range(key.shape[0]):
+        item = live_item(key[i], length, context, number, row_kind)
+        items[stored], kept[stored] = item, priority[i]
+        stored += item >= 0
+    for i in range(stored):
+        to_priority[items[i]] = kept[i]
+    return stored
 
 
 @numba.njit(cache=True, nogil=True)

@@ -229,7 +229,7 @@ class Table:
         return []
 
     def _store(self, insert: Insert) -> Reply:
-        first, starts = self.storage.write(insert)
+        first, starts = self.storage.write(insert, self._checks.observations(insert))
         self._make_drawable(first, insert.priority, starts)
         self.limiter.count_insert(int(np.count_nonzero(starts)))
         self.storage.counters[INSERTED] = self.limiter.inserts
@@ -297,18 +297,13 @@ class Table:
         return [(peer, make(sampled, request.number))]
 
     def _update(self, request: SampleRequest | PartRequest) -> None:
-        items, live = self.storage.live_items(request.key)
-        priority = request.priority
-        fresh = int(np.count_nonzero(live))
-        if fresh < len(items):
-            items, priority = items[live], priority[live]
-        self.counters.updates += fresh
-        self.counters.stale_updates += len(live) - fresh
-        if fresh:
+        items, priority = self.storage.write_priorities(request.key, request.priority)
+        self.counters.updates += len(items)
+        self.counters.stale_updates += len(request.key) - len(items)
+        if len(items):
             if self._now_s >= self._next_priorities_s:
                 self._next_priorities_s = self._now_s + OBSERVED_PERIOD_S
                 self._new_priority.observe_all(priority)
-            self.storage.priority.reshape(-1)[items] = priority
             self.sampler.update(items, priority)
 
     def _sample(self, rows: int, counted: int) -> Sampled:

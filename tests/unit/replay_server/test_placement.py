@@ -202,12 +202,32 @@ def test_memory_that_the_system_refuses_is_no_room(
 ) -> None:
     free()
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     with pytest.raises(ZapexError, match=r"no room for a replay of .* in memory: lower"):
         map_buffer(None, NBYTES, HEADER)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="only Linux has huge pages")
+def test_memory_asks_for_huge_pages() -> None:
+    buffer = map_buffer(None, NBYTES, HEADER)
+    begin = np.frombuffer(buffer, np.uint8).ctypes.data
+    maps = Path("/proc/self/smaps").read_text()
+    (flags,) = re.findall(rf"^{begin:x}-.*?^VmFlags: ([a-z ]+)$", maps, re.MULTILINE | re.DOTALL)
+    assert "hg" in flags.split()
+    assert "sh" not in flags.split()  # Pages of shared memory are small unless the system says so.
+
+
+def test_a_system_without_huge_pages_gives_memory_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As a kernel that was built without them: EINVAL.
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 1 << 20, raising=False)
+    buffer = map_buffer(None, NBYTES, HEADER)
+    buffer[-4:] = b"kept"
+    assert buffer[-4:] == b"kept"
 
 
 # --------------------------------------------------------------------------- limits of containers

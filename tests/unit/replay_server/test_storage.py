@@ -121,6 +121,31 @@ def assert_holds(
     assert priority.tolist() == [t.priority for t in walked]
 
 
+@settings(deadline=None)
+@given(
+    history=histories(),
+    pairs=st.lists(st.tuples(st.integers(-3, 60), st.integers(0, 8)), max_size=30),
+)
+def test_priorities_are_written_where_they_belong_and_nowhere_else(
+    history: tuple[EnvSpec, BlockLayout, int, list[Kinds]], pairs: list[tuple[int, int]]
+) -> None:
+    spec, layout, slots, inserts = history
+    storage = Storage(spec, layout, slots)
+    for kinds in inserts:
+        storage.write(insert(kinds, layout=layout, spec=spec))
+    keys = np.array([key for key, _ in pairs], np.int64)
+    priority = np.array([value for _, value in pairs], np.float32)
+    places, live = storage.live_items(keys)
+    expected = storage.priority.reshape(-1).copy()
+    for place, value in zip(places[live], priority[live], strict=True):
+        expected[place] = value
+
+    items, stored = storage.write_priorities(keys, priority)
+
+    assert (items.tolist(), stored.tolist()) == (places[live].tolist(), priority[live].tolist())
+    assert storage.priority.reshape(-1).tolist() == expected.tolist()
+
+
 def test_a_block_by_hand() -> None:
     # row          0      1     2      3           4      5     6      (length 4, n 3, γ ½)
     # reward       1      2     4      99 (trap)   16     32    64

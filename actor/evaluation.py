@@ -1,5 +1,6 @@
 """Greedy episodes: the only scores zapex quotes."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from common.spec import EnvSpec
 from common.watched_vector import watched
 
 MAX_ENVS = 128
+LONG_EPISODE_STEPS = 200_000
+"""Who plays this long may never end; an Atari game is cut off after 27,000 at most."""
+
+log = logging.getLogger(__name__)
 
 Episodes = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 """Returns and lengths, [episodes] each."""
@@ -43,7 +48,8 @@ class GreedyEvaluation:
         if vector is None:
             vector = make_vector(config, min(episodes, most))
         self._vector, num_envs = watched(vector, config.env), vector.num_envs
-        self._spec = spec
+        self._env, self._spec = config.env, spec
+        self._warned = False
         self._same_step = autoreset_mode(self._vector) is AutoresetMode.SAME_STEP
         self._offset = action_offset(self._vector)
         self._stack = FrameStack(num_envs, spec, config.frame_stack)
@@ -92,6 +98,7 @@ class GreedyEvaluation:
                 )
             running_return[counts] += reward[counts]
             running_length[counts] += 1
+            self._say_if_long(running_length)
             ended = terminated | truncated
             done = counts & ended
             returns += running_return[done].tolist()
@@ -102,6 +109,15 @@ class GreedyEvaluation:
             first = ended if self._same_step else resetting
             resetting = ended & (not self._same_step)
         return np.array(returns, np.float32), np.array(lengths, np.int32)
+
+    def _say_if_long(self, running_length: npt.NDArray[np.int64]) -> None:
+        if not self._warned and running_length.max() >= LONG_EPISODE_STEPS:
+            self._warned = True
+            log.warning(
+                "a greedy episode of %s has lasted %d steps, and there is no score before it ends: "
+                "if it may go on for ever, set max_episode_steps in env_kwargs",
+                self._env, LONG_EPISODE_STEPS,
+            )  # fmt: skip
 
     def close(self) -> None:
         self._vector.close()

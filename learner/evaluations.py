@@ -65,6 +65,7 @@ class Evaluations:
         self._expected: OrderedDict[int, _Expected] = OrderedDict()
         self._longest_s = 0.0
         """From a version to its score."""
+        self._has_evaluator = False
         self._unsaved_best: tuple[NamedTensors, dict[str, Any]] | None = None
         self.reached = False
         """Whether the newest score reached the target."""
@@ -94,7 +95,13 @@ class Evaluations:
         longer_s = 3.0 * max(self._longest_s, wall_s - begun_s)
         return FINAL_EVALUATION_S + min(longer_s, MAX_PATIENCE_S)
 
-    def evaluator_is_free(self) -> None:
+    def evaluator_is_there(self, there: bool) -> None:
+        """Whether there is one now; who comes begins with the newest version."""
+        if there and not self._has_evaluator:
+            self._pass_over_older()
+        self._has_evaluator = there
+
+    def _pass_over_older(self) -> None:
         """An evaluator takes the newest version next, or one that comes right after: the weights of
         those before go."""
         for passed_over in list(self._expected.values())[: -IN_PLAY // 2]:
@@ -111,7 +118,7 @@ class Evaluations:
             return None
         while self._expected and next(iter(self._expected)) <= result.version:
             self._expected.popitem(last=False)
-        self.evaluator_is_free()
+        self._pass_over_older()
         self._longest_s = max(self._longest_s, wall_s - expected.since_s)
         state, config = self._state, self._config
         facts: dict[str, Any] = {

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import zmq
 
@@ -22,7 +21,6 @@ from common.deadlines import Deadlines
 from common.descriptors import allow_descriptors
 from common.device import use_device
 from common.environments import probe_spec
-from common.errors import NonFiniteLoss
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
 from common.messages import ACTING, EVALUATION, NamedTensors
@@ -42,6 +40,7 @@ from learner.checkpoint import (
 )
 from learner.control import ControlPlane
 from learner.device import choose_device
+from learner.divergence import check_result, check_weights
 from learner.evaluations import FINAL_EVALUATION_S, Evaluations
 from learner.feed import Feed
 from learner.host_memory import keep_freed_memory
@@ -54,7 +53,7 @@ from learner.saving import Saving
 from learner.sinks import open_sinks
 from learner.status import learner_values
 from learner.targets import Targets
-from learner.update import QLearner, TrainBatch, batch_statistics
+from learner.update import QLearner, TrainBatch
 from learner.weights import Snapshot
 
 WAIT_S = 0.05
@@ -158,7 +157,6 @@ class _Learner:
         self._evaluations = Evaluations(
             config, self._spec, self._state, self._counters, self._directory
         )
-        self._had_evaluator = False
         self._saving = Saving(options.run_dir, self._counters)
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
@@ -315,12 +313,7 @@ class _Learner:
             return
         (update, batch, result), self._pending = self._pending, None
         priority, loss, mean_q = result.read()
-        if not np.isfinite(loss) or not np.isfinite(priority).all():
-            raise NonFiniteLoss(
-                f"the loss became {loss} at update {update}: lower learning_rate or "
-                f"max_grad_norm, or clip rewards. The batch: {batch_statistics(batch)}. "
-                f"Resume from the last checkpoint with --resume {self._options.run_dir}"
-            )
+        check_result(loss, priority, update, batch, self._options.run_dir)
         self._counters.loss, self._counters.mean_q = loss, mean_q
         feed.done(batch, priority)
 
@@ -356,10 +349,7 @@ class _Learner:
         self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
-        has_evaluator = self._peers.has_evaluator
-        if has_evaluator and not self._had_evaluator:
-            self._evaluations.evaluator_is_free()
-        self._had_evaluator = has_evaluator
+        self._evaluations.evaluator_is_there(self._peers.has_evaluator)
         for result in self._peers.take_evaluations():
             facts = self._evaluations.take(result, self._wall_s())
             if facts is not None:
@@ -397,13 +387,7 @@ class _Learner:
         return time.monotonic() - self._began_s
 
     def _checkpoint(self, *, required: bool = False) -> None:
-        if not all(bool(p.isfinite().all()) for p in self._learner.online.parameters()):
-            # A finite loss can have gradients that are not.
-            raise NonFiniteLoss(
-                f"the weights are not finite after update {self._learner.updates}: lower "
-                "learning_rate or max_grad_norm, or clip rewards. "
-                f"Resume from the last checkpoint with --resume {self._options.run_dir}"
-            )
+        check_weights(self._learner.online, self._learner.updates, self._options.run_dir)
         self._state.wall_s = self._wall_s()
         self._state.updates = self._learner.updates
         self._saving.attempt(self._write_checkpoint, required=required)

@@ -42,9 +42,11 @@ from replay_server.table import Reply, Table
 POLL_MS = 20
 INSERTS_AHEAD = 16
 """Messages of one peer that are received before this process looks at them; others wait there."""
-ANSWERED_PER_TURN, STORED_PER_TURN = 2, 4
-"""Requests answered, and inserts stored, before acknowledgements are sent and the head is heard
+SAMPLED_PER_TURN, STORED_PER_TURN = 2, 4
+"""Batches sampled, and inserts stored, before acknowledgements are sent and the head is heard
 again. When both sides want more than there is, this is how they share it."""
+ANSWERED_PER_TURN = 2
+"""Requests taken in one turn: priorities ride on them."""
 RECEIVED_PER_TURN = 256
 """Inserts are taken in as they come, and stored in their turn: ZeroMQ gives a message of one peer
 after that of another, and the learner is one of very many."""
@@ -251,14 +253,14 @@ class _Turn:
             answered += self._answer(frames)
             # At once, if it may be: an insert's images were unpacked to look at them.
             if stored < STORED_PER_TURN:
-                stored += self._say(self._table.advance(1))
-        self._trace.phase("inserting")
-        stored += self._say(self._table.advance(STORED_PER_TURN - stored))
+                stored += self._say(self._table.advance(1, 0))
+        self._trace.phase("priorities, sampling")
+        said = self._say(self._table.advance(STORED_PER_TURN - stored, SAMPLED_PER_TURN))
         self._trace.phase("sending")
         for (peer, _), ack in self._acks.items():
             _send(self._socket, self._table, peer, ack)
         self._acks.clear()
-        return bool(received or stored)
+        return bool(received or said)
 
     def _answer(self, frames: list[codec.Frame]) -> bool:
         """Whether it was more than an insert that is to be stored."""
@@ -267,17 +269,17 @@ class _Turn:
         try:
             message = codec.decode(frames[1:])
         except WireError as error:
-            return self._say([(peer, self._table.reject(None, error, now_s))])
+            return bool(self._say([(peer, self._table.reject(None, error, now_s))]))
         is_insert = isinstance(message, Insert)
         self._trace.phase("inserting" if is_insert else "priorities, sampling")
-        return self._say(self._table.replies(peer, message, now_s)) or not is_insert
+        return bool(self._say(self._table.replies(peer, message, now_s))) or not is_insert
 
-    def _say(self, replies: Iterable[Reply]) -> bool:
-        """Whether there were any."""
-        spoke = False
+    def _say(self, replies: Iterable[Reply]) -> int:
+        """How many there were."""
+        spoke = 0
         since_s = time.perf_counter()
         for peer, reply in replies:
-            spoke = True
+            spoke += 1
             if isinstance(reply, Ack):
                 last = self._acks.get((peer, reply.session))
                 # One for an insert that was sent again may come behind one for a later insert.

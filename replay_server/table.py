@@ -2,13 +2,14 @@
 
     table = storage (where blocks lie) × sampler (which are drawn) × rate limiter (when)
 
-Every message a peer can send goes through `Table.replies`, which gives what is to be sent, to
-whom. Inserts wait in order until the limiter lets them in, so that the error never leaves its band;
-what is acknowledged is stored. Sample requests wait as credit.
+Every message a peer can send goes through `Table.replies`, which gives what is to be answered at
+once. Inserts wait in order, and sample requests as credit, until `Table.advance` stores and serves
+them as far as the limiter lets it, so that the error never leaves its band. What is acknowledged is
+stored.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ from common.transitions import find_transitions
 from replay_server.checks import InsertCheck, check_priorities
 from replay_server.frame_packer import FramePacker
 from replay_server.sampler import Sampler
+from replay_server.sessions import Session, Sessions
 from replay_server.storage import Storage
 
 Reply = tuple[bytes, Message]
@@ -51,24 +53,8 @@ OBSERVED_PERIOD_S = 0.05
 the histograms."""
 MAX_LEARNERS = 1_000
 """Peers that may be owed batches: who asks and vanishes is remembered until it is his turn."""
-SESSIONS_LOOKED_AT = 8
-"""When there are too many."""
-MAX_REMEMBERED_SESSIONS = 100_000
-"""Sessions whose last sequence number is remembered, for dropping duplicates."""
+MAX_OWED = MAX_LEARNERS * MAX_REQUESTED_BATCHES
 _NOTHING = np.empty(0, np.int64), np.empty(0)
-
-
-@dataclass(slots=True)
-class _Session:
-    """What is known of one actor's membership."""
-
-    stored: int = -1
-    """Highest sequence number stored."""
-    received: int = -1
-    """Highest sequence number stored or waiting."""
-    peer: bytes = b""
-    """Where its acknowledgements go: changes when it reconnects."""
-    waiting: int = 0
 
 
 @dataclass(slots=True)
@@ -130,7 +116,7 @@ class Table:
         self._waiting: deque[tuple[Insert, float]] = deque()
         self._waiting_bytes = 0
         self._max_waiting = max(storage.nbytes, MIN_WAITING_BYTES)
-        self._sessions: OrderedDict[int, _Session] = OrderedDict()
+        self._sessions = Sessions()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
         self._now_s = 0.0
         """Of the newest message, or of the newest look at the waiting times."""
@@ -151,10 +137,9 @@ class Table:
         """As `replies`, and then all of `advance`."""
         return [*self.replies(peer, message, now_s), *self.advance()]
 
-    def replies(self, peer: bytes, message: Message, now_s: float) -> Iterator[Reply]:
-        """Take a message from a peer; gives what to send, one by one, so that a batch can be on its
-        way while the next is gathered. To be used up before the next message. An insert is stored
-        by `advance`: a learner's request that came behind many of them need not wait for them.
+    def replies(self, peer: bytes, message: Message, now_s: float) -> list[Reply]:
+        """Take a message from a peer; returns what is to be sent at once. What it asks for is up to
+        `advance`: a learner's request that came behind many inserts need not wait for them.
 
         A message that breaks the contract changes nothing and is answered by Rejected.
 
@@ -168,12 +153,9 @@ class Table:
                 raise MalformedMessage(
                     f"a replay server does not take {message.kind!r}", Reason.UNKNOWN_KIND
                 )
-            replies = handler(peer, message)
+            return handler(peer, message)
         except MalformedMessage as error:
-            yield peer, self.reject(message, error, now_s)
-            return
-        yield from replies
-        yield from self._serve()
+            return [(peer, self.reject(message, error, now_s))]
 
     def reject(self, message: Message | None, error: WireError, now_s: float) -> Rejected:
         """Count a refusal and say it. `message` None: it could not even be decoded."""
@@ -188,7 +170,8 @@ class Table:
             elapsed_s = now_s - self._now_s
             blocked = self._waiting and not self.limiter.can_insert()
             self.counters.insert_blocked_s += elapsed_s if blocked else 0.0
-            self.counters.sample_blocked_s += elapsed_s if self._owed else 0.0
+            starved = self._owed and not self._may_sample
+            self.counters.sample_blocked_s += elapsed_s if starved else 0.0
         self._now_s = now_s
 
     # ------------------------------------------------------------------------------------- inserts
@@ -196,7 +179,7 @@ class Table:
     def _on_insert(self, peer: bytes, insert: Insert) -> list[Reply]:
         self._checks.check(insert)
         # Remembered once something of it is accepted: inventing sessions costs a stranger as much.
-        session = self._sessions.get(insert.session) or _Session()
+        session = self._sessions.get(insert.session) or Session()
         if insert.sequence <= session.received:
             self.counters.duplicates += 1
             session.peer = peer
@@ -221,9 +204,7 @@ class Table:
         session.peer = peer
         session.received = insert.sequence
         session.waiting += 1
-        self._sessions[insert.session] = session
-        self._sessions.move_to_end(insert.session)
-        self._forget_old_sessions()
+        self._sessions.remember(insert.session, session)
         self._waiting.append((insert, self._now_s))
         self._waiting_bytes += nbytes
         return []
@@ -252,15 +233,6 @@ class Table:
             self._make_drawable(0, priority[before_the_end:], starts[before_the_end:])
             priority, starts = priority[:before_the_end], starts[:before_the_end]
         self.sampler.write(first * length, priority.ravel(), starts.ravel())
-
-    def _forget_old_sessions(self) -> None:
-        """Those that wait are kept: there are no more of them than of inserts that wait."""
-        looked_at = 0
-        while len(self._sessions) > MAX_REMEMBERED_SESSIONS and looked_at < SESSIONS_LOOKED_AT:
-            oldest, session = self._sessions.popitem(last=False)
-            if session.waiting:
-                self._sessions[oldest] = session
-            looked_at += 1
 
     # ------------------------------------------------------------------------------------- samples
 
@@ -357,28 +329,35 @@ class Table:
 
     # ---------------------------------------------------------------------------------------- both
 
-    def advance(self, inserts: int = MAX_WAITING) -> Iterator[Reply]:
-        """Store what waits and serve what is owed, as much as the limiter allows, but no more than
-        so many inserts. To be used as `replies`."""
+    def advance(self, inserts: int = MAX_WAITING, batches: int = MAX_OWED) -> Iterator[Reply]:
+        """Serve what is owed and store what waits, as much as the limiter allows, but no more than
+        so many batches and inserts. Gives what to send one by one, so that a batch can be on its
+        way while the next is gathered; to be used up before anything else is asked of the table."""
+        batches = yield from self._serve(batches)
         while inserts and self._waiting and self.limiter.can_insert():
             insert, since_s = self._waiting.popleft()
             self._waiting_bytes -= _held_bytes(insert)
             self._insert_s.observe(self._now_s - since_s)
             yield self._store(insert)
             inserts -= 1
-            yield from self._serve()
+            batches = yield from self._serve(batches)
 
-    def _serve(self) -> Iterator[Reply]:
-        while self._owed and self._may_sample:
+    def _serve(self, most: int) -> Generator[Reply, None, int]:
+        """Batches that are owed, at most so many; returns how many of these are left."""
+        while most and self._owed and self._may_sample:
             peer, owed = self._owed.popitem(last=False)
-            reply: Batch | Drawn
-            if owed.keys_only:
-                reply = self._drawn(self._sample_batches(owed, owed.batches))
-            else:
-                reply = self._batch(self._sample_batches(owed, 1))
+            before, reply = owed.batches, self._next_reply(owed, most)
+            most -= before - owed.batches
             if owed.batches:
                 self._owed[peer] = owed  # To the end: learners take turns.
             yield peer, reply
+        return most
+
+    def _next_reply(self, owed: _Owed, most: int) -> Batch | Drawn:
+        """A batch of what is owed, or the keys of at most so many."""
+        if owed.keys_only:
+            return self._drawn(self._sample_batches(owed, min(owed.batches, most)))
+        return self._batch(self._sample_batches(owed, 1))
 
     @property
     def _may_sample(self) -> bool:
@@ -417,11 +396,7 @@ class Table:
             self._make_drawable(int(run[0]), storage.priority[slots], starts)
         # In the order in which they were last heard of, for the oldest are forgotten first.
         filled = filled[np.argsort(storage.number[filled])]
-        sessions, sequences = storage.session[filled], storage.sequence[filled]
-        newest = len(filled) - 1 - np.unique(sessions[::-1], return_index=True)[1]
-        for i in np.sort(newest):
-            sequence = int(sequences[i])
-            self._sessions[int(sessions[i])] = _Session(stored=sequence, received=sequence)
+        self._sessions.restore(storage.session[filled], storage.sequence[filled])
         self.limiter.resume(int(storage.counters[INSERTED]), int(storage.counters[SAMPLED]))
 
 

@@ -20,6 +20,7 @@ import zmq
 
 import learner.admission
 import learner.head
+import replay_server.sessions
 import replay_server.table
 import tests.unit.replay_server.tables
 from actor.inference_server import InferenceBatch
@@ -290,7 +291,7 @@ TARGETS = (TableTarget, HeadTarget, ActorTarget, MemberTarget)
 @contextmanager
 def small_bounds() -> Iterator[None]:
     with (
-        patch.object(replay_server.table, "MAX_REMEMBERED_SESSIONS", FEW),
+        patch.object(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", FEW),
         patch.object(replay_server.table, "MAX_WAITING", FEW),
         patch.object(replay_server.table, "MAX_LEARNERS", FEW),
         patch.object(learner.head, "MAX_MEMBERS", FEW),

@@ -136,6 +136,20 @@ def test_an_environments_own_vector_class() -> None:
     assert returns.tolist() == lengths.tolist()  # 1 for every step.
 
 
+@pytest.mark.parametrize(("steps", "said"), [(100, 1), (101, 0)])
+def test_an_episode_that_may_never_end_is_mentioned_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, steps: int, said: int
+) -> None:
+    monkeypatch.setattr(actor.evaluation, "LONG_EPISODE_STEPS", steps)
+    greedy = evaluation(2, env_kwargs={"episodes": [(100, "truncated")]})
+    for _ in range(2):
+        played(greedy, seed=20)
+    greedy.close()
+    found = [r.getMessage() for r in caplog.records if "max_episode_steps" in r.getMessage()]
+    assert len(found) == said
+    assert all(f"{LEDGER} has lasted 100 steps" in line for line in found)
+
+
 def test_whoever_says_no_is_asked_at_every_step_and_heard() -> None:
     greedy, answers = evaluation(4), [False, True, True]
     with pytest.raises(Interrupted):

@@ -94,7 +94,18 @@ def test_an_evaluation_may_outlast_any_number_of_versions(stage: Stage, later: i
 
 def test_an_evaluator_that_comes_late_plays_the_newest(stage: Stage) -> None:
     stage.publish(20)
-    stage.evaluations.evaluator_is_free()
+    stage.evaluations.evaluator_is_there(True)
+    stage.publish(100)
+    stage.evaluations.evaluator_is_there(True)  # It plays on.
+    assert stage.score(20, 2.0) is not None
+    assert stage.best == 20
+
+
+def test_an_evaluator_in_place_of_another_plays_the_newest(stage: Stage) -> None:
+    stage.evaluations.evaluator_is_there(True)
+    stage.publish(20)
+    stage.evaluations.evaluator_is_there(False)
+    stage.evaluations.evaluator_is_there(True)
     stage.publish(100)
     assert stage.score(20, 2.0) is not None
     assert stage.best == 20

@@ -11,7 +11,7 @@ import zmq
 from common import transport
 from common.membership import Membership
 from common.messages import Ack, Batch, Message
-from replay_server.server import STORED_PER_TURN, serve
+from replay_server.server import SAMPLED_PER_TURN, STORED_PER_TURN, serve
 from replay_server.table import Table
 from tests.experience import LAYOUT, insert, steps
 from tests.unit.replay_server.tables import make_table, request
@@ -127,3 +127,22 @@ def test_a_learner_does_not_wait_for_what_very_many_actors_sent_before() -> None
     assert isinstance(batch, Batch)
     # ZeroMQ hands over a message of each peer in turn: the learner's comes behind one of each.
     assert batch.inserted <= STORED_PER_TURN * LAYOUT.length
+
+
+def test_neither_side_gets_more_than_its_share_while_both_want_more() -> None:
+    turns, batches = 10, 64
+    inserts = turns * STORED_PER_TURN
+    table = make_table(slots=2 * inserts)
+    table.handle(b"before", insert(steps(), session=99), 0.0)
+    messages = [insert(steps(), sequence=sequence) for sequence in range(inserts)]
+    with served(table, request(batches), *messages) as peer:
+        answers: list[Batch] = []
+        while len(answers) < batches:
+            answer = heard(peer)
+            if isinstance(answer, Batch):
+                answers.append(answer)
+    stored = [answer.inserted // LAYOUT.length - 1 for answer in answers]
+    # A turn's batches may go out before its inserts are stored, or after.
+    for i, count in enumerate(stored):
+        turn = i // SAMPLED_PER_TURN
+        assert min(STORED_PER_TURN * turn, inserts) <= count <= STORED_PER_TURN * (turn + 1)

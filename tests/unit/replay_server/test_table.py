@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import replay_server.sessions
 from common.errors import Reason
 from common.messages import Ack, Batch, Rejected, SampleRequest
-from replay_server import table as table_module
+from replay_server.table import Table
 from tests.experience import (
     LAYOUT,
     Kinds,
@@ -177,7 +178,7 @@ def test_inserts_beyond_the_band_wait_and_are_acknowledged_in_order_as_samples_a
     assert len(table.handle(LEARNER, request(), 0.0)) == 1
 
 
-def full_table_with_two_waiting() -> table_module.Table:
+def full_table_with_two_waiting() -> Table:
     table = make_table(samples_per_insert=1.0, min_size_to_sample=4, tolerance=4.0, insert_window=2)
     for sequence in range(5):  # 0 … 2 are stored, 3 and 4 wait.
         table.handle(ACTOR, insert(steps(), sequence=sequence), 0.0)
@@ -222,7 +223,7 @@ def test_an_insert_beyond_the_window_is_rejected_and_can_be_sent_again_later() -
 def test_the_oldest_sessions_are_forgotten_but_never_one_that_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(table_module, "MAX_REMEMBERED_SESSIONS", 2)
+    monkeypatch.setattr(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", 2)
     table = make_table()
     for session in (0, 1, 0, 2):  # Session 0 was heard of after session 1.
         table.handle(ACTOR, insert(steps(), session=session, sequence=session), 0.0)

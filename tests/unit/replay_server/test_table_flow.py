@@ -28,6 +28,31 @@ def test_requests_wait_until_there_is_enough_and_learners_take_turns() -> None:
     assert [batch.sampled for batch in batches(replies)] == [4, 8, 12, 16, 20, 24]
 
 
+def test_no_more_is_served_and_stored_at_once_than_there_may_be() -> None:
+    table = make_table(slots=64)
+    table.handle(ACTOR, insert(steps()), 0.0)
+    for peer, owed in ((b"a", request(3)), (b"b", SampleRequest(4, keys_only=True))):
+        assert table.replies(peer, owed, 0.0) == []
+    for sequence in range(1, 4):
+        assert table.replies(ACTOR, insert(steps(), sequence=sequence), 0.0) == []
+
+    def advanced(inserts: int, batches: int) -> list[object]:
+        """Sequence numbers of what was stored; who got how many transitions."""
+        replies = table.advance(inserts, batches)
+        return [
+            reply.sequence if isinstance(reply, Ack) else (peer, len(reply.key))  # type: ignore[attr-defined]
+            for peer, reply in replies
+        ]
+
+    n = table._batch_size
+    assert advanced(1, 0) == [1]
+    assert advanced(0, 2) == [(b"a", n), (b"b", n)]
+    assert advanced(1, 3) == [(b"a", n), (b"b", 2 * n), 2]
+    assert advanced(0, 0) == []
+    assert advanced(2, 2) == [(b"a", n), (b"b", n), 3]
+    assert advanced(1, 1) == []
+
+
 def test_credit_adds_up_to_a_limit() -> None:
     table = make_table()
     for _ in range(3):
@@ -136,6 +161,15 @@ def test_the_time_that_each_side_waits_is_added_up() -> None:
 
     assert table.counters.sample_blocked_s == 3.0
     assert table.counters.insert_blocked_s == 5.0
+
+
+def test_what_only_waits_for_its_turn_is_no_time_that_a_side_waits() -> None:
+    table = make_table()
+    table.handle(ACTOR, insert(steps()), 1.0)
+    table.replies(LEARNER, request(2), 1.0)
+    table.replies(ACTOR, insert(steps(), sequence=1), 1.0)
+    table.account(4.0)
+    assert table.counters.sample_blocked_s == table.counters.insert_blocked_s == 0.0
 
 
 def test_keys_of_several_batches_go_out_in_one_message_as_they_would_in_many() -> None:

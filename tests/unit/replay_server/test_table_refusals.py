@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import replay_server.checks
+import replay_server.sessions
 from common import codec
 from common.errors import MalformedMessage, Reason
 from common.messages import Ack, Batch, Insert, Message, PartRequest, Rejected, SampleRequest
@@ -280,7 +281,7 @@ def test_invented_sessions_and_learners_are_not_remembered_beyond_a_number(
 ) -> None:
     monkeypatch.setattr(replay_server.table, "MAX_WAITING", 3)
     monkeypatch.setattr(replay_server.table, "MAX_LEARNERS", 3)
-    monkeypatch.setattr(replay_server.table, "MAX_REMEMBERED_SESSIONS", 5)
+    monkeypatch.setattr(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", 5)
     # Nobody samples from the first, so its limiter makes inserts wait; the second holds nothing.
     table = make_table(samples_per_insert=4.0, tolerance=2.0)
     empty = make_table()

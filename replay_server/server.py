@@ -1,7 +1,8 @@
 """The replay server: a socket around a table.
 
 One thread moves frames: everything that arrives is decoded and handed to `Table.replies`, and what
-that returns is sent. Bytes that cannot be decoded cost their sender an error reply.
+that and `Table.advance` give is sent. Bytes that cannot be decoded cost their sender an error
+reply.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from common.errors import WireError
 from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
 from common.membership import JOIN_TIMEOUT_S, Membership
-from common.messages import MAX_INSERT_BYTES, Ack, Insert, Message, Serving
+from common.messages import MAX_INSERT_BYTES, Ack, Batch, Drawn, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Histogram, Telemetry, Values
 from common.process import machine_id
@@ -46,7 +47,7 @@ SAMPLED_PER_TURN, STORED_PER_TURN = 2, 4
 """Batches sampled, and inserts stored, before acknowledgements are sent and the head is heard
 again. When both sides want more than there is, this is how they share it."""
 ANSWERED_PER_TURN = 2
-"""Requests taken in one turn: priorities ride on them."""
+"""Requests taken in one turn: priorities ride on them, and parts of batches are made at once."""
 RECEIVED_PER_TURN = 256
 """Inserts are taken in as they come, and stored in their turn: ZeroMQ gives a message of one peer
 after that of another, and the learner is one of very many."""
@@ -253,14 +254,19 @@ class _Turn:
             answered += self._answer(frames)
             # At once, if it may be: an insert's images were unpacked to look at them.
             if stored < STORED_PER_TURN:
+                self._trace.phase("inserting")
                 stored += self._say(self._table.advance(1, 0))
         self._trace.phase("priorities, sampling")
-        said = self._say(self._table.advance(STORED_PER_TURN - stored, SAMPLED_PER_TURN))
+        served = self._say(self._table.advance(0, SAMPLED_PER_TURN))
+        self._trace.phase("inserting")
+        # What is stored may be what a learner waits for.
+        batches = 0 if served else SAMPLED_PER_TURN
+        said = self._say(self._table.advance(STORED_PER_TURN - stored, batches))
         self._trace.phase("sending")
         for (peer, _), ack in self._acks.items():
             _send(self._socket, self._table, peer, ack)
         self._acks.clear()
-        return bool(received or said)
+        return bool(received or served or said)
 
     def _answer(self, frames: list[codec.Frame]) -> bool:
         """Whether it was more than an insert that is to be stored."""
@@ -272,12 +278,14 @@ class _Turn:
             return bool(self._say([(peer, self._table.reject(None, error, now_s))]))
         is_insert = isinstance(message, Insert)
         self._trace.phase("inserting" if is_insert else "priorities, sampling")
-        return bool(self._say(self._table.replies(peer, message, now_s))) or not is_insert
-
-    def _say(self, replies: Iterable[Reply]) -> int:
-        """How many there were."""
-        spoke = 0
         since_s = time.perf_counter()
+        return bool(self._say(self._table.replies(peer, message, now_s), since_s)) or not is_insert
+
+    def _say(self, replies: Iterable[Reply], since_s: float | None = None) -> int:
+        """How many there were. `since_s`: when the first was begun; None: now."""
+        spoke = 0
+        if since_s is None:
+            since_s = time.perf_counter()
         for peer, reply in replies:
             spoke += 1
             if isinstance(reply, Ack):
@@ -285,9 +293,11 @@ class _Turn:
                 # One for an insert that was sent again may come behind one for a later insert.
                 if last is None or last.sequence < reply.sequence:
                     self._acks[peer, reply.session] = reply
+                since_s = time.perf_counter()
                 continue
             self._trace.phase("sending")
-            self._batch_s.observe(time.perf_counter() - since_s)
+            if isinstance(reply, Batch | Drawn):
+                self._batch_s.observe(time.perf_counter() - since_s)
             _send(self._socket, self._table, peer, reply)
             since_s = time.perf_counter()
             self._trace.phase("priorities, sampling")

@@ -343,20 +343,21 @@ class Table:
             batches = yield from self._serve(batches)
 
     def _serve(self, most: int) -> Generator[Reply, None, int]:
-        """Batches that are owed, at most so many; returns how many of these are left."""
+        """Batches that are owed, at most so many; returns how many of these are left. The keys of
+        all that a learner is owed count as their batches, but go out whole."""
         while most and self._owed and self._may_sample:
             peer, owed = self._owed.popitem(last=False)
-            before, reply = owed.batches, self._next_reply(owed, most)
-            most -= before - owed.batches
+            before, reply = owed.batches, self._next_reply(owed)
+            most = max(most - (before - owed.batches), 0)
             if owed.batches:
                 self._owed[peer] = owed  # To the end: learners take turns.
             yield peer, reply
         return most
 
-    def _next_reply(self, owed: _Owed, most: int) -> Batch | Drawn:
-        """A batch of what is owed, or the keys of at most so many."""
+    def _next_reply(self, owed: _Owed) -> Batch | Drawn:
+        """A batch of what is owed, or the keys of all."""
         if owed.keys_only:
-            return self._drawn(self._sample_batches(owed, min(owed.batches, most)))
+            return self._drawn(self._sample_batches(owed, owed.batches))
         return self._batch(self._sample_batches(owed, 1))
 
     @property

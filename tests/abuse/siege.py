@@ -158,9 +158,19 @@ class Siege:
         if status is not None:
             self.report.updates.append(status["learner"]["updates"])
 
-    def after(self) -> Report:
-        """What the run says of itself now that it is over."""
-        now = self.status()
+    def after(self, counted: Sequence[str] = ()) -> Report:
+        """What the run says of itself now that it is over.
+
+        Args:
+            counted: of what was refused; a member tells with its next heartbeat, which on a loaded
+                machine takes its time.
+        """
+
+        def told() -> dict[str, Any] | None:
+            now = self.status()
+            return now if all(now["refused"].get(name, 0) > 0 for name in counted) else None
+
+        now = until(told, f"these are counted: {', '.join(counted)}")
         report = self.report
         for name, pid in self._members().items():
             if name in report.descriptors:

@@ -2,21 +2,31 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 from hypothesis import strategies as st
 
+from common.blocks import BlockLayout
+from common.compression import CompressedArray, compressed
 from common.errors import Reason
-from common.messages import Batch, PartRequest, SampleRequest
+from common.messages import Batch, Insert, PartRequest, SampleRequest
 from common.rate_limiter import RateLimiter
+from common.spec import EnvSpec
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.table import Reply, Table
-from tests.experience import DISCOUNT, LAYOUT, SPEC
+from tests.experience import DISCOUNT, LAYOUT, SPEC, insert, steps
 
 ACTOR, LEARNER = b"actor", b"learner"
 EXPONENT, EPSILON = 0.6, 1e-6
+IMAGES, IMAGE_LAYOUT = EnvSpec((84, 84), "|u1", 5), BlockLayout(length=4, n_step=3, context=1)
+IMAGE_BLOCKS = 2
+"""In an insert of images."""
 
 
 def make_table(
@@ -29,21 +39,50 @@ def make_table(
     insert_window: int = 1_000,
     prioritized: bool = True,
     path: Path | None = None,
+    spec: EnvSpec = SPEC,
+    layout: BlockLayout = LAYOUT,
 ) -> Table:
-    items, rng = slots * LAYOUT.length, np.random.default_rng(0)
+    items, rng = slots * layout.length, np.random.default_rng(0)
     sampler: Sampler = (
         PrioritizedSampler(items, EXPONENT, EPSILON, rng)
         if prioritized
         else UniformSampler(items, rng)
     )
     return Table(
-        Storage(SPEC, LAYOUT, slots, path),
+        Storage(spec, layout, slots, path),
         sampler,
         RateLimiter(samples_per_insert, min_size_to_sample, tolerance, batch_size),
         discount=DISCOUNT,
         batch_size=batch_size,
         insert_window=insert_window,
     )
+
+
+def images(seed: int) -> npt.NDArray[np.uint8]:
+    """Of an insert: squares of many greys, which get smaller when compressed."""
+    shape = IMAGE_BLOCKS, IMAGE_LAYOUT.rows, 12, 12
+    squares = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return squares.repeat(7, axis=2).repeat(7, axis=3)
+
+
+def packed_insert(seed: int, method: str = "lz4", sequence: int = 0) -> Insert:
+    obs = compressed(images(seed), method)
+    assert isinstance(obs, CompressedArray)
+    kinds = steps(IMAGE_BLOCKS, IMAGE_LAYOUT)
+    return replace(insert(kinds, sequence=sequence, layout=IMAGE_LAYOUT, spec=IMAGES), obs=obs)
+
+
+def unpackings(monkeypatch: pytest.MonkeyPatch) -> list[CompressedArray]:
+    """What is unpacked from now on."""
+    found: list[CompressedArray] = []
+    copy_to = CompressedArray.copy_to
+
+    def counted(array: CompressedArray, out: Any) -> None:
+        found.append(array)
+        copy_to(array, out)
+
+    monkeypatch.setattr(CompressedArray, "copy_to", counted)
+    return found
 
 
 def request(batches: int = 1, updates: Iterable[tuple[int, float]] = ()) -> SampleRequest:

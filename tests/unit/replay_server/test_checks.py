@@ -5,44 +5,37 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from common.blocks import BlockLayout
-from common.compression import METHODS, CompressedArray, compressed
+from common.compression import METHODS, compressed
 from common.errors import MalformedMessage
 from common.messages import Insert
-from common.spec import EnvSpec
 from replay_server.checks import InsertCheck
 from replay_server.storage import Storage
 from tests.experience import insert, steps
-
-IMAGES = EnvSpec((84, 84), "|u1", 5)
-LAYOUT = BlockLayout(length=4, n_step=3, context=1)
-BLOCKS = 2
-
-
-def images(seed: int) -> npt.NDArray[np.uint8]:
-    """Of an insert: squares of many greys, so that they get smaller."""
-    squares = np.random.default_rng(seed).integers(0, 256, (BLOCKS, LAYOUT.rows, 12, 12), np.uint8)
-    return squares.repeat(7, axis=2).repeat(7, axis=3)
-
-
-def packed_insert(seed: int, method: str = "lz4") -> Insert:
-    obs = compressed(images(seed), method)
-    assert isinstance(obs, CompressedArray)
-    return replace(insert(steps(BLOCKS, LAYOUT), layout=LAYOUT, spec=IMAGES), obs=obs)
+from tests.unit.replay_server.tables import (
+    ACTOR,
+    IMAGE_BLOCKS,
+    IMAGE_LAYOUT,
+    IMAGES,
+    images,
+    make_table,
+    packed_insert,
+    unpackings,
+)
 
 
 def damaged(good: Insert) -> Insert:
-    """Fails only when all but its end is unpacked."""
+    """Fails only when most of it is unpacked."""
     obs: Any = good.obs
-    return replace(good, obs=replace(obs, data=obs.data[:-1]))
+    data = obs.data[:-1].copy()
+    data[4:8].view("<u4")[0] -= 1  # The size of its only part.
+    return replace(good, obs=replace(obs, data=data))
 
 
 @pytest.fixture
 def storage() -> Storage:
-    return Storage(IMAGES, LAYOUT, slots=4)
+    return Storage(IMAGES, IMAGE_LAYOUT, slots=4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,8 +58,10 @@ def test_after_images_that_cannot_be_unpacked_nothing_is_taken_for_what_came_bef
     bad = damaged(bad)
     checks.check(good)
 
-    with pytest.raises(MalformedMessage):
+    before = checks._scratch.copy()
+    with pytest.raises(MalformedMessage, match="no lz4"):
         checks.check(bad)
+    assert (checks._scratch != before).any()
 
     assert checks.observations(good) is good.obs
     assert checks.observations(bad) is bad.obs
@@ -74,7 +69,7 @@ def test_after_images_that_cannot_be_unpacked_nothing_is_taken_for_what_came_bef
 
 def test_a_smaller_insert_is_unpacked_where_a_larger_one_was(storage: Storage) -> None:
     checks, large = InsertCheck(storage), packed_insert(1)
-    small = insert(steps(1, LAYOUT), layout=LAYOUT, spec=IMAGES)
+    small = insert(steps(1, IMAGE_LAYOUT), layout=IMAGE_LAYOUT, spec=IMAGES)
     small = replace(small, obs=compressed(images(2)[:1], "lz4"))
     checks.check(large)
     checks.check(small)
@@ -95,11 +90,29 @@ def test_both_are_stored_as_they_were_sent(
 ) -> None:
     # From every slot on, also around the end.
     for _ in range(first_block):
-        storage.write(insert(steps(1, LAYOUT), layout=LAYOUT, spec=IMAGES))
+        storage.write(insert(steps(1, IMAGE_LAYOUT), layout=IMAGE_LAYOUT, spec=IMAGES))
     checks, message = InsertCheck(storage), packed_insert(1)
     checks.check(message)
 
     first, _ = storage.write(message, checks.observations(message) if unpacked else None)
 
-    slots = [(first + block) % storage.slots for block in range(BLOCKS)]
+    slots = [(first + block) % storage.slots for block in range(IMAGE_BLOCKS)]
     np.testing.assert_array_equal(storage.obs[slots], images(1))
+
+
+def test_an_insert_that_is_stored_at_once_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, found = make_table(slots=8, spec=IMAGES, layout=IMAGE_LAYOUT), unpackings(monkeypatch)
+    for sequence in range(3):
+        table.handle(ACTOR, packed_insert(sequence, sequence=sequence), 0.0)
+    assert len(found) == 3
+    stored = table.storage.obs[1:7].reshape(3, *images(0).shape)
+    np.testing.assert_array_equal(stored, [images(sequence) for sequence in range(3)])
+
+
+def test_inserts_that_waited_are_stored_as_they_were_sent() -> None:
+    table = make_table(slots=8, spec=IMAGES, layout=IMAGE_LAYOUT)
+    for sequence in range(3):
+        assert table.replies(ACTOR, packed_insert(sequence, sequence=sequence), 0.0) == []
+    list(table.advance())
+    stored = table.storage.obs[1:7].reshape(3, *images(0).shape)
+    np.testing.assert_array_equal(stored, [images(sequence) for sequence in range(3)])

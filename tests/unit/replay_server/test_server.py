@@ -1,6 +1,7 @@
 """The socket loop around a table: what is said in one go, and what must not be lost by that."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, cast
@@ -11,10 +12,19 @@ import zmq
 from common import transport
 from common.membership import Membership
 from common.messages import Ack, Batch, Message
+from common.metrics import Histogram
 from replay_server.server import SAMPLED_PER_TURN, STORED_PER_TURN, serve
 from replay_server.table import Table
 from tests.experience import LAYOUT, insert, steps
-from tests.unit.replay_server.tables import make_table, request
+from tests.unit.replay_server.tables import (
+    IMAGE_LAYOUT,
+    IMAGES,
+    make_table,
+    packed_insert,
+    part,
+    request,
+    unpackings,
+)
 from tests.waiting import wait_until
 
 
@@ -146,3 +156,32 @@ def test_neither_side_gets_more_than_its_share_while_both_want_more() -> None:
     for i, count in enumerate(stored):
         turn = i // SAMPLED_PER_TURN
         assert min(STORED_PER_TURN * turn, inserts) <= count <= STORED_PER_TURN * (turn + 1)
+
+
+def test_images_of_a_turns_inserts_are_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = unpackings(monkeypatch)
+    table = make_table(slots=8, spec=IMAGES, layout=IMAGE_LAYOUT)
+    messages = [packed_insert(s, sequence=s) for s in range(STORED_PER_TURN)]
+    with served(table, *messages) as peer:
+        assert heard(peer) == Ack(0, STORED_PER_TURN - 1)
+    assert len(unpacked) == STORED_PER_TURN
+
+
+@pytest.mark.parametrize("message", [request(), part(3)])
+def test_the_time_that_a_batch_takes_is_that_of_making_it(
+    message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(slots=8)
+    table.handle(b"before", insert(steps()), 0.0)
+    made_s, sample = 0.05, table.sampler.sample
+
+    def slow(n: int) -> Any:
+        time.sleep(made_s)
+        return sample(n)
+
+    monkeypatch.setattr(table.sampler, "sample", slow)
+    observed: list[float] = []
+    monkeypatch.setattr(Histogram, "observe", lambda _, value: observed.append(value))
+    with served(table, message) as peer:
+        assert isinstance(heard(peer), Batch)
+    assert [value for value in observed if value >= made_s]

@@ -46,10 +46,11 @@ def test_no_more_is_served_and_stored_at_once_than_there_may_be() -> None:
 
     n = table._batch_size
     assert advanced(1, 0) == [1]
-    assert advanced(0, 2) == [(b"a", n), (b"b", n)]
-    assert advanced(1, 3) == [(b"a", n), (b"b", 2 * n), 2]
+    # Keys go out whole.
+    assert advanced(0, 2) == [(b"a", n), (b"b", 4 * n)]
+    assert advanced(1, 1) == [(b"a", n), 2]
     assert advanced(0, 0) == []
-    assert advanced(2, 2) == [(b"a", n), (b"b", n), 3]
+    assert advanced(2, 2) == [(b"a", n), 3]
     assert advanced(1, 1) == []
 
 

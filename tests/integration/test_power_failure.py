@@ -66,7 +66,8 @@ def test_a_run_goes_on_from_what_was_flushed(start: Start, tmp_path: Path) -> No
 
     assert f"resumed from {kept}/{newest:08d}" in log_of(run_dir, "learner")
     assert "it is put aside" in log_of(run_dir, "learner")
-    assert not list(kept.glob("*.partial"))
+    # The run may be writing one of its own at this moment; what was left behind would stay.
+    until(lambda: not list(kept.glob("*.partial")), "what was half written is gone")
     assert after["env_steps"] >= before["env_steps"]
     # Every block that was flushed is there, in its place.
     snapshot = tmp_path / "snapshot"

@@ -192,7 +192,8 @@ _METRICS = (
     _rejections(
         "replay_rejected_messages_total", "Messages that broke the contract.",
         "Something speaks to this port that is not zapex, or an environment gives values "
-        "that its spaces do not hold: the sender's log has the reason.",
+        "that its spaces do not hold: the sender's log has the reason. flood: more inserts wait "
+        "than there is room for, from more actors than the server can serve.",
     ),
     _counter(
         "replay_refused_peers_total", "handshakes",
@@ -223,7 +224,8 @@ _METRICS = (
     ),
     _counter(
         "replay_sample_blocked_seconds_total", "s",
-        "Time in which the learner waited for the limiter.",
+        "Time in which the limiter held back batches that the learner had asked for. With several "
+        "replay servers the learner keeps the proportion itself, and this is 0.",
         "A small share once the replay has min_size_to_sample.",
         "Large: the learner idles. More actors, or a larger samples_per_insert.",
     ),
@@ -244,11 +246,14 @@ _METRICS = (
     ),
     _histogram(
         "replay_insert_seconds", "s", "From an insert's arrival to its being stored.",
-        "Microseconds, unless the limiter holds it.", "As replay_insert_blocked_seconds_total.",
+        "Microseconds, unless the limiter holds it.",
+        "As replay_insert_blocked_seconds_total. While that stands still: the server is "
+        "overloaded; fewer actors, or more replay_servers.",
         _SECONDS,
     ),
     _histogram(
-        "replay_batch_seconds", "s", "Making one batch: drawn, its frames gathered and compressed.",
+        "replay_batch_seconds", "s",
+        "Making one answer: a batch, its frames gathered and compressed, or the keys of several.",
         "Well below learner_update_seconds.",
         "More: let the learner read the storage itself (replay_link), or set compression to none.",
         _SECONDS,
@@ -298,8 +303,9 @@ _METRICS = (
     ),
     _counter(
         "learner_waited_seconds_total", "s", "Time without a batch to train on.",
-        "A small share.", "Large: see replay_sample_blocked_seconds_total; if that is small, the "
-        "link to the replay server is slow.",
+        "A small share.",
+        "Large: more actors, or a larger samples_per_insert. With one replay server whose "
+        "replay_sample_blocked_seconds_total is small: the link to it is slow.",
     ),
     _histogram(
         "learner_update_seconds", "s", "One update; on a GPU, until the one before it is through.",

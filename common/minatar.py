@@ -50,6 +50,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
         use_minimal_action_set: leave out the actions that do nothing in this game.
         sticky_action_prob: probability that a step repeats the action before it.
         difficulty_ramping: the game gets faster the longer it lasts, where it can.
+        max_episode_steps: a game that lasts so many steps is truncated; None: it ends by itself.
     """
 
     def __init__(
@@ -59,15 +60,19 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
         use_minimal_action_set: bool = True,
         sticky_action_prob: float = 0.1,
         difficulty_ramping: bool = True,
+        max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
     ) -> None:
         if not 0.0 <= sticky_action_prob <= 1.0:
             raise ValueError(f"sticky_action_prob = {sticky_action_prob}: must be from 0 to 1")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps = {max_episode_steps}: must be at least 1")
         make_game = game_module(game).Env
         self._games = [make_game(ramping=difficulty_ramping) for _ in range(num_envs)]
         actions = self._games[0].minimal_action_set() if use_minimal_action_set else range(6)
         self._actions = np.fromiter(actions, np.int64)
         self._sticky = sticky_action_prob
+        self._max_steps = max_episode_steps
         self._same_step = autoreset_mode is AutoresetMode.SAME_STEP
         self.metadata = {"autoreset_mode": autoreset_mode, "render_modes": []}
         self.num_envs = num_envs
@@ -80,7 +85,11 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
         self._batch_shape = (num_envs, *self.single_observation_space.shape)
         self._draws = [np.random.RandomState() for _ in range(num_envs)]
         self._last_action = [0] * num_envs
-        self._over = [False] * num_envs
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._over = [False] * self.num_envs
+        self._steps = [0] * self.num_envs
 
     def reset(
         self,
@@ -97,7 +106,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
                 self._draws[i] = self._games[i].random = np.random.RandomState(one)
         for game in self._games:
             game.reset()
-        self._over = [False] * self.num_envs
+        self._begin_anew()
         obs = np.empty(self._batch_shape, np.bool_)
         for i, game in enumerate(self._games):
             obs[i] = game.state()
@@ -106,37 +115,42 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
     def step(
         self, actions: npt.NDArray[np.integer[Any]]
     ) -> tuple[Bools, npt.NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """MinAtar's games end by themselves: nothing is ever truncated."""
         obs = np.empty(self._batch_shape, np.bool_)
         rewards = np.zeros(self.num_envs)
         over, last_action, sticky = self._over, self._last_action, self._sticky
+        steps = self._steps
         action_of = self._actions[actions].tolist()
         for i, (game, draws) in enumerate(zip(self._games, self._draws, strict=True)):
             if over[i]:  # NEXT_STEP: this step's action is ignored.
                 game.reset()
-                over[i] = False
+                over[i], steps[i] = False, 0
             else:
                 # The package keeps the last action across the start of a new game.
                 if not draws.rand() < sticky:
                     last_action[i] = action_of[i]
                 rewards[i], over[i] = game.act(last_action[i])
+                steps[i] += 1
             obs[i] = game.state()
-        terminated = np.array(over)
+        terminated, truncated = np.array(over), np.zeros(self.num_envs, np.bool_)
+        if self._max_steps is not None:
+            truncated = np.array(steps) >= self._max_steps
+        ended = terminated | truncated
+        self._over = ended.tolist()
         info: dict[str, Any] = {}
-        if self._same_step and terminated.any():
-            info = self._start_over(obs, terminated)
-        return obs, rewards, terminated, np.zeros(self.num_envs, np.bool_), info
+        if self._same_step and ended.any():
+            info = self._start_over(obs, ended)
+        return obs, rewards, terminated, truncated, info
 
-    def _start_over(self, obs: Bools, terminated: Bools) -> dict[str, Any]:
+    def _start_over(self, obs: Bools, ended: Bools) -> dict[str, Any]:
         """SAME_STEP: new games take the place of those that ended, whose last observations go into
         an array of objects, as in Gymnasium's own vector environments."""
         final_obs = np.full(self.num_envs, None, object)
-        for i in np.flatnonzero(terminated):
+        for i in np.flatnonzero(ended):
             final_obs[i] = obs[i].copy()
             self._games[i].reset()
             obs[i] = self._games[i].state()
-        self._over = [False] * self.num_envs
-        return {"final_obs": final_obs, "_final_obs": terminated}
+            self._over[i], self._steps[i] = False, 0
+        return {"final_obs": final_obs, "_final_obs": ended}
 
 
 def game_module(game: str) -> ModuleType:

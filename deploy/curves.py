@@ -101,20 +101,23 @@ def throughput_figure(history: History) -> Figure:
     # The replay server leaves before the learner; what it counted stands still then.
     until_s = fills[-1][1] if fills else wall_s
 
-    def shares(name: str) -> list[Point]:
-        return [(at, end, min(share, 1.0)) for at, end, share in rates(name) if end <= until_s]
+    servers = 1 if history.config is None else history.config.replay_servers
+
+    def shares(name: str, processes: int = 1) -> list[Point]:
+        found = [point for point in rates(name) if point[1] <= until_s]
+        return [(at, end, min(share / processes, 1.0)) for at, end, share in found]
 
     of_what = "in" if capacity is None else f"of {capacity:,}"
     draw(steps, rates("env_steps"), BLUE)
     draw(updates, rates("updates"), ORANGE)
     draw(fill, fills, GREEN)
-    draw(waiting, shares("replay_insert_blocked_seconds_total"), BLUE, "actors")
-    draw(waiting, shares("replay_sample_blocked_seconds_total"), ORANGE, "learner")
+    draw(waiting, shares("replay_insert_blocked_seconds_total", servers), BLUE, "actors")
+    draw(waiting, shares("learner_waited_seconds_total"), ORANGE, "learner")
     for axes, title, is_share in (
         (steps, "environment steps per second", False),
         (updates, "learner updates per second", False),
         (fill, f"replay fill, {of_what} transitions", capacity is not None),
-        (waiting, "waiting for the rate limiter", True),
+        (waiting, "waiting for the other side", True),
     ):
         style(axes, wall_s / unit_s)
         axes.set_title(title, loc="left", fontsize="medium")

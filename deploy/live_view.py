@@ -17,10 +17,11 @@ from deploy.refusals import in_a_line, refusals
 from deploy.status_client import Plain
 
 LINE_PERIOD_S = 5.0
-RATE_WINDOW_S = 3.0
-"""Rates are means over this much of the recent past."""
+RATE_WINDOW_S = 10.0
+"""Rates are means over this much of the recent past: a slow actor's inserts come seconds apart,
+each with a thousand steps."""
 
-BLOCKED = ("replay_insert_blocked_seconds_total", "replay_sample_blocked_seconds_total")
+INSERTS_WAITED = "replay_insert_blocked_seconds_total"
 
 
 class Rates:
@@ -152,8 +153,8 @@ class LiveView:
         ]
         lag = max(sum(lags) / max(len(lags), 1), 0.0)
         yield "policy lag", f"{lag:.0f} updates (experience {learner['experience_age']:,.0f})"
-        actors_wait = min(self._rates.per_second("replay_insert_blocked_seconds_total"), 1.0)
-        learner_waits = min(self._rates.per_second("replay_sample_blocked_seconds_total"), 1.0)
+        actors_wait = min(self._rates.per_second(INSERTS_WAITED), 1.0)
+        learner_waits = min(self._rates.per_second("waited_s"), 1.0)
         yield "waiting", f"actors {actors_wait:.0%}, learner {learner_waits:.0%} of the time"
         roles = [m["role"] for m in status["members"]]
         members = f"{roles.count('actor')} actors"
@@ -180,11 +181,10 @@ class _StepsColumn(ProgressColumn):
 
 def _counters(status: Plain) -> dict[str, float]:
     learner = status["learner"]
-    counters = {"env_steps": learner["env_steps"], "updates": learner["updates"]}
-    for member in status["members"]:
-        if member["role"] == "replay_server":
-            for name in BLOCKED:
-                counters[name] = counters.get(name, 0.0) + member["values"].get(name, 0.0)
+    counters = {name: float(learner[name]) for name in ("env_steps", "updates", "waited_s")}
+    servers = [m["values"] for m in status["members"] if m["role"] == "replay_server"]
+    if servers:
+        counters[INSERTS_WAITED] = sum(v.get(INSERTS_WAITED, 0.0) for v in servers) / len(servers)
     return counters
 
 

@@ -198,7 +198,7 @@ def scalars(record: Record, last: Record | None) -> dict[str, float]:
         found["charts/updates_per_second"] = (record.updates - last.updates) / elapsed_s
         for name, tag in (
             ("replay_insert_blocked_seconds_total", "charts/actors_waiting"),
-            ("replay_sample_blocked_seconds_total", "charts/learner_waiting"),
+            ("learner_waited_seconds_total", "charts/learner_waiting"),
         ):
             if name in record.values and name in last.values:
                 found[tag] = (record.values[name] - last.values[name]) / elapsed_s

@@ -15,7 +15,7 @@ MAX_LINES = 4_000
 MAX_READ_BYTES = 32 << 20
 """Of a file that is there already; from a longer one pieces are read, this much together."""
 PIECES = 256
-RECENT = 8
+RECENT = 16
 """Newest lines kept whole, for rates."""
 CURVES = ("learner_loss", "learner_mean_q", "head_training_return", "learner_score")
 """What is kept of older lines, beside their place and their evaluations."""

@@ -28,7 +28,8 @@ FORGET_S = 30.0
 """What was read of a run is kept so long after the last look."""
 ANSWER_S = 5.0
 """How long a head's last answer counts as the present."""
-RATE_WINDOW_S = 3.0
+RATE_WINDOW_S = 10.0
+"""As in `deploy/live_view.py`."""
 VIDEOS = ("*.mp4", "*.webm")
 
 

@@ -74,15 +74,31 @@ def follow(own: Vector, reference: Vector, steps: int, seed: int | list[int] | N
         np.testing.assert_array_equal(obs, expected[0])
         np.testing.assert_array_equal(reward, expected[1])
         np.testing.assert_array_equal(terminated, expected[2])
-        assert not truncated.any()
-        assert not expected[3].any()
+        np.testing.assert_array_equal(truncated, expected[3])
+        over = terminated | truncated
         assert ("final_obs" in info) == ("final_obs" in expected[4])
         if "final_obs" in info:
             np.testing.assert_array_equal(info["_final_obs"], expected[4]["_final_obs"])
-            for i in np.flatnonzero(terminated):
+            for i in np.flatnonzero(over):
                 np.testing.assert_array_equal(info["final_obs"][i], expected[4]["final_obs"][i])
-        ended += int(terminated.sum())
+        ended += int(over.sum())
     return ended
+
+
+@pytest.mark.usefixtures("quiet_matplotlib")
+@pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
+def test_a_limit_truncates_as_gymnasiums_own_does(autoreset: str) -> None:
+    """Random Breakout loses the ball after some ten steps, seldom before the eighth."""
+    limit = {"max_episode_steps": 8}
+    own = vector_of(IDS[1], "vector_entry_point", autoreset, **limit)
+    reference = vector_of(IDS[1], "sync", autoreset, **limit)
+    try:
+        # Of an episode's 8 steps (and the one that begins the next).
+        assert follow(own, reference, 300, seed=3) >= NUM_ENVS * 300 // 9
+        follow(own, reference, 40, seed=[7, 8, 7, 9])
+    finally:
+        own.close()
+        reference.close()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +164,7 @@ print([name for name in ("matplotlib", "seaborn") if name in sys.modules])
     ("env_kwargs", "reason"),
     [
         ({"sticky_action_prob": 1.5}, "sticky_action_prob = 1.5: must be from 0 to 1"),
+        ({"max_episode_steps": 0}, "max_episode_steps = 0: must be at least 1"),
         ({"sticky": 0.1}, "unexpected keyword argument 'sticky'"),
     ],
 )

@@ -32,7 +32,7 @@ CAPACITY = 4_032
 """Whole blocks: 63 of 64."""
 ACTORS_WAITED, LEARNER_WAITED = (
     "replay_insert_blocked_seconds_total",
-    "replay_sample_blocked_seconds_total",
+    "learner_waited_seconds_total",
 )
 LEARNING = (
     line(2.0, 100, episode_returns=[10.0, 20.0]),
@@ -240,6 +240,15 @@ def test_nobody_waits_more_than_all_the_time() -> None:
     history = of_lines(line(1.0, 0, **{ACTORS_WAITED: 9.0}), line(2.0, 10, **{ACTORS_WAITED: 3.0}))
     *_, waiting = panels(throughput_figure(history), 4)
     assert drawn(waiting, "actors") == ([2.0], [1.0])
+
+
+def test_actors_of_several_replay_servers_wait_as_long_as_those_of_one() -> None:
+    config = CONFIG.model_copy(update={"replay_servers": 2})
+    # Of a second, the inserts of one server waited 0.2 s, those of the other 0.6 s.
+    before, after = {ACTORS_WAITED: 3.0}, {ACTORS_WAITED: 3.8}
+    history = of_lines(line(1.0, 0, **before), line(2.0, 10, **after), config=config)
+    *_, waiting = panels(throughput_figure(history), 4)
+    assert drawn(waiting, "actors") == ([2.0], [pytest.approx(0.4)])
 
 
 def test_waiting_ends_when_the_replay_server_leaves() -> None:

@@ -101,9 +101,9 @@ def test_rates_are_differences_over_the_recent_past() -> None:
     assert rates.per_second("steps") == 50.0  # (150 − 100) / 1
     rates.add(12.0, {"steps": 400.0})
     assert rates.per_second("steps") == 150.0  # (400 − 100) / 2
-    # 3 s are remembered: the sample of 10 s is forgotten, that of 11 s is the oldest one.
-    rates.add(14.0, {"steps": 600.0})
-    assert rates.per_second("steps") == 150.0  # (600 − 150) / 3
+    # 10 s are remembered: the sample of 10 s is forgotten, that of 11 s is the oldest one.
+    rates.add(21.0, {"steps": 1_650.0})
+    assert rates.per_second("steps") == 150.0  # (1650 − 150) / 10
     assert rates.per_second("unheard of") == 0.0
 
 
@@ -130,22 +130,14 @@ def test_a_counter_that_begins_anew_or_a_clock_that_stands_still_is_no_rate() ->
 def test_a_status_is_one_line_of_facts(
     view: LiveView, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replay_before = member(
-        "replay_server",
-        replay_insert_blocked_seconds_total=4.0,
-        replay_sample_blocked_seconds_total=0.0,
-    )
+    replay_before = member("replay_server", replay_insert_blocked_seconds_total=4.0)
     view.update(status(replay_before, env_steps=1_000, updates=10))
     capsys.readouterr()
     clock.now_s += LINE_PERIOD_S
     view.update(
         status(
             # In 5 s actors waited (6.5 − 4)/5 of the time, the learner 0.5/5.
-            member(
-                "replay_server",
-                replay_insert_blocked_seconds_total=6.5,
-                replay_sample_blocked_seconds_total=0.5,
-            ),
+            member("replay_server", replay_insert_blocked_seconds_total=6.5),
             member("actor", actor_weights_version=100.0),
             member("actor", actor_weights_version=80.0),
             member("evaluator", weights_version=1.0),
@@ -162,6 +154,7 @@ def test_a_status_is_one_line_of_facts(
             experience_age=1_234.4,
             score=180.26,
             best_score=200.0,
+            waited_s=0.5,
         )
     )
     out = capsys.readouterr().out
@@ -180,6 +173,20 @@ def test_a_status_is_one_line_of_facts(
         "members": "2 actors, lost so far: 3",
         "refused": "1,203 (flood 1,200, handshake 3)",
     }
+
+
+def test_actors_of_several_replay_servers_wait_as_long_as_those_of_one(
+    view: LiveView, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def servers(*waited_s: float) -> list[dict[str, Any]]:
+        return [member("replay_server", replay_insert_blocked_seconds_total=s) for s in waited_s]
+
+    view.update(status(*servers(4.0, 2.0)))
+    capsys.readouterr()
+    clock.now_s += LINE_PERIOD_S
+    # Of 5 s, the inserts of one waited 1 s, those of the other 3 s.
+    view.update(status(*servers(5.0, 5.0)))
+    assert facts(capsys.readouterr().out)["waiting"] == "actors 40%, learner 0% of the time"
 
 
 def test_what_is_not_known_yet_is_not_made_up(

@@ -55,7 +55,7 @@ def heads() -> Iterator[list[Head]]:
 
 def live_run(tmp_path: Path, head: str = "") -> Path:
     now_s = time.time()
-    lines = [line(100 * i, float(i), replay_transitions=50.0 * i) for i in range(10)]
+    lines = [line(100 * max(i - 9, 0), float(i), replay_transitions=50.0 * i) for i in range(20)]
     run_dir = make_run(tmp_path / "live", lines=lines, written_s=now_s)
     if head:
         (run_dir / "head").write_text(head + "\n")
@@ -82,9 +82,9 @@ def test_a_live_run_is_asked_and_its_answer_shown(
     view = look(observatory, "live")
     assert view.status is not None
     assert view.status["learner"] == {"phase": "training"}
-    # Of the newest 3 s: lines 6 to 9.
+    # Of the newest 10 s: lines 9 to 19.
     assert view.flows.env_steps == 100.0
-    assert view.newest["replay_transitions"] == 450.0
+    assert view.newest["replay_transitions"] == 950.0
 
 
 def test_the_answer_of_another_run_at_that_address_is_none(

@@ -46,7 +46,7 @@ class ReplayClient:
         compression: str = "none",
     ) -> None:
         self._context = context
-        self._link = _Link(context, endpoint)
+        self._link = _Link(context, endpoint, 0)
         self._parting: list[_Link] = []
         self._session = session
         self._window = window
@@ -54,6 +54,7 @@ class ReplayClient:
         # Nothing leaves the process on the way to a thread.
         self._compression = "none" if endpoint.startswith("inproc://") else compression
         self._sequence = 0
+        """Beyond all that were ever sent."""
         self.resent = 0
         """Inserts sent again after a new connection."""
         self.abandoned = 0
@@ -74,15 +75,20 @@ class ReplayClient:
         if endpoint == self._link.endpoint:
             return
         log.info("experience goes to %s now", endpoint)
+        # What it was sent before is still in its window, as that server counts.
+        parting = next((link for link in self._parting if link.endpoint == endpoint), None)
+        if parting is not None:
+            self._parting.remove(parting)
         self._link.deadline_s = time.monotonic() + PARTING_S
         self._parting.append(self._link)
-        self._link = _Link(self._context, endpoint)
+        self._link = parting or _Link(self._context, endpoint, self._sequence)
 
     def insert(self, blocks: Blocks, weights_version: int) -> None:
         """Send blocks. The window must not be full."""
+        link = self._link
         message = Insert(
             self._session,
-            self._sequence,
+            link.sequence,
             weights_version,
             # What waits here to be acknowledged is compressed, too.
             compressed(blocks.obs, self._compression),
@@ -90,11 +96,12 @@ class ReplayClient:
             blocks.reward,
             blocks.row_kind,
             blocks.priority,
-            oldest=next(iter(self._link.unacknowledged), self._sequence),
+            oldest=next(iter(link.unacknowledged), link.sequence),
         )
-        self._link.unacknowledged[self._sequence] = message, time.perf_counter()
-        self._sequence += 1
-        transport.send(self._link.socket, message)
+        link.unacknowledged[link.sequence] = message, time.perf_counter()
+        link.sequence += 1
+        self._sequence = max(self._sequence, link.sequence)
+        transport.send(link.socket, message)
 
     def poll(self, timeout_ms: int = 0) -> None:
         """Take acknowledgements, waiting at most `timeout_ms` for the first; send again what a
@@ -133,7 +140,7 @@ class ReplayClient:
 
     def _send_again(self, link: "_Link") -> None:
         # A server without what was acknowledged takes the oldest that there is for the next one.
-        oldest = next(iter(link.unacknowledged), self._sequence)
+        oldest = next(iter(link.unacknowledged), link.sequence)
         for insert, _ in link.unacknowledged.values():
             transport.send(link.socket, replace(insert, oldest=oldest))
         self.resent += len(link.unacknowledged)
@@ -141,9 +148,9 @@ class ReplayClient:
     def _acknowledge(self, link: "_Link", sequence: int) -> None:
         """All inserts up to this one are stored. Raises MalformedMessage for one that is yet to be
         sent."""
-        if sequence >= self._sequence:
+        if sequence >= link.sequence:
             raise MalformedMessage(
-                f"insert {sequence} is acknowledged, {self._sequence} were sent", Reason.SEQUENCE
+                f"insert {sequence} is acknowledged, {link.sequence} were sent", Reason.SEQUENCE
             )
         now_s, unacknowledged = time.perf_counter(), link.unacknowledged
         while unacknowledged and next(iter(unacknowledged)) <= sequence:
@@ -152,10 +159,17 @@ class ReplayClient:
 
 
 class _Link:
-    """A connection, and what went over it and was not acknowledged yet."""
+    """A connection, and what went over it and was not acknowledged yet.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
-        self.endpoint = endpoint
+    Each has numbers of its own, from `sequence` on: a server takes them without gaps, whatever
+    others are sent meanwhile. They begin beyond all before, for it may be a server that has been
+    sent some.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, sequence: int
+    ) -> None:
+        self.endpoint, self.sequence = endpoint, sequence
         self.socket, self.watch = transport.connect_watched(context, zmq.DEALER, endpoint)
         self.unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
         self.deadline_s = 0.0

@@ -92,17 +92,18 @@ class _WeightRelay:
         self._telemetry = Telemetry(self._values)
 
     def run(self, endpoint: str, ready: Callable[[str], None]) -> None:
-        membership, said = self._membership, False
+        membership, said, is_ready = self._membership, 0, False
         while not (self._stop.is_set() or membership.stop_requested):
             membership.poll(time.monotonic(), self._telemetry)
             if membership.joins != self._joins:
                 self._follow_head()
-            if self._frames and not said:
+            if self._frames and said != membership.joins:
                 # Nobody is told of this process before it can answer.
-                said = True
+                said = membership.joins
                 membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
-                ready(endpoint)
-            said = said and membership.joins == self._joins
+                if not is_ready:
+                    ready(endpoint)
+                is_ready = True
             transport.wait_any([self._incoming, self._outgoing], POLL_MS)
             self._take_versions()
             if self._subscriptions.take(time.monotonic()) and self._frames:
@@ -112,9 +113,13 @@ class _WeightRelay:
         self._incoming.close()
 
     def _follow_head(self) -> None:
-        """The head was restarted: it may have gone back to an earlier version."""
+        """The head was restarted, and may have gone back to an earlier version; or it had given
+        this process up."""
         if self._joins:
             self._newest, self._frames = (-1, -1), []
+            # Its newest version may have come before its welcome: it answers every subscription.
+            self._incoming.unsubscribe(ACTING)
+            self._incoming.subscribe(ACTING)
         self._joins = self._membership.joins
         endpoint = self._membership.weights_endpoint
         if endpoint != self._endpoint:

@@ -33,6 +33,9 @@ _REASONS: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "its key does not fit this server's",
 }
 
+_Signature = tuple[int, int, int] | None
+"""Of a file; None: it could not be read."""
+
 log = logging.getLogger(__name__)
 
 
@@ -148,7 +151,7 @@ class AllowList:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / CLIENTS
-        self._seen: Mapping[str, tuple[int, int, int]] = {}
+        self._seen: Mapping[str, _Signature] = {}
         self._next_s = float("-inf")
         self._unreadable = ""
         self.names: dict[bytes, str] = {}
@@ -178,21 +181,27 @@ class AllowList:
             log.warning("no longer allowed: %s", ", ".join(sorted(gone)))
         return bool(gone)
 
-    def _signatures(self) -> dict[str, tuple[int, int, int]]:
+    def _signatures(self) -> dict[str, _Signature]:
         """What tells whether a file is another one than before."""
-        found = {}
+        found: dict[str, _Signature] = {}
+        paths: list[Path] = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as entries:
-            for entry in entries:
-                path = Path(entry.path)
+            paths = [Path(entry.path) for entry in entries]
+        for path in paths:
+            # One that is gone by now, or a link that leads nowhere, is nobody's key.
+            with contextlib.suppress(FileNotFoundError):
                 if path.suffix == ".pub":
                     # Of what a symbolic link leads to: orchestrators mount such.
                     stat = path.stat()
                     found[path.stem] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         return found
 
-    def _read_all(self, names: Mapping[str, object]) -> dict[bytes, str]:
+    def _read_all(self, found: dict[str, _Signature]) -> dict[bytes, str]:
+        """The keys in these files. One that cannot be read stays what it was, if it was one: the
+        others must not wait for it. It is tried again."""
         keys = {}
-        for name in names:
+        before = {name: key for key, name in self.names.items()}
+        for name in list(found):
             path = self._directory / f"{name}.pub"
             try:
                 keys[zmq.utils.z85.decode(public_key(path))] = name
@@ -200,6 +209,11 @@ class AllowList:
                 continue
             except ConfigError as error:
                 self._complain(str(error))
+            except OSError as error:
+                found[name] = None
+                if name in before:
+                    keys[before[name]] = name
+                self._complain(f"{path} cannot be read: {error.strerror}")
         return keys
 
     def _complain(self, what: str) -> None:

@@ -11,7 +11,8 @@ the loop cannot: a slow environment is not a dead process.
 Some C code that hangs never gives up Python's global lock, and then this thread cannot look either.
 For that case Python's faulthandler is always set to go off somewhat later: it needs no lock, and
 ends the process after it has written the stacks, with exit code 1 and no words. The launcher knows
-the rest from the cells.
+the rest from the cells. That alarm cannot tell a process that hangs from one that was stopped
+(SIGSTOP, a container's pause): one that goes on after a longer stop ends, and is started again.
 """
 
 import faulthandler

@@ -28,6 +28,7 @@ from common.errors import (
     WireError,
 )
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
+from common.listening_clock import ListeningClock
 from common.manifest import Manifest
 from common.messages import (
     Directive,
@@ -55,6 +56,9 @@ FIRST_WORD_S, LAST_WORD_S = 2.0, 30.0
 HEAD_SILENCE_WARNING_S = 10.0
 HEAD_SILENCE_LIMIT_S = 600.0
 """A process that has not heard from the head for so long ends."""
+MAX_UNHEARD_S = 60.0
+"""What lies between two looks counts as no more silence than this: a process that was stopped for
+an hour has not listened."""
 
 FAREWELL_MS = 2_000
 """How long a process that ends at once waits for its goodbye to be heard, at most."""
@@ -130,7 +134,9 @@ class Membership:
         self._next_busy_s = 0.0
         self._next_poll_s = 0.0
         self._next_heartbeat_s = 0.0
+        self._clock = ListeningClock(0.0, MAX_UNHEARD_S)
         self._last_heard_s = 0.0
+        """As that clock shows it."""
         self._warned = False
         self._joining = False
         self._episodes: list[Episode] = []
@@ -283,7 +289,7 @@ class Membership:
         )
 
     def _check_silence(self, now_s: float) -> None:
-        silence_s = now_s - self._last_heard_s
+        silence_s = self._clock.at(now_s) - self._last_heard_s
         if silence_s > HEAD_SILENCE_LIMIT_S:
             raise HeadUnreachable(
                 f"the head at {self.address} has been silent for {silence_s:.0f} s: giving up"
@@ -306,10 +312,11 @@ class Membership:
                 continue
             if message is None:
                 return
+            listened_s = self._clock.at(now_s)
             if self._warned:
-                silence_s = now_s - self._last_heard_s
+                silence_s = listened_s - self._last_heard_s
                 log.info("word from the head at %s again after %.0f s", self.address, silence_s)
-            self._last_heard_s, self._warned = now_s, False
+            self._last_heard_s, self._warned = listened_s, False
             if isinstance(message, Welcome):
                 self._take_welcome(message, now_s)
             elif isinstance(message, Refused):

@@ -247,7 +247,7 @@ class InTurn:
     """
 
     endpoint = ENDPOINT
-    has_evaluator = True
+    evaluator = 0
 
     def __init__(
         self,

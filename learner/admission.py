@@ -71,22 +71,6 @@ class FloodGate:
         self._heard.clear()
 
 
-class ListeningClock:
-    """Goes as long as somebody listens: a thread that had no processor for ten seconds must not
-    hold them against those who spoke meanwhile, and were not heard."""
-
-    def __init__(self, now_s: float) -> None:
-        self._before_s = now_s
-        self._passed_s = 0.0
-
-    def at(self, now_s: float) -> float:
-        """What it shows at each look, of which there are several a second. `now_s` is monotonic, in
-        seconds, as is the answer, whose beginning is another."""
-        self._passed_s += min(now_s - self._before_s, MAX_LOOK_S)
-        self._before_s = now_s
-        return self._passed_s
-
-
 class LineBudget:
     """Lines that members' comings and goings may write: many at once, one a second in the long run,
     so that joins without end do not fill a disk."""

@@ -60,6 +60,11 @@ class RunState:
     evaluated: int = 0
     """Evaluations so far."""
 
+    def note_best(self, score: float | None) -> None:
+        """Weights with that score are kept."""
+        if score is not None and (self.best_score is None or score > self.best_score):
+            self.best_score = score
+
     def note_evaluation(self, facts: dict[str, float]) -> None:
         """Keep the newest one's facts."""
         self.evaluated += 1
@@ -102,6 +107,16 @@ def save_best(
     path = directory / f"{BEST}.safetensors"
     _write(path, {f"online.{k}": v for k, v in weights.items()}, {"spec": spec.to_plain(), **facts})
     return path
+
+
+def best_score(directory: Path) -> float | None:
+    """What the weights that are kept as the best ones scored; None: there are none, or none that
+    are as they were written."""
+    try:
+        _, facts = _read(directory / f"{BEST}.safetensors")
+        return float(facts["return_mean"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return None
 
 
 def checkpoints(directory: Path) -> list[Path]:

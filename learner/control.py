@@ -17,6 +17,7 @@ from common import codec, transport
 from common.cut_off import CutOff
 from common.errors import AddressInUse, WireError
 from common.health import Health
+from common.listening_clock import ListeningClock
 from common.manifest import Manifest
 from common.messages import (
     ACTING,
@@ -34,7 +35,7 @@ from common.rejections import Rejections
 from common.security import refused_peers
 from common.subscriptions import Subscriptions, bind_publisher
 from common.trace import Trace
-from learner.admission import FloodGate, ListeningClock
+from learner.admission import MAX_LOOK_S, FloodGate
 from learner.announcement import Announcement
 from learner.feed import Feed, open_feed
 from learner.head import Head, Reply
@@ -135,7 +136,7 @@ class ControlPlane:
         )
         self._next_subscriptions_s = 0.0
         self._gate = FloodGate()
-        self._clock = ListeningClock(time.monotonic())
+        self._clock = ListeningClock(time.monotonic(), MAX_LOOK_S)
         self._asking: dict[bytes, None] = {}
         """Who waits for a status, in the order in which they asked."""
         self._next_status_s = 0.0
@@ -156,7 +157,7 @@ class ControlPlane:
         self._evaluations: list[EvalResult] = []
         self._replay_servers: dict[int, Serving] = {}
         self._replay_known = threading.Event()
-        self._evaluator_is_there = False
+        self._evaluator: int | None = None
         self._nobody_left = threading.Event()
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
@@ -214,8 +215,8 @@ class ControlPlane:
             feed.follow(self._followed)
 
     @property
-    def has_evaluator(self) -> bool:
-        return self._evaluator_is_there
+    def evaluator(self) -> int | None:
+        return self._evaluator
 
     def stop_members(self, timeout_s: float) -> None:
         """Tell every member to stop and wait until all have left, or `timeout_s` is over."""
@@ -291,7 +292,7 @@ class ControlPlane:
             with self._lock:
                 self._evaluations += evaluations
         self._replay_servers = self._head.replay_servers
-        self._evaluator_is_there = self._head.has_evaluator
+        self._evaluator = self._head.evaluator
         (self._replay_known.set if self._replay_servers else self._replay_known.clear)()
         (self._nobody_left.clear if self._head.members else self._nobody_left.set)()
         return messages > 0 and not more

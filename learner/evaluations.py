@@ -65,7 +65,8 @@ class Evaluations:
         self._expected: OrderedDict[int, _Expected] = OrderedDict()
         self._longest_s = 0.0
         """From a version to its score."""
-        self._has_evaluator = False
+        self._evaluators: set[int] = set()
+        """Sessions of those that there were."""
         self._unsaved_best: tuple[NamedTensors, dict[str, Any]] | None = None
         self.reached = False
         """Whether the newest score reached the target."""
@@ -95,11 +96,12 @@ class Evaluations:
         longer_s = 3.0 * max(self._longest_s, wall_s - begun_s)
         return FINAL_EVALUATION_S + min(longer_s, MAX_PATIENCE_S)
 
-    def evaluator_is_there(self, there: bool) -> None:
-        """Whether there is one now; who comes begins with the newest version."""
-        if there and not self._has_evaluator:
+    def follow(self, evaluator: int | None) -> None:
+        """The session of the evaluator that came last, if there is one: who comes, alone or in
+        place of one that died, begins with the newest version."""
+        if evaluator is not None and evaluator not in self._evaluators:
+            self._evaluators.add(evaluator)
             self._pass_over_older()
-        self._has_evaluator = there
 
     def _pass_over_older(self) -> None:
         """An evaluator takes the newest version next, or one that comes right after: the weights of

@@ -82,7 +82,8 @@ class Head:
         self._services = Services()
         self._replaced: set[int] = set()
         """Numbers of replay servers whose successor is being taken in."""
-        self.has_evaluator = False
+        self.evaluator: int | None = None
+        """The session of the one that came last."""
         self.run_state = "run"
         self._members_changed()
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -165,7 +166,8 @@ class Head:
         ends = [m.first_env_index + m.num_envs for m in members if m.role == "actor"]
         self.ladder_size = max([self._manifest.config.expected_envs, *ends])
         self._services.update(members, self._replaced)
-        self.has_evaluator = any(m.role == "evaluator" for m in members)
+        evaluators = [m.session for m in members if m.role == "evaluator"]
+        self.evaluator = evaluators[-1] if evaluators else None
 
     # ------------------------------------------------------------------------------------ messages
 

@@ -33,6 +33,7 @@ from common.trace import trace_to
 from learner.announcement import Announcement
 from learner.checkpoint import (
     RunState,
+    best_score,
     load_run_state,
     newest_intact,
     restore_learner,
@@ -142,6 +143,8 @@ class _Learner:
         if self._resume_from is not None:
             self._state, self._spec = load_run_state(self._resume_from)
             self._state.epoch += 1
+            # What came after the checkpoint is done again, but the best weights are kept at once.
+            self._state.note_best(best_score(self._directory))
             check_resumable(run_directory.stored_config(options.run_dir), config)
         else:
             with Deadlines(config):
@@ -225,9 +228,9 @@ class _Learner:
             log.info("resumed from %s", self._resume_from)
             self._publish()
             self._send_weights()
-        else:
-            # A learner that is killed early goes on with this network and this run's counters.
-            self._checkpoint(required=True)
+        # A learner that is killed early goes on with this network and this run's counters, and its
+        # next start is another epoch.
+        self._checkpoint(required=self._resume_from is None)
 
     def _train(self) -> Outcome:
         self._counters.phase = "waiting"
@@ -349,7 +352,7 @@ class _Learner:
         self._publish_tensors(EVALUATION, version, tensors)
 
     def _take_evaluations(self) -> None:
-        self._evaluations.evaluator_is_there(self._peers.has_evaluator)
+        self._evaluations.follow(self._peers.evaluator)
         for result in self._peers.take_evaluations():
             facts = self._evaluations.take(result, self._wall_s())
             if facts is not None:
@@ -360,7 +363,7 @@ class _Learner:
     def _evaluate_finally(self) -> None:
         """The budget is spent: the last weights get their score too, if anybody can give it."""
         self._counters.phase = "finishing"
-        if not self._peers.has_evaluator:
+        if self._peers.evaluator is None:
             return
         version = self._learner.updates
         evaluations = self._state.evaluations
@@ -372,7 +375,7 @@ class _Learner:
         patience_s = self._evaluations.patience_s(since_s)
         while self._evaluations.expects(version):
             now_s = self._wall_s()
-            there_s = now_s if self._peers.has_evaluator else there_s
+            there_s = there_s if self._peers.evaluator is None else now_s
             if now_s - since_s > patience_s or now_s - there_s > FINAL_EVALUATION_S:
                 log.warning("no score of the last weights within %.0f s", now_s - since_s)
                 return

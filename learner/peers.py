@@ -31,8 +31,8 @@ class Peers(Protocol):
     """Metrics of the run as a whole."""
 
     @property
-    def has_evaluator(self) -> bool:
-        """Whether somebody would give a version its score."""
+    def evaluator(self) -> int | None:
+        """The session of who would give a version its score, of several the last to come."""
 
     def publish(self, topic: bytes, epoch: int, version: int, tensors: NamedTensors) -> None:
         """Hand out a version of the weights."""

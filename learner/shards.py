@@ -207,7 +207,9 @@ class ShardedBatches:
     @property
     def overwritten(self) -> int:
         """As `Batches.overwritten`."""
-        return self._overwritten + sum(s.link.overwritten for s in self._shards.values())
+        # A copy: the feed's thread may have another server follow meanwhile.
+        shards = list(self._shards.values())
+        return self._overwritten + sum(shard.link.overwritten for shard in shards)
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:

@@ -46,6 +46,8 @@ MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
 MAX_WAITING = 100_000
 """Inserts of all actors together that may wait for the limiter."""
+MAX_GIVEN_UP = 4
+"""Windows of inserts of one actor that may wait although it has been elsewhere since."""
 MIN_WAITING_BYTES = 1 << 30
 """They may take as much memory as the replay itself, or so much if that is less."""
 OBSERVED_PERIOD_S = 0.05
@@ -196,14 +198,17 @@ class Table:
                 f"{len(self._waiting)} inserts wait already: too many actors, or a flood",
                 Reason.FLOOD,
             )
-        if session.waiting >= self._insert_window:
+        given_up, waiting = session.given_up, session.waiting
+        if insert.oldest > session.received:
+            given_up, waiting = given_up + waiting, 0
+        if max(given_up / MAX_GIVEN_UP, waiting) >= self._insert_window:
             raise MalformedMessage(
                 f"more than {self._insert_window} unacknowledged inserts: the window is full",
                 Reason.WINDOW,
             )
         session.peer = peer
         session.received = insert.sequence
-        session.waiting += 1
+        session.given_up, session.waiting = given_up, waiting + 1
         self._sessions.remember(insert.session, session)
         self._waiting.append((insert, self._now_s))
         self._waiting_bytes += nbytes
@@ -217,7 +222,10 @@ class Table:
         self.counters.inserted_blocks += len(starts)
         session = self._sessions[insert.session]
         session.stored = insert.sequence
-        session.waiting -= 1
+        if session.given_up:
+            session.given_up -= 1
+        else:
+            session.waiting -= 1
         return session.peer, Ack(insert.session, insert.sequence)
 
     def _make_drawable(

@@ -86,6 +86,7 @@ class Fleet:
     def start(self, head: str) -> None:
         """Start all of them; they join that head."""
         self._head = head
+        self._hopeless.clear()
         for name in self._places:
             self._start(name)
 

@@ -229,6 +229,26 @@ def test_a_list_that_cannot_be_read_for_a_while_puts_nobody_out(
     assert set(listed.names.values()) == {"alice"}
 
 
+def test_an_entry_that_cannot_be_read_is_what_it_was_and_does_not_hold_up_the_others(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = authentication.AllowList(directory)
+    entry = directory / "clients" / "alice.pub"
+    content = entry.read_text()
+    entry.unlink()
+    entry.mkdir()  # Its mode would not keep root from reading it.
+    (directory / "clients" / "nobody.pub").symlink_to(tmp_path / "nowhere")
+    add_client(directory, "carol", tmp_path / "carol.key")
+    revoke_client(directory, "bob")
+    assert listed.read(float("inf"))
+    assert set(listed.names.values()) == {"alice", "carol"}
+    assert "alice.pub cannot be read: Is a directory" in caplog.text
+    entry.rmdir()
+    entry.write_text(content)
+    assert not listed.read(float("inf"))
+    assert set(listed.names.values()) == {"alice", "carol"}
+
+
 def test_a_key_that_was_replaced_under_its_name_is_revoked(directory: Path, tmp_path: Path) -> None:
     listed = authentication.AllowList(directory)
     revoke_client(directory, "bob")

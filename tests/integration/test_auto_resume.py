@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 
+from learner.checkpoint import load_run_state, load_weights_file, save_best
 from tests.integration.conftest import Start
 from tests.integration.runs import ENDLESS, checkpoints_of, result_of, write_preset
 
@@ -23,6 +24,26 @@ def test_it_begins_once_and_then_goes_on(start: Start, tmp_path: Path) -> None:
     again.process.terminate()
     assert again.wait() == 0
     assert result_of(tmp_path / "run")["reason"] == "stopped"
+
+
+def test_who_is_killed_before_its_next_checkpoint_does_not_begin_the_same_epoch_again(
+    start: Start, tmp_path: Path
+) -> None:
+    """And the weights that scored best since the last checkpoint stay the best."""
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
+    words = (*AUTO, "--config", preset, "--bind", "tcp://127.0.0.1:0")
+    directory = tmp_path / "run" / "checkpoints"
+    checkpoint = directory / "00000000.safetensors"
+    for epoch in range(3):
+        learner = start(*words)
+        learner.line("checkpoint run/checkpoints/00000000")
+        psutil.Process(learner.process.pid).kill()
+        learner.wait()
+        state, spec = load_run_state(checkpoint)
+        assert (state.epoch, state.best_score) == (epoch, 500.0 if epoch else None)
+        if epoch == 0:
+            weights, _ = load_weights_file(checkpoint)
+            save_best(directory, weights, spec, {"return_mean": 500.0})
 
 
 def test_a_run_that_has_ended_stays_as_it_is(

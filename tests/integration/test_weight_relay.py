@@ -13,7 +13,7 @@ from actor.weight_relay import RelayOptions, _WeightRelay, run_weight_relay
 from actor.weights import WeightsSubscription
 from common import codec, transport
 from common.membership import Membership
-from common.messages import ACTING, Ack, Message, Weights
+from common.messages import ACTING, Ack, Message, Serving, Weights
 from common.metrics import Telemetry
 from common.rejections import Rejections
 from common.subscriptions import bind_publisher
@@ -80,11 +80,13 @@ class MadHead:
         self.welcome = SimpleNamespace(session=1)
         self.rejections = Rejections("relay_rejected_messages_total")
         self.values: dict[str, float] = {}
+        self.heard: list[Message] = []
 
     def poll(self, now_s: float, telemetry: Telemetry) -> None:
         self.values, _ = telemetry.snapshot()
 
     def send(self, message: Message) -> bool:
+        self.heard.append(message)
         return True
 
 
@@ -111,6 +113,36 @@ def test_what_is_no_version_is_counted_and_not_passed_on() -> None:
             running.end()
             relay.close()
             for each in (socket, outgoing, head.socket):
+                each.close(linger=0)
+
+
+def test_a_relay_that_joins_again_says_again_where_it_is() -> None:
+    """The version of the new head may have come before its welcome: it is asked for again."""
+    with zmq.Context() as context:
+        head = MadHead(context)
+        head.socket.xpub_verbose = True
+        outgoing, endpoint = bind_publisher(context, "inproc://relay")
+        stop = threading.Event()
+        relay = _WeightRelay(context, cast(Membership, head), outgoing, stop)
+        became_ready: list[str] = []
+        running = Role(lambda _: relay.run(endpoint, became_ready.append))
+        try:
+            for session, version in ((1, 9), (2, 3)):
+                until(lambda: transport.receive_frames(head.socket), "its subscription")
+                weights = codec.encode(Weights(0, version, {"w": np.ones(2, np.float32)}))
+                head.socket.send_multipart([ACTING, *weights])
+                until(lambda n=session: len(head.heard) == n, "it says where it is")
+                said = head.heard[-1]
+                assert isinstance(said, Serving)
+                assert (said.session, said.endpoint) == (session, endpoint)
+                head.welcome, head.joins = SimpleNamespace(session=2), 2
+            assert became_ready == [endpoint]
+            until(lambda: head.values.get("relay_weights_version") == 3, "the older version")
+        finally:
+            stop.set()
+            running.end()
+            relay.close()
+            for each in (outgoing, head.socket):
                 each.close(linger=0)
 
 

@@ -110,6 +110,35 @@ def test_who_comes_back_to_its_first_server_goes_on_there(
         assert client.unacknowledged == 0
 
 
+def test_who_comes_back_while_its_first_server_still_owes_it_has_that_window_again(
+    servers: tuple[Server, Server], client: ReplayClient
+) -> None:
+    """The window is of two; a server takes the numbers of a session without gaps."""
+    one, other = servers
+    client.insert(BLOCKS, 1)
+    assert one.hear().sequence == 0
+    client.follow(other.endpoint)
+    client.insert(BLOCKS, 1)
+    assert other.hear().sequence == 1
+    client.follow(one.endpoint)
+    assert not client.window_is_full
+    client.insert(BLOCKS, 1)
+    assert client.window_is_full
+    insert = one.hear()
+    assert (insert.sequence, insert.oldest) == (1, 0)
+    one.acknowledge(1)
+    client.poll()
+    assert client.unacknowledged == 1  # At the other one.
+    other.acknowledge(1)
+    client.poll()
+    assert (client.unacknowledged, client.abandoned) == (0, 0)
+    # Beyond all that the other one may have been sent.
+    client.follow(other.endpoint)
+    client.insert(BLOCKS, 1)
+    insert = other.hear()
+    assert (insert.sequence, insert.oldest) == (2, 2)
+
+
 def test_to_follow_where_it_is_already_changes_nothing(
     servers: tuple[Server, Server], client: ReplayClient
 ) -> None:

@@ -10,6 +10,7 @@ import zmq
 
 from common import transport
 from common.config import Config
+from common.errors import HeadUnreachable
 from common.manifest import Manifest
 from common.membership import Episode, Membership
 from common.messages import Directive, Heartbeat, Join, Message, Welcome
@@ -72,9 +73,9 @@ def head_and_member() -> Iterator[tuple[OurHead, Membership]]:
 class Polls:
     """The member's loop: every call is 0.1 s later."""
 
-    def __init__(self, member: Membership) -> None:
+    def __init__(self, member: Membership, now_s: float = 0.0) -> None:
         self._member = member
-        self._now_s = 0.0
+        self._now_s = now_s
 
     def __call__(self, times: int = 1) -> None:
         for _ in range(times):
@@ -129,6 +130,22 @@ def test_a_silent_head_is_a_line_in_the_log_when_it_goes_and_when_it_is_back(
     gone, back = (r.getMessage() for r in caplog.records if "word from the head" in r.message)
     assert gone.startswith("no word from the head at inproc://head for 1")
     assert back == "word from the head at inproc://head again after 20 s"
+
+
+def test_a_process_that_was_stopped_for_an_hour_has_not_been_listening(
+    head_and_member: tuple[OurHead, Membership],
+) -> None:
+    head, member = head_and_member
+    telemetry = Telemetry(dict)
+    beats = head.count(Heartbeat)
+    for now_s in (1e6, 1e6 + 3_600.0):
+        member.poll(now_s, telemetry)
+    assert head.count(Heartbeat) == beats + 2
+    later_s = 1e6 + 3_600.0
+    for second in range(400):
+        member.poll(later_s + second, telemetry)
+    with pytest.raises(HeadUnreachable):
+        Polls(member, later_s + 400.0)(1_500)
 
 
 def test_while_the_loop_is_silent_another_thread_says_that_the_process_lives(

@@ -94,21 +94,35 @@ def test_an_evaluation_may_outlast_any_number_of_versions(stage: Stage, later: i
 
 def test_an_evaluator_that_comes_late_plays_the_newest(stage: Stage) -> None:
     stage.publish(20)
-    stage.evaluations.evaluator_is_there(True)
+    stage.evaluations.follow(7)
     stage.publish(100)
-    stage.evaluations.evaluator_is_there(True)  # It plays on.
+    stage.evaluations.follow(7)  # It plays on.
     assert stage.score(20, 2.0) is not None
     assert stage.best == 20
 
 
-def test_an_evaluator_in_place_of_another_plays_the_newest(stage: Stage) -> None:
-    stage.evaluations.evaluator_is_there(True)
+@pytest.mark.parametrize("gone_before", [True, False])
+def test_an_evaluator_in_place_of_another_plays_the_newest(stage: Stage, gone_before: bool) -> None:
+    """The successor of one that was killed takes its place at once."""
+    stage.evaluations.follow(7)
     stage.publish(20)
-    stage.evaluations.evaluator_is_there(False)
-    stage.evaluations.evaluator_is_there(True)
+    if gone_before:
+        stage.evaluations.follow(None)
+    stage.evaluations.follow(8)
     stage.publish(100)
     assert stage.score(20, 2.0) is not None
     assert stage.best == 20
+
+
+def test_an_evaluator_whose_second_goes_plays_on(stage: Stage) -> None:
+    stage.evaluations.follow(7)
+    stage.evaluations.follow(8)
+    first = stage.publish(2)
+    stage.publish(2)
+    stage.evaluations.follow(7)
+    stage.publish(100)
+    assert stage.score(first, 2.0) is not None
+    assert stage.best == first
 
 
 def test_what_nobody_will_play_is_not_kept(stage: Stage) -> None:

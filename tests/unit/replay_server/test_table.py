@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import replay_server.sessions
 from common.errors import Reason
 from common.messages import Ack, Batch, Rejected, SampleRequest
-from replay_server.table import Table
+from replay_server.table import MAX_GIVEN_UP, Table
 from tests.experience import (
     LAYOUT,
     Kinds,
@@ -181,7 +181,7 @@ def test_inserts_beyond_the_band_wait_and_are_acknowledged_in_order_as_samples_a
 def full_table_with_two_waiting() -> Table:
     table = make_table(samples_per_insert=1.0, min_size_to_sample=4, tolerance=4.0, insert_window=2)
     for sequence in range(5):  # 0 … 2 are stored, 3 and 4 wait.
-        table.handle(ACTOR, insert(steps(), sequence=sequence), 0.0)
+        table.handle(ACTOR, insert(steps(), sequence=sequence, oldest=min(sequence, 3)), 0.0)
     return table
 
 
@@ -199,10 +199,36 @@ def test_a_reconnected_peer_is_acknowledged_at_its_new_address_and_stored_once()
     assert (table.counters.inserted_blocks, table.counters.duplicates) == (5, 3)
 
 
+def test_who_was_sent_elsewhere_and_comes_back_has_a_window_of_its_own() -> None:
+    """What it has given up is stored all the same, and acknowledged where nobody waits for it."""
+    table = full_table_with_two_waiting()
+    elsewhere = 7
+    for sequence in (elsewhere, elsewhere + 1):
+        message = insert(steps(), sequence=sequence, oldest=elsewhere)
+        assert table.handle(b"back", message, 0.0) == []
+    (reply,) = table.handle(b"back", insert(steps(), sequence=9, oldest=elsewhere), 0.0)
+    assert isinstance(reply[1], Rejected)
+    acks = []
+    while table.counters.inserted_blocks < 7:
+        replies = table.handle(LEARNER, request(), 0.0)
+        acks += [reply for peer, reply in replies if peer == b"back"]
+    assert acks == [Ack(0, sequence) for sequence in (3, 4, elsewhere, elsewhere + 1)]
+    assert table.handle(b"back", insert(steps(), sequence=9, oldest=9), 0.0) == []
+
+
+def test_who_comes_and_goes_without_end_does_not_fill_the_line() -> None:
+    table = full_table_with_two_waiting()
+    sequences = range(5, 5 + 20)
+    for sequence in sequences:
+        table.handle(ACTOR, insert(steps(), sequence=sequence, oldest=sequence), 0.0)
+    # One window of two was waiting already.
+    assert rejected(table) == {Reason.WINDOW: 20 - 2 * (MAX_GIVEN_UP - 1)}
+
+
 def test_an_insert_beyond_the_window_is_rejected_and_can_be_sent_again_later() -> None:
     table = full_table_with_two_waiting()
 
-    (reply,) = table.handle(ACTOR, insert(steps(), sequence=5), 0.0)
+    (reply,) = table.handle(ACTOR, insert(steps(), sequence=5, oldest=3), 0.0)
 
     assert reply == (
         ACTOR,

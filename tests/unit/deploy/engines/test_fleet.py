@@ -98,6 +98,15 @@ def test_only_when_no_host_can_act_the_run_ends(stage: Stage) -> None:
     assert raised.value.exit_code == 4
 
 
+def test_what_cannot_act_is_tried_again_when_all_are_started_anew(stage: Stage) -> None:
+    """The head's node was lost: actors may land on others."""
+    stage.ends("cpu-1", Ended(4, "ale-py is not installed"))
+    stage.fleet.stop()
+    stage.fleet.start("tcp://head:2")
+    stage.ends("cpu-2", Ended(4, "ale-py is not installed"))
+    assert stage.said[-1] == "cpu-2: ale-py is not installed: the run goes on without it"
+
+
 def test_with_actors_elsewhere_the_run_goes_on_without_any_host() -> None:
     stage = Stage("cpu-1", alone=False)
     stage.ends("cpu-1", Ended(4, "ale-py is not installed"))

@@ -37,14 +37,15 @@ def test_a_minute_of_kills_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_cartpole_is_solved_with_a_kill_every_ten_seconds(tmp_path: Path) -> None:
+def test_cartpole_is_solved_with_a_kill_every_five_seconds(tmp_path: Path) -> None:
     options = Options(
         minutes=10.0,
         kill=("learner", "replay_server", "actor", "evaluator"),
         seed=3,
-        every_s=10.0,
+        every_s=5.0,
         solve=True,
     )
     result = soak(options, tmp_path)
     assert result.solved
-    assert_nothing_lost(result, kills=2)
+    # A fast machine needs eleven seconds.
+    assert_nothing_lost(result, kills=1)

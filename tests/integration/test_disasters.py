@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.errors import NonFiniteLoss
 from common.run_directory import stored_config
@@ -30,7 +31,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_its_checkpoints(
     start: Start, healthy_run: Path
 ) -> None:
     updates = result_of(healthy_run)["learner_updates"]
-    before = {path: path.read_bytes() for path in (healthy_run / "checkpoints").iterdir()}
+    newest = checkpoints(healthy_run / "checkpoints")[-1]
+    before = {path: path.read_bytes() for path in newest.parent.iterdir() if path != newest}
+    weights, facts = load_weights_file(newest)
     absurd = ["--learning-rate", "1e30", "--total-env-steps", str(ENDLESS)]
     rarely = ["--checkpoint-period", "100000"]
     command = start("deploy", "launch", "--resume", "run", *absurd, *rarely)
@@ -45,6 +48,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_its_checkpoints(
         assert fragment in line
     assert {path: path.read_bytes() for path in before} == before
     assert all(has_finite_weights(path) for path in before)
+    # The start wrote this one anew: the next is another epoch.
+    after, facts_after = load_weights_file(newest)
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    assert facts_after["state"]["updates"] == facts["state"]["updates"] == updates
+    assert facts_after["state"]["epoch"] == facts["state"]["epoch"] + 1
 
 
 def test_weights_that_are_not_finite_take_no_good_checkpoints_place(

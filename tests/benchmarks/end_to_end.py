@@ -24,7 +24,6 @@ from common.environments import probe_spec
 from common.errors import ConfigError, EnvironmentFault
 from common.security import open_security
 from deploy import presets
-from deploy.live_view import BLOCKED
 from deploy.status_client import Plain, StatusClient
 from tests.benchmarks import actor_pipeline, learner_fed
 from tests.benchmarks.report import Figure, report
@@ -36,6 +35,8 @@ BAND_TIMEOUT_S = 180.0
 """The limiter lets one side run ahead for so long at most."""
 INSERT_TIMEOUT_S = 300.0
 """From one insert to the next at most."""
+BLOCKED = ("replay_insert_blocked_seconds_total", "replay_sample_blocked_seconds_total")
+"""Who the limiter held back, at the run's only replay server."""
 BLOCKED_S = 0.2
 """A side that waited for so long has reached the edge of the limiter's band."""
 

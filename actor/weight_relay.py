@@ -92,18 +92,17 @@ class _WeightRelay:
         self._telemetry = Telemetry(self._values)
 
     def run(self, endpoint: str, ready: Callable[[str], None]) -> None:
-        membership, said, is_ready = self._membership, 0, False
+        membership, said = self._membership, 0
         while not (self._stop.is_set() or membership.stop_requested):
             membership.poll(time.monotonic(), self._telemetry)
             if membership.joins != self._joins:
                 self._follow_head()
             if self._frames and said != membership.joins:
                 # Nobody is told of this process before it can answer.
-                said = membership.joins
                 membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
-                if not is_ready:
+                if not said:
                     ready(endpoint)
-                is_ready = True
+                said = membership.joins
             transport.wait_any([self._incoming, self._outgoing], POLL_MS)
             self._take_versions()
             if self._subscriptions.take(time.monotonic()) and self._frames:

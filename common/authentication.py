@@ -198,10 +198,10 @@ class AllowList:
 
     def _read_all(self, found: dict[str, _Signature]) -> dict[bytes, str]:
         """The keys in these files. One that cannot be read stays what it was, if it was one: the
-        others must not wait for it. It is tried again."""
+        others must not wait for it. It loses its signature, and so is tried again."""
         keys = {}
         before = {name: key for key, name in self.names.items()}
-        for name in list(found):
+        for name in found:
             path = self._directory / f"{name}.pub"
             try:
                 keys[zmq.utils.z85.decode(public_key(path))] = name

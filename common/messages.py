@@ -277,7 +277,8 @@ class Insert(Message):
     kind: ClassVar[str] = "insert"
     session: int
     sequence: int
-    """Counts this session's inserts from 0; a number seen before is acknowledged, not stored."""
+    """Counts this session's inserts to this server; a number seen before is acknowledged, not
+    stored."""
     weights_version: int
     """The version that acted in the newest row."""
     obs: Observations

@@ -72,7 +72,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
         actions = self._games[0].minimal_action_set() if use_minimal_action_set else range(6)
         self._actions = np.fromiter(actions, np.int64)
         self._sticky = sticky_action_prob
-        self._max_steps = max_episode_steps
+        self._max_steps = np.inf if max_episode_steps is None else max_episode_steps
         self._same_step = autoreset_mode is AutoresetMode.SAME_STEP
         self.metadata = {"autoreset_mode": autoreset_mode, "render_modes": []}
         self.num_envs = num_envs
@@ -115,6 +115,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
     def step(
         self, actions: npt.NDArray[np.integer[Any]]
     ) -> tuple[Bools, npt.NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+        """MinAtar's games end by themselves: only `max_episode_steps` truncates."""
         obs = np.empty(self._batch_shape, np.bool_)
         rewards = np.zeros(self.num_envs)
         over, last_action, sticky = self._over, self._last_action, self._sticky
@@ -131,9 +132,7 @@ class MinAtarVector(VectorEnv[Bools, npt.NDArray[np.integer[Any]], npt.NDArray[A
                 rewards[i], over[i] = game.act(last_action[i])
                 steps[i] += 1
             obs[i] = game.state()
-        terminated, truncated = np.array(over), np.zeros(self.num_envs, np.bool_)
-        if self._max_steps is not None:
-            truncated = np.array(steps) >= self._max_steps
+        terminated, truncated = np.array(over), np.array(steps) >= self._max_steps
         ended = terminated | truncated
         self._over = ended.tolist()
         info: dict[str, Any] = {}

@@ -18,8 +18,6 @@ MAX_NAME = 255
 MAX_PATH = 4_096
 MAX_LINES = 2_000
 """Of the log, for members that come and go at once."""
-MAX_LOOK_S = 1.0
-"""Longer than a turn of the thread that listens, if it gets its processor."""
 MAX_MESSAGES = 500
 """Of one connection in each period; a member sends one or two a second."""
 

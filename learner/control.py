@@ -35,7 +35,7 @@ from common.rejections import Rejections
 from common.security import refused_peers
 from common.subscriptions import Subscriptions, bind_publisher
 from common.trace import Trace
-from learner.admission import MAX_LOOK_S, FloodGate
+from learner.admission import FloodGate
 from learner.announcement import Announcement
 from learner.feed import Feed, open_feed
 from learner.head import Head, Reply
@@ -57,6 +57,8 @@ ASKED_POLL_MS = 5
 MESSAGES_PER_TURN = 200
 TURN_S = 0.25
 """No message is taken after so long: weights, records and who fell silent are waiting as well."""
+MAX_LOOK_S = 1.0
+"""Longer than a turn, if this thread gets its processor: more is nobody's silence."""
 SUBSCRIPTIONS_PERIOD_S = 0.01
 """Subscribers are looked at so often while members' messages are many."""
 STATUS_PAUSE = 20

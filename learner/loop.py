@@ -375,7 +375,8 @@ class _Learner:
         patience_s = self._evaluations.patience_s(since_s)
         while self._evaluations.expects(version):
             now_s = self._wall_s()
-            there_s = there_s if self._peers.evaluator is None else now_s
+            if self._peers.evaluator is not None:
+                there_s = now_s
             if now_s - since_s > patience_s or now_s - there_s > FINAL_EVALUATION_S:
                 log.warning("no score of the last weights within %.0f s", now_s - since_s)
                 return

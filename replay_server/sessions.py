@@ -23,9 +23,9 @@ class Session:
     peer: bytes = b""
     """Where its acknowledgements go: changes when it reconnects."""
     waiting: int = 0
-    """Inserts that are yet to be stored, and that the actor waits for."""
+    """Inserts that are yet to be stored."""
     given_up: int = 0
-    """... and that it does not: it was sent to another server, and came back. Older than those."""
+    """The oldest of these, which nobody waits for: the actor was sent elsewhere, and came back."""
 
 
 class Sessions(OrderedDict[int, Session]):
@@ -39,7 +39,7 @@ class Sessions(OrderedDict[int, Session]):
         looked_at = 0
         while len(self) > MAX_REMEMBERED_SESSIONS and looked_at < SESSIONS_LOOKED_AT:
             oldest, other = self.popitem(last=False)
-            if other.waiting or other.given_up:
+            if other.waiting:
                 self[oldest] = other
             looked_at += 1
 

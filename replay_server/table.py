@@ -198,17 +198,17 @@ class Table:
                 f"{len(self._waiting)} inserts wait already: too many actors, or a flood",
                 Reason.FLOOD,
             )
-        given_up, waiting = session.given_up, session.waiting
-        if insert.oldest > session.received:
-            given_up, waiting = given_up + waiting, 0
-        if max(given_up / MAX_GIVEN_UP, waiting) >= self._insert_window:
+        given_up = session.waiting if insert.oldest > session.received else session.given_up
+        window = self._insert_window
+        if session.waiting - given_up >= window or given_up >= MAX_GIVEN_UP * window:
             raise MalformedMessage(
-                f"more than {self._insert_window} unacknowledged inserts: the window is full",
+                f"more than {window} unacknowledged inserts: the window is full",
                 Reason.WINDOW,
             )
         session.peer = peer
         session.received = insert.sequence
-        session.given_up, session.waiting = given_up, waiting + 1
+        session.given_up = given_up
+        session.waiting += 1
         self._sessions.remember(insert.session, session)
         self._waiting.append((insert, self._now_s))
         self._waiting_bytes += nbytes
@@ -222,10 +222,8 @@ class Table:
         self.counters.inserted_blocks += len(starts)
         session = self._sessions[insert.session]
         session.stored = insert.sequence
-        if session.given_up:
-            session.given_up -= 1
-        else:
-            session.waiting -= 1
+        session.waiting -= 1
+        session.given_up = max(session.given_up - 1, 0)
         return session.peer, Ack(insert.session, insert.sequence)
 
     def _make_drawable(

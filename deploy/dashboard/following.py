@@ -16,7 +16,7 @@ MAX_READ_BYTES = 32 << 20
 """Of a file that is there already; from a longer one pieces are read, this much together."""
 PIECES = 256
 RECENT = 16
-"""Newest lines kept whole, for rates."""
+"""Newest lines kept whole, for rates: one comes each second."""
 CURVES = ("learner_loss", "learner_mean_q", "head_training_return", "learner_score")
 """What is kept of older lines, beside their place and their evaluations."""
 

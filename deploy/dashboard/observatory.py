@@ -20,6 +20,7 @@ from deploy.dashboard.catalogue import Catalogue, Run, State
 from deploy.dashboard.flows import NOTHING, Flows, flows
 from deploy.dashboard.following import Following
 from deploy.history import METRICS_FILE, History, Line
+from deploy.live_view import RATE_WINDOW_S
 from deploy.status_client import StatusClient
 from learner.announcement import HEAD_FILE, STATUS_FILE
 
@@ -28,8 +29,6 @@ FORGET_S = 30.0
 """What was read of a run is kept so long after the last look."""
 ANSWER_S = 5.0
 """How long a head's last answer counts as the present."""
-RATE_WINDOW_S = 10.0
-"""As in `deploy/live_view.py`."""
 VIDEOS = ("*.mp4", "*.webm")
 
 

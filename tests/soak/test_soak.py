@@ -37,15 +37,16 @@ def test_a_minute_of_kills_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_cartpole_is_solved_with_a_kill_every_five_seconds(tmp_path: Path) -> None:
+def test_cartpole_is_solved_through_six_kills(tmp_path: Path) -> None:
     options = Options(
         minutes=10.0,
         kill=("learner", "replay_server", "actor", "evaluator"),
         seed=3,
-        every_s=5.0,
+        every_s=2.0,
+        most_kills=6,
         solve=True,
     )
     result = soak(options, tmp_path)
     assert result.solved
-    # A fast machine needs eleven seconds.
-    assert_nothing_lost(result, kills=1)
+    # Two come in the first four seconds; a fast machine may be done before the last.
+    assert_nothing_lost(result, kills=2)

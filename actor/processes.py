@@ -115,6 +115,10 @@ def _start_forkserver() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+def _warn(line: str) -> None:
+    log.warning("%s", line)
+
+
 class _Host:
     def __init__(
         self,
@@ -124,7 +128,7 @@ class _Host:
         patience: Patience = Patience(),  # noqa: B008 - frozen
     ) -> None:
         self._options, self._security, self._log_level = options, security, log_level
-        self._children = Children(self._start_process, self._ended, patience)
+        self._children = Children(self._start_process, self._ended, _warn, patience)
 
     def start(self, name: str) -> None:
         self._children.start(name)
@@ -138,7 +142,7 @@ class _Host:
         self._children.poll(POLL_S)
 
     def stop(self) -> None:
-        self._children.stop(lambda line: log.warning("%s", line))
+        self._children.stop()
 
     def _start_process(self, name: str, pipe: Connection) -> BaseProcess:
         words = (self._options, self._security, name, self._log_level, pipe)

@@ -1,6 +1,7 @@
 """The child processes of one parent: started, heard, started again, stopped.
 
-Each has a pipe, by which it says (READY, address) once and, if it comes to that, (FAILED, why).
+Each has a pipe, by which it says (READY, address) once, (SAID, line) for the user, and, if it comes
+to that, (FAILED, why).
 Nothing here sleeps: the parent waits for what they say and for their ends. Which of those that
 ended come back is `common/restarts.py`'s; what is said of it, and what it means, the parent's.
 """
@@ -16,7 +17,7 @@ from typing import Any
 from common.errors import RoleFailed
 from common.restarts import Ending, MemoryWatch, Patience, RestartPolicy, Verdict
 
-READY, FAILED = "ready", "failed"
+READY, SAID, FAILED = "ready", "said", "failed"
 STOP_S = 5.0
 """One that has not stopped so long after it was asked to is killed."""
 ASK_AGAIN_S = 0.5
@@ -29,6 +30,7 @@ class Child:
     name: str
     process: BaseProcess
     pipe: Connection
+    say: Callable[[str], None]
     ready_s: float | None = None
     """When it was ready; monotonic."""
     address: str = ""
@@ -42,6 +44,8 @@ class Child:
                 what, text = self.pipe.recv()
                 if what == READY:
                     self.ready_s, self.address = time.monotonic(), text
+                elif what == SAID:
+                    self.say(f"{self.name}: {text}")
                 elif what == FAILED:
                     self.failure = text
         except (EOFError, OSError):
@@ -70,10 +74,12 @@ class Children:
     Args:
         start_process: starts a process of that name, with that end of a pipe to speak into.
         on_end: told who ended by himself, and with which exit code (or minus the signal).
+        say: told what they say for the user.
     """
 
     start_process: Callable[[str, Connection], BaseProcess]
     on_end: Callable[[Child, int], None]
+    say: Callable[[str], None]
     patience: Patience = field(default_factory=Patience)
     alive: dict[str, Child] = field(default_factory=dict)
     _due_s: dict[str, float] = field(default_factory=dict)
@@ -85,7 +91,7 @@ class Children:
         ours, theirs = Pipe(duplex=False)
         process = self.start_process(name, theirs)
         theirs.close()
-        self.alive[name] = Child(name, process, ours)
+        self.alive[name] = Child(name, process, ours, self.say)
 
     @property
     def to_be_started(self) -> set[str]:
@@ -130,9 +136,8 @@ class Children:
     def start_again(self, name: str, backoff_s: float) -> None:
         self._due_s[name] = time.monotonic() + backoff_s
 
-    def stop(self, say: Callable[[str], None]) -> None:
-        """Ask all to stop; kill those that have not within `STOP_S`. `say` is told of these, and
-        what others said at the end."""
+    def stop(self) -> None:
+        """Ask all to stop; kill those that have not within `STOP_S`, and say so."""
         self._due_s.clear()
         children, self.alive = list(self.alive.values()), {}
         deadline_s = time.monotonic() + STOP_S
@@ -144,12 +149,12 @@ class Children:
             wait([child.process.sentinel for child in stopping], ASK_AGAIN_S)
             stopping = [child for child in stopping if child.process.is_alive()]
         for child in stopping:
-            say(f"{child.name} did not stop within {STOP_S:.0f} s: killed")
+            self.say(f"{child.name} did not stop within {STOP_S:.0f} s: killed")
             child.process.kill()
         for child in children:
             child.end()
             if child.failure:
-                say(f"{child.name}: {child.failure}")
+                self.say(f"{child.name}: {child.failure}")
 
 
 def role_failed(code: int, message: str) -> RoleFailed:

@@ -79,10 +79,35 @@ class _LogFile(_MayLackLines, logging.FileHandler):
     pass
 
 
-def configure_logging(level: str, file: Path | None = None) -> None:
-    """Log to `file`, or to standard error."""
-    handler = _LogFile(file) if file else _MayLackLines()
-    logging.basicConfig(level=level.upper(), format=LOG_FORMAT, handlers=[handler], force=True)
+FOR_THE_USER = {"for_the_user": True}
+"""`extra` of a record that whoever started the run is to read, wherever the log goes."""
+
+
+class _ForTheUser(logging.Handler):
+    """Passes records that are for the user on, without time and place."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "for_the_user", False):
+            with contextlib.suppress(OSError):  # Whoever would have heard it is gone.
+                self._say(record.getMessage())
+
+
+def configure_logging(
+    level: str, file: Path | None = None, say: Callable[[str], None] | None = None
+) -> None:
+    """Log to `file`, or to standard error.
+
+    Args:
+        say: gets what is `FOR_THE_USER`. None: the log is what the user reads.
+    """
+    handlers: list[logging.Handler] = [_LogFile(file) if file else _MayLackLines()]
+    if say is not None:
+        handlers.append(_ForTheUser(say))
+    logging.basicConfig(level=level.upper(), format=LOG_FORMAT, handlers=handlers, force=True)
     logging.captureWarnings(True)
 
 

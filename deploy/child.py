@@ -9,7 +9,7 @@ from typing import Any
 
 from common.call_cells import cells_in, share_cells
 from common.child import exit_code_of, heed_parent
-from common.children import READY
+from common.children import READY, SAID
 from common.process import configure_logging
 from common.restarts import TERMINATED
 from common.security import SecureContext, announce, open_security
@@ -17,7 +17,7 @@ from deploy.topology import RoleSpec, run_role
 
 
 def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> None:
-    """Run the role; tell the launcher (READY, address) and, if it comes to that, (FAILED, why).
+    """Run the role; tell the launcher what `common/children.py` has.
 
     Ends the process with the error's exit code.
 
@@ -30,7 +30,7 @@ def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> 
         # What libraries print, and the last words of a crash, belong in the log too.
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
-    configure_logging(log_level)
+    configure_logging(log_level, say=lambda line: pipe.send((SAID, line)))
     log = logging.getLogger(spec.name)
     code = exit_code_of(
         lambda: _run(spec, pipe, stop, log), pipe, log, details=f" (see {spec.log_file})"

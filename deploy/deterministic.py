@@ -43,7 +43,7 @@ def run_deterministic(
     """As `deploy.in_process.run_in_process`. A run that is resumed goes on in the same way every
     time, too: with its own random numbers, as after every resume.
     """
-    configure_logging(log_level, run_dir / "logs" / "launcher.log")
+    configure_logging(log_level, run_dir / "logs" / "launcher.log", view.say)
     # Sums over several threads depend on how many there are.
     config = config.model_copy(update={"learner_threads": 1})
     options = LearnerOptions(run_dir, resume=resume, started_s=started_s)

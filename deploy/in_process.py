@@ -29,7 +29,7 @@ def run_in_process(
     view: LiveView,
 ) -> None:
     """Run until the learner ends or `stop` is set. Raises what a role raised."""
-    configure_logging(log_level, run_dir / "logs" / "launcher.log")
+    configure_logging(log_level, run_dir / "logs" / "launcher.log", view.say)
     failures: list[BaseException] = []
     head_ready = threading.Event()
 

@@ -45,7 +45,7 @@ class Supervisor:
         self._specs: dict[str, RoleSpec] = {}
         self._cells: dict[str, Cells] = {}
         """What each role's environments do."""
-        self._children = Children(self._start_process, self._ended, patience)
+        self._children = Children(self._start_process, self._ended, say, patience)
         self.restarts = 0
         """Of all roles, since the run began."""
 
@@ -100,7 +100,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask all roles to stop; kill those that have not in time."""
-        self._children.stop(self._say)
+        self._children.stop()
 
     def _ended(self, child: Child, code: int) -> None:
         name, spec, cells = child.name, self._specs[child.name], self._cells[child.name]

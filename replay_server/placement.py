@@ -18,13 +18,18 @@ from common.block_columns import HEADER_BYTES, MAGIC
 from common.boot import boot_id
 from common.errors import CheckpointError, RunDirectoryError, ZapexError
 
-SHARED_MEMORY = Path("/dev/shm")
+_IN_MEMORY = ("tmpfs", "ramfs")
+"""File systems with no disk behind them."""
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _MEMORY_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
-"""Limit, use, and what of it gives way at once: of control groups version 2, and of version 1."""
+"""Limit, use, and what of it gives way: of control groups version 2, and of version 1."""
 
 
 def numbered(path: Path, number: int, servers: int) -> Path:
@@ -53,6 +58,17 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
         if error.errno in _NO_ROOM:
             raise ZapexError(_no_room(nbytes, where, advice)) from error
         raise unusable(where, error) from error
+
+
+def refuse_together(replays: int, nbytes: int) -> None:
+    """Raises ZapexError where so many replays of `nbytes` each do not fit into this host's memory.
+    Memory counts as taken once it is written to: each of them alone would find room for itself."""
+    if replays * nbytes > (free := available_memory()):
+        raise ZapexError(
+            f"no room for {replays} replays of {nbytes / 1e9:.2f} GB each in memory: {_LOWER}, or "
+            "start each with --take-over if none shares its host with another "
+            f"({free / 1e9:.2f} GB are free)"
+        )
 
 
 def _private_memory(nbytes: int) -> mmap.mmap:
@@ -88,7 +104,7 @@ def _map_file(path: Path, nbytes: int, header: bytes) -> mmap.mmap:
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = nbytes - _reserved_bytes(path, header)
     _refuse_beyond(shutil.disk_usage(path.parent).free, missing, f"at {path}", _advice(path))
-    if in_shared_memory(path):
+    if in_memory(path):
         _refuse_beyond(available_memory(), missing, "in memory", _LOWER)
     with path.open("r+b" if path.exists() else "w+b") as file:
         # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
@@ -141,7 +157,7 @@ def _left_in_cgroups() -> Iterator[int]:
                 statistics = (directory / "memory.stat").read_text().split()
                 # The cache of files counts as used.
                 cached = dict(zip(statistics[::2], statistics[1::2], strict=False))
-                yield most - taken + int(cached.get(reclaimable, 0))
+                yield most - taken + sum(int(cached.get(name, 0)) for name in reclaimable)
 
 
 def _own_cgroups() -> Iterator[Path]:
@@ -165,17 +181,36 @@ _LOWER = "lower replay_capacity, or keep the replay in a file (replay_storage = 
 
 
 def _advice(path: Path) -> str:
-    if in_shared_memory(path):
+    mount = _memory_file_system(path)
+    if mount is None:
+        return "free the space, choose another --storage, or lower replay_capacity"
+    if mount == Path("/dev/shm"):
         return (
             "make /dev/shm larger (docker: --shm-size, compose: shm_size; it has 64 MB there by "
             "default), choose replay_storage = file, or lower replay_capacity"
         )
-    return "free the space, choose another --storage, or lower replay_capacity"
+    return (
+        f"make {mount}, which is memory, larger (docker-compose.yml: ZAPEX_REPLAY_MEMORY), choose "
+        "another --storage, or lower replay_capacity"
+    )
 
 
-def in_shared_memory(path: Path) -> bool:
+def in_memory(path: Path) -> bool:
     """Whether no disk is behind the file."""
-    return path.resolve().is_relative_to(SHARED_MEMORY)
+    return _memory_file_system(path) is not None
+
+
+def _memory_file_system(path: Path) -> Path | None:
+    """Where the file's file system is mounted, if that is one of memory."""
+    path = path.resolve()
+    above = [
+        (Path(mounted.mountpoint), mounted.fstype)
+        for mounted in psutil.disk_partitions(all=True)
+        if path.is_relative_to(mounted.mountpoint)
+    ]
+    # Of several mounted at the same place, which the last one hides, it is the last one.
+    where, kind = max(reversed(above), key=lambda at: len(at[0].parts), default=(path, ""))
+    return where if kind in _IN_MEMORY else None
 
 
 def _refuse_beyond(free: int, wanted: int, where: str, advice: str) -> None:

@@ -27,14 +27,14 @@ from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import MAX_INSERT_BYTES, Ack, Batch, Drawn, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Histogram, Telemetry, Values
-from common.process import machine_id
+from common.process import FOR_THE_USER, machine_id
 from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
 from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
-from replay_server.placement import in_shared_memory, numbered
+from replay_server.placement import in_memory, numbered, refuse_together
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
@@ -98,12 +98,11 @@ def build_table(
     """
     config = manifest.config
     items = config.replay_slots * config.block_length
-    nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
-    if config.prioritized:
-        nbytes += tree_bytes(items)
+    nbytes = _replay_bytes(manifest)
     log.info(
-        "a replay of %d transitions takes %.3f GB %s (%.0f bytes each)",
-        items, nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / items,
+        "a replay of %s transitions takes %.3f GB %s (%.0f bytes each)",
+        f"{items:,}", nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / items,
+        extra=FOR_THE_USER,
     )  # fmt: skip
     storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, *incarnation]))
@@ -128,6 +127,15 @@ def build_table(
         compression=config.compression,
         rejections=rejections,
     )
+
+
+def _replay_bytes(manifest: Manifest) -> int:
+    """What a replay server keeps: the experience, and the tree over it."""
+    config = manifest.config
+    nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
+    if config.prioritized:
+        nbytes += tree_bytes(config.replay_slots * config.block_length)
+    return nbytes
 
 
 def run_replay_server(
@@ -171,6 +179,10 @@ def run_replay_server(
         number, servers = membership.welcome.number, manifest.config.replay_servers
         path = None if options.storage is None else numbered(options.storage, number, servers)
         stack.enter_context(only_writer(path))
+        begins = membership.welcome.incarnation == 0
+        if path is None and servers > 1 and begins and not options.alone:
+            # So do the others: they have not filled theirs yet.
+            refuse_together(servers, _replay_bytes(manifest))
         since_s = time.perf_counter()
         table = stack.enter_context(
             contextlib.closing(
@@ -196,7 +208,7 @@ def run_replay_server(
 
 
 def _on_disk(path: Path | None) -> Path | None:
-    return None if path is None or in_shared_memory(path) else path
+    return None if path is None or in_memory(path) else path
 
 
 def serve(

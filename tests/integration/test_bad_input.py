@@ -1,5 +1,6 @@
 """What is wrong is said in one line that says what to do, with the documented exit code."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from common.process import run_main
 from deploy.launch import launch
+from replay_server.placement import available_memory
 from tests.faulty import FAULTY
 from tests.integration.conftest import Start
 from tests.integration.runs import Command, own_logging, write_preset
@@ -144,6 +146,23 @@ def test_what_a_process_cannot_do_ends_the_launch_in_its_words(
     for fragment in fragments:
         assert fragment.replace("BUSY", str(busy_port)) in line
     assert "restarting" not in command.output()  # It would be the same again.
+    announced = "replay_server: a replay of 1,000,000,000,000,000 transitions takes "
+    assert (announced in command.output()) == ("--replay-capacity" in words)
+
+
+def test_replays_that_fit_alone_but_not_together_are_refused_when_the_run_begins(
+    start: Start, tmp_path: Path
+) -> None:
+    preset = write_preset(tmp_path / "tiny.toml")
+    # A transition of CartPole takes 40 bytes or more with its share of a tree: each server wants a
+    # bit more than half of what there is.
+    words = f"--replay-storage memory --replay-capacity {available_memory() * 12 // 10 // 48}"
+    options = [*words.split(), "--replay-servers", "2", "--preset", preset, "--run-dir", "run"]
+    command = start("deploy", "launch", *options)
+    assert command.wait() == EXPLAINED
+    line = error_of(command)
+    assert re.search(r"replay_server-[01]: no room for 2 replays of [0-9.]+ GB each in", line)
+    assert "restarting" not in command.output()
 
 
 REFUSED_BY_A_THREAD: Sequence[Case] = (

@@ -1,6 +1,7 @@
 """How a process starts and ends: exit codes, one line for an error, never without its parent."""
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -15,7 +16,14 @@ import zmq
 
 from common import errors
 from common.errors import ConfigError, ZapexError
-from common.process import UNEXPECTED, process_start_s, run_main
+from common.process import (
+    FOR_THE_USER,
+    UNEXPECTED,
+    configure_logging,
+    process_start_s,
+    run_main,
+)
+from tests.integration.runs import own_logging
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,6 +38,28 @@ def raising(error: BaseException) -> Callable[[], int]:
 def python(code: str, **options: Any) -> "subprocess.Popen[str]":
     words = [sys.executable, "-c", code]
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
+
+
+def test_what_is_for_the_user_is_said_as_well_as_logged(tmp_path: Path) -> None:
+    said: list[str] = []
+    with own_logging():
+        configure_logging("info", tmp_path / "log", said.append)
+        log = logging.getLogger("a.module")
+        log.info("%d GB", 7, extra=FOR_THE_USER)
+        log.info("for the log")
+    assert said == ["7 GB"]
+    logged = (tmp_path / "log").read_text().splitlines()
+    assert [line.partition(": ")[2] for line in logged] == ["7 GB", "for the log"]
+
+
+def test_a_user_who_is_gone_is_told_nothing(tmp_path: Path) -> None:
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    with own_logging():
+        configure_logging("info", tmp_path / "log", say)
+        logging.getLogger().info("7 GB", extra=FOR_THE_USER)
+    assert (tmp_path / "log").read_text().endswith("7 GB\n")
 
 
 @pytest.mark.parametrize(("result", "exit_code"), [(None, 0), (0, 0), (1, 1), (130, 130)])

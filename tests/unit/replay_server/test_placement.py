@@ -1,6 +1,7 @@
 """What does not fit is refused in one line before anything is taken; what fits takes what it
 said."""
 
+import contextlib
 import errno
 import gc
 import mmap
@@ -22,7 +23,13 @@ from common.errors import CheckpointError, RunDirectoryError, ZapexError
 from common.manifest import Manifest
 from common.spec import EnvSpec
 from replay_server import placement
-from replay_server.placement import available_memory, map_buffer, numbered
+from replay_server.placement import (
+    available_memory,
+    in_memory,
+    map_buffer,
+    numbered,
+    refuse_together,
+)
 from replay_server.sampler import PrioritizedSampler
 from replay_server.server import build_table
 from replay_server.storage import Storage
@@ -34,6 +41,7 @@ HEADER = b"zapex replay 4\na header"
 GB = 1_000_000_000
 
 Usage = namedtuple("Usage", "total used free")
+Mounted = namedtuple("Mounted", "mountpoint fstype")
 
 
 @pytest.fixture
@@ -44,9 +52,15 @@ def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 50, 0, disk))
         monkeypatch.setattr(placement, "available_memory", lambda: memory)
 
-    monkeypatch.setattr(placement, "SHARED_MEMORY", tmp_path / "shm")
-    (tmp_path / "shm").mkdir()
+    mount(monkeypatch, ("/", "ext4"), ("/dev/shm", "tmpfs"), (tmp_path / "ram", "tmpfs"))
+    (tmp_path / "ram").mkdir()
     return set_free
+
+
+def mount(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path | str, str]) -> None:
+    """File systems: where and of which kind, in the order in which they were mounted."""
+    mounted = [Mounted(str(where), kind) for where, kind in mounts]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounted)
 
 
 @pytest.fixture
@@ -63,6 +77,10 @@ SHM_ADVICE = (
     "choose replay_storage = file, or lower replay_capacity"
 )
 MEMORY_ADVICE = "lower replay_capacity, or keep the replay in a file (replay_storage = file)"
+TMPFS_ADVICE = (
+    "make RAM, which is memory, larger (docker-compose.yml: ZAPEX_REPLAY_MEMORY), choose another "
+    "--storage, or lower replay_capacity"
+)
 FILE_ADVICE = "free the space, choose another --storage, or lower replay_capacity"
 
 
@@ -83,20 +101,39 @@ FILE_ADVICE = "free the space, choose another --storage, or lower replay_capacit
             f"no room for a replay of 14.50 GB at PATH: {FILE_ADVICE} (2.00 GB are free)",
         ),
         (
-            "shm/replay",
+            "/dev/shm/zapex-that-does-not-fit",
             64_000_000,
             1 << 50,
             f"no room for a replay of 14.50 GB at PATH: {SHM_ADVICE} (0.06 GB are free)",
         ),
-        # /dev/shm may be larger than what is left of the memory that it is made of.
         (
-            "shm/replay",
+            "ram/run/replay",
+            8 * GB,
+            1 << 50,
+            f"no room for a replay of 14.50 GB at PATH: {TMPFS_ADVICE} (8.00 GB are free)",
+        ),
+        # Either may be larger than what is left of the memory that it is made of.
+        (
+            "/dev/shm/zapex-that-does-not-fit",
+            1 << 50,
+            8 * GB,
+            f"no room for a replay of 14.50 GB in memory: {MEMORY_ADVICE} (8.00 GB are free)",
+        ),
+        (
+            "ram/run/replay",
             1 << 50,
             8 * GB,
             f"no room for a replay of 14.50 GB in memory: {MEMORY_ADVICE} (8.00 GB are free)",
         ),
     ],
-    ids=["memory", "file", "shm too small", "shm larger than memory"],
+    ids=[
+        "memory",
+        "file",
+        "shm too small",
+        "tmpfs too small",
+        "shm larger than memory",
+        "tmpfs larger than memory",
+    ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_taken(
     tmp_path: Path, free: Any, where: str | None, disk: int, memory: int, line: str
@@ -105,11 +142,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_taken(
     free(disk, memory)
     with pytest.raises(ZapexError) as refused:
         map_buffer(path, 14_500_000_000, HEADER)
-    assert str(refused.value) == line.replace("PATH", str(path))
+    assert str(refused.value) == line.replace("PATH", str(path)).replace(
+        "RAM", str(tmp_path / "ram")
+    )
     assert path is None or not path.exists()
 
 
-@pytest.mark.parametrize("where", [None, "file", "shm/file"])
+@pytest.mark.parametrize("where", [None, "file", "ram/file"])
 @pytest.mark.parametrize("short", [0, 1])
 def test_it_fits_to_the_byte(tmp_path: Path, free: Any, where: str | None, short: int) -> None:
     path = None if where is None else tmp_path / where
@@ -126,6 +165,48 @@ def test_it_fits_to_the_byte(tmp_path: Path, free: Any, where: str | None, short
         assert path.stat().st_blocks * 512 >= NBYTES  # Reserved, not only promised.
 
 
+@pytest.mark.parametrize(
+    ("mounts", "memory"),
+    [
+        ([("", "ext4")], False),
+        ([("", "ext4"), ("run", "tmpfs")], True),
+        ([("", "tmpfs"), ("run", "ext4")], False),
+        ([("run", "tmpfs"), ("", "ext4")], True),
+        ([("run", "tmpfs"), ("run", "ext4")], False),  # One hides the other.
+        ([("run", "ext4"), ("run", "ramfs")], True),
+        ([("run/replay", "tmpfs")], False),
+        ([("ru", "tmpfs")], False),
+        ([], False),  # A system that does not tell.
+    ],
+)
+def test_a_file_is_memory_where_no_disk_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: list[tuple[str, str]], memory: bool
+) -> None:
+    mount(monkeypatch, *((tmp_path / where, kind) for where, kind in mounts))
+    assert in_memory(tmp_path / "run" / "storage") == memory
+
+
+def test_a_file_in_memory_is_found_through_a_link(tmp_path: Path, free: Any) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "ram")
+    assert in_memory(tmp_path / "link" / "storage")
+
+
+def test_this_systems_own_shared_memory_is_memory() -> None:
+    assert in_memory(Path("/dev/shm/storage"))
+
+
+@pytest.mark.parametrize(("servers", "fits"), [(1, True), (2, True), (3, False)])
+def test_replays_of_one_host_must_fit_together(free: Any, servers: int, fits: bool) -> None:
+    free(memory=16 * GB)
+    with contextlib.nullcontext() if fits else pytest.raises(ZapexError) as refused:
+        refuse_together(servers, 8 * GB)
+    if not fits:
+        assert str(refused.value) == (
+            f"no room for 3 replays of 8.00 GB each in memory: {MEMORY_ADVICE}, or start each with "
+            "--take-over if none shares its host with another (16.00 GB are free)"
+        )
+
+
 def test_a_sparse_file_needs_the_room_that_it_does_not_have_yet(tmp_path: Path, free: Any) -> None:
     path = tmp_path / "replay"
     with path.open("wb") as file:
@@ -140,7 +221,7 @@ def test_a_sparse_file_needs_the_room_that_it_does_not_have_yet(tmp_path: Path, 
     assert path.stat().st_blocks * 512 >= NBYTES
 
 
-@pytest.mark.parametrize("where", ["file", "shm/file"])
+@pytest.mark.parametrize("where", ["file", "ram/file"])
 def test_a_file_that_has_its_room_is_mapped_again_when_there_is_none_left(
     tmp_path: Path, free: Any, where: str
 ) -> None:
@@ -255,18 +336,21 @@ class Cgroups:
 
     def limit(self, group: str, limit: int | str, used: int, cache: int = 0) -> None:
         """Of version 2."""
-        self._write(group, {"memory.max": limit, "memory.current": used}, "inactive_file", cache)
+        self._write(group, {"memory.max": limit, "memory.current": used}, "", cache)
 
     def limit_v1(self, group: str, limit: int, used: int, cache: int = 0) -> None:
         names = {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used}
-        self._write(f"memory/{group}", names, "total_inactive_file", cache)
+        self._write(f"memory/{group}", names, "total_", cache)
 
-    def _write(self, group: str, values: dict[str, Any], cache_name: str, cache: int) -> None:
+    def _write(self, group: str, values: dict[str, Any], prefix: str, cache: int) -> None:
         directory = self._root / group
         directory.mkdir(parents=True, exist_ok=True)
         for name, value in values.items():
             (directory / name).write_text(f"{value}\n")
-        (directory / "memory.stat").write_text(f"anon 5\n{cache_name} {cache}\nactive_file 7\n")
+        # Pages that were read twice lie on the second list.
+        lists = {"inactive_file": cache - cache // 4, "active_file": cache // 4}
+        lines = [f"{prefix}{name} {nbytes}\n" for name, nbytes in lists.items()]
+        (directory / "memory.stat").write_text(f"anon 5\n{''.join(lines)}shmem 7\n")
 
 
 @pytest.fixture
@@ -355,7 +439,9 @@ def test_a_full_replay_takes_the_memory_that_was_announced(
     assert nbytes == table.storage.nbytes == len(table.storage.buffer)
     assert 1.0 < nbytes / (270 * 70 * 84 * 84) < 1.005
     assert grown == pytest.approx(nbytes, rel=0.05)
-    (line,) = [line for line in caplog.messages if line.startswith("a replay of 17280 transitions")]
+    (line,) = [
+        line for line in caplog.messages if line.startswith("a replay of 17,280 transitions")
+    ]
     announced = float(re.findall(r"takes ([0-9.]+) GB", line)[0])
     assert announced == pytest.approx(nbytes / 1e9, abs=0.0005)
     assert ("of memory" if path is None else f"at {path}") in line

@@ -143,7 +143,7 @@ class _InferenceServer:
     ) -> None:
         self._trace = trace
         self._membership = membership
-        self._joins = 0
+        self._contacts = 0
         self._socket = socket
         self._stop = stop
         self._batch = InferenceBatch(membership.manifest, pinned=device.type == "cuda")
@@ -179,8 +179,8 @@ class _InferenceServer:
         """A word with the head; false when this process is to end."""
         membership = self._membership
         membership.poll(time.monotonic(), self._telemetry)
-        if self._endpoint and membership.joins != self._joins:
-            self._joins = membership.joins
+        if self._endpoint and membership.contacts != self._contacts:
+            self._contacts = membership.contacts
             session = membership.welcome.session
             membership.send(Serving(session, self._endpoint, loopback_id()))
         return not (self._stop.is_set() or membership.stop_requested)

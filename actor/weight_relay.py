@@ -97,12 +97,12 @@ class _WeightRelay:
             membership.poll(time.monotonic(), self._telemetry)
             if membership.joins != self._joins:
                 self._follow_head()
-            if self._frames and said != membership.joins:
+            if self._frames and said != membership.contacts:
                 # Nobody is told of this process before it can answer.
                 membership.send(Serving(membership.welcome.session, endpoint, loopback_id()))
                 if not said:
                     ready(endpoint)
-                said = membership.joins
+                said = membership.contacts
             transport.wait_any([self._incoming, self._outgoing], POLL_MS)
             self._take_versions()
             if self._subscriptions.take(time.monotonic()) and self._frames:

@@ -152,6 +152,8 @@ class Membership:
         """Of the weight relay on this host; empty: there is none."""
         self.joins = 0
         """Times the head took this process in; more than 1 after the head was restarted."""
+        self.contacts = 0
+        """Those, and new connections: what was said to the head before may be lost."""
         self.stop_requested = False
 
     def join(
@@ -212,6 +214,7 @@ class Membership:
         self._check_silence(now_s)
         if self._watch.reconnected():
             self._joining = False
+            self.contacts += 1
         if not self._joining:
             values, histograms = telemetry.snapshot()
             run, number = self.manifest.run_id, self.welcome.number
@@ -343,6 +346,7 @@ class Membership:
         self.ladder_size = welcome.ladder_size
         self._take_endpoints(welcome)
         self.joins += 1
+        self.contacts += 1
         self._exporter.health.in_the_run = True
         log.info("joined the run %s as %s %d", self.manifest.run_id, self._role, welcome.number)
 

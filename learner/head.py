@@ -272,7 +272,10 @@ class Head:
         if member is None or member.role not in ("inference", "relay", "replay_server"):
             return [(peer, self._rejoin(serving.session, now_s))]
         check_serving(serving)
-        member.serving, member.last_heard_s = serving, now_s
+        member.last_heard_s = now_s
+        if member.serving == serving:
+            return []  # Said again after a new connection.
+        member.serving = serving
         self._members_changed()
         if self._lines.allows(now_s):
             log.info("%s %d serves at %s", member.role, member.number, quoted(serving.endpoint))

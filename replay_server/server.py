@@ -221,7 +221,7 @@ def serve(
     flusher: Flusher = NO_FLUSHER,
 ) -> None:
     """Answer what arrives at `socket` until the head says stop or `stop` is set."""
-    joins = membership.joins
+    contacts = membership.contacts
     batch_s = histogram("replay_batch_seconds")
     telemetry = Telemetry(
         lambda: {
@@ -235,8 +235,8 @@ def serve(
     while not (stop.is_set() or membership.stop_requested):
         membership.poll(time.monotonic(), telemetry)
         cut_off.poll()
-        if membership.joins != joins:
-            joins = membership.joins
+        if membership.contacts != contacts:
+            contacts = membership.contacts
             membership.send(_serving(endpoint, table, membership))
         if not turn.take():
             trace.phase("waiting")

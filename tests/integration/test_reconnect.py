@@ -19,13 +19,23 @@ from common import codec, transport
 from common.config import Config
 from common.errors import AddressInUse
 from common.manifest import Manifest
-from common.messages import Ack, InferenceRequest, Insert, Message, SampleRequest, Serving
+from common.messages import (
+    Ack,
+    Heartbeat,
+    InferenceRequest,
+    Insert,
+    Join,
+    Message,
+    SampleRequest,
+    Serving,
+    Welcome,
+)
 from common.rejections import Rejections
 from common.spec import EnvSpec
 from common.trace import NO_TRACE
 from learner.batches import Batches
 from learner.feed import Prefetcher
-from replay_server.server import build_table
+from replay_server.server import ReplayOptions, build_table, run_replay_server
 from tests.integration.runs import TINY, WAIT_S, until
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -149,6 +159,29 @@ def test_an_actor_asks_its_inference_process_again(server: Server) -> None:
         assert isinstance(again, InferenceRequest)
         assert again.sequence == first.sequence
         assert (again.obs == 1.0).all()
+
+
+def test_a_replay_server_says_again_where_it_serves(server: Server) -> None:
+    """The head may have known its session all the time, and never have heard where it serves."""
+    stop = threading.Event()
+    options = ReplayOptions(server.address, "inproc://replay")
+    replay = threading.Thread(
+        target=run_replay_server, args=(options, server.context, stop, lambda _: None)
+    )
+    replay.start()
+    try:
+        assert isinstance(server.hear(), Join)
+        welcome = Welcome(7, 0, 0, 0, 0, 1, MANIFEST.to_plain(), "inproc://weights", "")
+        assert transport.send(server.socket, welcome, prefix=(server.peer,))
+        first = server.hear()
+        server.is_replaced()
+        while isinstance(again := server.hear(), Heartbeat):
+            pass
+        assert isinstance(first, Serving)
+        assert again == first
+    finally:
+        stop.set()
+        replay.join()
 
 
 def test_a_learner_asks_for_its_batches_again(server: Server) -> None:

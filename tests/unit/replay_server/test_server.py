@@ -53,15 +53,15 @@ def served(table: Table, *queued: Message) -> Iterator[zmq.Socket[bytes]]:
 @contextmanager
 def serving(socket: zmq.Socket[bytes], endpoint: str, table: Table) -> Iterator[None]:
     stop = threading.Event()
-    server = threading.Thread(
+    thread = threading.Thread(
         target=serve, args=(socket, endpoint, table, cast(Membership, NoHead()), stop)
     )
-    server.start()
+    thread.start()
     try:
         yield
     finally:
         stop.set()
-        server.join()
+        thread.join()
 
 
 def heard(peer: zmq.Socket[bytes]) -> Message:

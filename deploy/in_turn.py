@@ -267,9 +267,8 @@ class InTurn:
     ) -> None:
         self._run_dir, self._manifest, self._stop, self._view = run_dir, manifest, stop, view
         self._announcement = announcement
-        # A session is never used again, and those of the run's parts before are in its replay.
-        sessions = count(epoch << 32)
-        self._head = Head(manifest, ENDPOINT, epoch, lambda: next(sessions))
+        self._new_sessions = count(epoch << 32)
+        self._head = Head(manifest, ENDPOINT, epoch, lambda: next(self._new_sessions))
         self._report = Report(self._head, manifest, counters, wall_s, telemetry, recorder)
         self.head_telemetry = self._report.head_telemetry
         self._weights: dict[bytes, Weights] = {}
@@ -317,6 +316,12 @@ class InTurn:
     ) -> Feed | None:
         manifest, config = self._manifest, self._manifest.config
         replay = self._join("replay_server", 0)
+        storage = replay_storage(config, self._run_dir)
+        self._ends.enter_context(only_writer(storage))
+        self._table = build_table(manifest, storage, (replay.epoch, replay.incarnation))
+        # A session is never used again, and those of the run's parts before are in its replay.
+        newest = int(self._table.storage.session.max())
+        self._new_sessions = count(max(next(self._new_sessions), newest + 1))
         self._tell(Serving(replay.session, ENDPOINT))
         evaluator = self._join("evaluator", 0)
         # The ε ladder has its length once all have joined.
@@ -328,9 +333,6 @@ class InTurn:
             (evaluator.epoch, evaluator.incarnation),
             lambda: not self._stop.is_set(),
         )
-        storage = replay_storage(config, self._run_dir)
-        self._ends.enter_context(only_writer(storage))
-        self._table = build_table(manifest, storage, (replay.epoch, replay.incarnation))
         for welcome in welcomes:
             self._actors.append(TurnActor(welcome, manifest, lambda: self._weights[ACTING]))
         return TurnFeed(

@@ -22,6 +22,7 @@ from common.process import INTERRUPTED
 from deploy import presets
 from deploy.launch import launch
 from learner.checkpoint import checkpoints
+from tests.faulty import FAULTY
 from tests.integration.conftest import InProcess, Start
 from tests.integration.runs import ENDLESS, TINY, result_of, until, write_preset
 
@@ -162,6 +163,24 @@ def test_a_run_that_is_resumed_twice_goes_on_in_the_same_way(
     assert once["updates"] > outcome(run_dir)["updates"]
 
 
+def test_a_part_that_is_begun_twice_inserts_nothing_in_vain(
+    deterministic: InProcess, tmp_path: Path
+) -> None:
+    """One that could not write a checkpoint, for want of room, and was killed: the next one has
+    the same epoch, and a replay that holds what the other had inserted in it."""
+    config = Config(**{**TINY, "total_env_steps": 300})
+    run_dir = deterministic(config)
+    saved = run_dir / "checkpoints"
+    kept = shutil.copytree(saved, tmp_path / "kept")
+    deterministic(config.model_copy(update={"total_env_steps": 900}), resume=run_dir)
+    shutil.rmtree(saved)
+    shutil.move(kept, saved)
+    deterministic(config.model_copy(update={"total_env_steps": 1_500}), resume=run_dir)
+    assert outcome(run_dir)["epoch"] == 1
+    *_, last = (run_dir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(last)["replay_duplicates_total"] == 0
+
+
 def test_ctrl_c_ends_it_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
     options = ["--preset", preset, "--run-dir", "run"]
@@ -179,7 +198,7 @@ def test_ctrl_c_ends_it_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
 
 def test_an_environment_that_raises_ends_it_in_one_line(deterministic: InProcess) -> None:
     for fault in ("reset", "step"):
-        faulty = {"env": "tests.environments:Faulty-v0", "env_kwargs": {"fault": f"{fault} raises"}}
+        faulty = {"env": FAULTY, "env_kwargs": {"fault": f"{fault} raises"}}
         with pytest.raises(EnvironmentFault, match=f"Faulty-v0 raised in {fault}"):
             deterministic(Config(**{**TINY, **faulty}))
     assert not torch.are_deterministic_algorithms_enabled()

@@ -20,7 +20,8 @@ class InsertCheck:
         self._in_scratch: Insert | None = None
 
     def check(self, insert: Insert) -> None:
-        """Raises MalformedMessage when these are no blocks of this run."""
+        """Raises MalformedMessage when these are no blocks of this run, as far as can be seen
+        without unpacking them."""
         storage, num_actions = self._storage, self._storage.spec.num_actions
         blocks = len(insert.action)
         rows = (blocks, storage.obs.shape[1])
@@ -57,18 +58,23 @@ class InsertCheck:
         if fault:
             what, reason = FAULTS[fault]
             raise MalformedMessage(f"insert.{what.format(last_action=num_actions - 1)}", reason)
+        if dtype.kind != "f" or isinstance(insert.obs, CompressedArray):
+            return
+        if not all_finite(insert.obs.reshape(-1)):
+            raise MalformedMessage("insert.obs is not finite", Reason.NON_FINITE)
+
+    def unpack(self, insert: Insert) -> None:
+        """Raises MalformedMessage when a checked insert's images cannot be unpacked. While it waits
+        to be stored, it stays small."""
         if isinstance(insert.obs, CompressedArray):
-            # To see that it can be unpacked. While it waits to be stored, it stays small.
             self._in_scratch = None
             if len(self._scratch) < insert.obs.nbytes:
                 self._scratch = np.empty(insert.obs.nbytes, np.uint8)
             insert.obs.copy_to(self._scratch[: insert.obs.nbytes])
             self._in_scratch = insert
-        elif dtype.kind == "f" and not all_finite(insert.obs.reshape(-1)):
-            raise MalformedMessage("insert.obs is not finite", Reason.NON_FINITE)
 
     def observations(self, insert: Insert) -> Array:
-        """Of an insert that was checked; until the next check they are unpacked still."""
+        """Of an insert; until the next one is unpacked they are so still."""
         if insert is not self._in_scratch:
             return insert.obs
         flat = self._scratch[: insert.obs.nbytes].view(insert.obs.dtype)

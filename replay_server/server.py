@@ -52,6 +52,9 @@ RECEIVED_PER_TURN = 256
 """Inserts are taken in as they come, and stored in their turn: ZeroMQ gives a message of one peer
 after that of another, and the learner is one of very many."""
 
+TURN_S = 0.25
+"""And no more after this: the head must hear of this process, whatever it costs to unpack them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -257,6 +260,7 @@ class _Turn:
     def take(self) -> bool:
         """Whether there was anything to do."""
         received = answered = stored = 0
+        end_s = time.monotonic() + TURN_S
         while received < RECEIVED_PER_TURN and answered < ANSWERED_PER_TURN:
             self._trace.phase("receiving")
             frames = transport.receive_frames(self._socket)
@@ -268,6 +272,8 @@ class _Turn:
             if stored < STORED_PER_TURN:
                 self._trace.phase("inserting")
                 stored += self._say(self._table.advance(1, 0))
+            if time.monotonic() > end_s:
+                break
         self._trace.phase("priorities, sampling")
         served = self._say(self._table.advance(0, SAMPLED_PER_TURN))
         self._trace.phase("inserting")

@@ -205,6 +205,8 @@ class Table:
                 f"more than {window} unacknowledged inserts: the window is full",
                 Reason.WINDOW,
             )
+        # Nobody makes this process unpack what it then has no use for.
+        self._checks.unpack(insert)
         session.peer = peer
         session.received = insert.sequence
         session.given_up = given_up
@@ -248,13 +250,13 @@ class Table:
                 f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}", Reason.RANGE
             )
         check_priorities(request)
-        if request.batches and peer not in self._owed and len(self._owed) >= MAX_LEARNERS:
-            raise MalformedMessage(
-                f"{len(self._owed)} learners are owed batches already", Reason.FLOOD
-            )
         if len(request.key):
             self._update(request)
         if request.batches:
+            if peer not in self._owed and len(self._owed) >= MAX_LEARNERS:
+                raise MalformedMessage(
+                    f"{len(self._owed)} learners are owed batches already", Reason.FLOOD
+                )
             owed = self._owed.setdefault(peer, _Owed())
             owed.batches = min(owed.batches + request.batches, MAX_REQUESTED_BATCHES)
             owed.keys_only = request.keys_only

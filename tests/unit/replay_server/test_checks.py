@@ -9,7 +9,7 @@ import pytest
 
 from common.compression import METHODS, compressed
 from common.errors import MalformedMessage
-from common.messages import Insert
+from common.messages import Ack, Insert, Rejected
 from replay_server.checks import InsertCheck
 from replay_server.storage import Storage
 from tests.experience import insert, steps
@@ -44,9 +44,9 @@ def test_what_was_looked_at_last_is_unpacked_and_what_was_before_is_not(
 ) -> None:
     checks, first, second = InsertCheck(storage), packed_insert(1, method), packed_insert(2, method)
 
-    checks.check(first)
+    checks.unpack(first)
     np.testing.assert_array_equal(np.asarray(checks.observations(first)), images(1))
-    checks.check(second)
+    checks.unpack(second)
     assert checks.observations(first) is first.obs
     np.testing.assert_array_equal(np.asarray(checks.observations(second)), images(2))
 
@@ -56,11 +56,11 @@ def test_after_images_that_cannot_be_unpacked_nothing_is_taken_for_what_came_bef
 ) -> None:
     checks, good, bad = InsertCheck(storage), packed_insert(1), packed_insert(2)
     bad = damaged(bad)
-    checks.check(good)
+    checks.unpack(good)
 
     before = checks._scratch.copy()
     with pytest.raises(MalformedMessage, match="no lz4"):
-        checks.check(bad)
+        checks.unpack(bad)
     assert (checks._scratch != before).any()
 
     assert checks.observations(good) is good.obs
@@ -71,15 +71,15 @@ def test_a_smaller_insert_is_unpacked_where_a_larger_one_was(storage: Storage) -
     checks, large = InsertCheck(storage), packed_insert(1)
     small = insert(steps(1, IMAGE_LAYOUT), layout=IMAGE_LAYOUT, spec=IMAGES)
     small = replace(small, obs=compressed(images(2)[:1], "lz4"))
-    checks.check(large)
-    checks.check(small)
+    checks.unpack(large)
+    checks.unpack(small)
     np.testing.assert_array_equal(np.asarray(checks.observations(small)), images(2)[:1])
 
 
 def test_images_that_are_not_compressed_are_taken_from_the_insert(storage: Storage) -> None:
     checks, plain = InsertCheck(storage), packed_insert(1)
     plain = replace(plain, obs=images(1))
-    checks.check(plain)
+    checks.unpack(plain)
     assert checks.observations(plain) is plain.obs
 
 
@@ -92,7 +92,7 @@ def test_both_are_stored_as_they_were_sent(
     for _ in range(first_block):
         storage.write(insert(steps(1, IMAGE_LAYOUT), layout=IMAGE_LAYOUT, spec=IMAGES))
     checks, message = InsertCheck(storage), packed_insert(1)
-    checks.check(message)
+    checks.unpack(message)
 
     first, _ = storage.write(message, checks.observations(message) if unpacked else None)
 
@@ -107,6 +107,22 @@ def test_an_insert_that_is_stored_at_once_is_unpacked_once(monkeypatch: pytest.M
     assert len(found) == 3
     stored = table.storage.obs[1:7].reshape(3, *images(0).shape)
     np.testing.assert_array_equal(stored, [images(sequence) for sequence in range(3)])
+
+
+def test_what_is_not_taken_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An actor may send a few bytes that unpack to hundreds of megabytes, again and again.
+    table = make_table(slots=8, spec=IMAGES, layout=IMAGE_LAYOUT, insert_window=1)
+    table.handle(ACTOR, packed_insert(0), 0.0)
+    found = unpackings(monkeypatch)
+    again, behind_a_gap = packed_insert(0), replace(packed_insert(2, sequence=2), oldest=0)
+    assert table.replies(ACTOR, again, 0.0) == [(ACTOR, Ack(0, 0))]
+    assert table.replies(ACTOR, behind_a_gap, 0.0) == []
+    assert found == []
+    within, beyond_the_window = (replace(packed_insert(s, sequence=s), oldest=0) for s in (1, 2))
+    assert table.replies(ACTOR, within, 0.0) == []
+    ((_, refusal),) = table.replies(ACTOR, beyond_the_window, 0.0)
+    assert isinstance(refusal, Rejected)
+    assert len(found) == 1
 
 
 def test_inserts_that_waited_are_stored_as_they_were_sent() -> None:

@@ -12,7 +12,10 @@ import zmq
 from common import transport
 from common.membership import Membership
 from common.messages import Ack, Batch, Message
+from common.metric_table import histogram
 from common.metrics import Histogram
+from common.trace import NO_TRACE
+from replay_server import server
 from replay_server.server import SAMPLED_PER_TURN, STORED_PER_TURN, serve
 from replay_server.table import Table
 from tests.experience import LAYOUT, insert, steps
@@ -31,7 +34,7 @@ from tests.waiting import wait_until
 class NoHead:
     """A membership of nothing."""
 
-    joins = 1
+    contacts = 1
     stop_requested = False
 
     def poll(self, *_: Any) -> None:
@@ -106,6 +109,22 @@ def test_sessions_behind_one_connection_are_acknowledged_each() -> None:
     messages = [insert(steps(), session=session, sequence=0) for session in (3, 4, 3)]
     with served(make_table(slots=8), *messages) as peer:
         assert {heard(peer) for _ in range(2)} == {Ack(3, 0), Ack(4, 0)}
+
+
+def test_a_turn_is_over_in_time_whatever_an_insert_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TURN_S", -1.0)
+    table = make_table(slots=8)
+    with zmq.Context() as context:
+        socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://table")
+        peer = transport.connect(context, zmq.DEALER, endpoint)
+        with closing(socket), closing(peer):
+            for message in numbered(0, 1, 2):
+                assert transport.send(peer, message)
+            turn = server._Turn(socket, table, NO_TRACE, histogram("replay_batch_seconds"))
+            for taken in (1, 2, 3):
+                assert turn.take()
+                assert table.counters.inserted_blocks == taken
+            assert not turn.take()
 
 
 def test_what_waited_for_experience_is_answered_once_with_it() -> None:

@@ -86,7 +86,11 @@ class Batches:
     def follow(self, servers: Mapping[int, Serving]) -> None:
         """These are the servers now: there may be none for a while, or another."""
         server = next(iter(servers.values()), None)
-        if server is not None and server.endpoint != self._link.endpoint:
+        if server is None:
+            return
+        if server.endpoint == self._link.endpoint:
+            self._link.follow(server)
+        else:
             self._overwritten += self._link.overwritten
             self._link.close()
             self._link = ReplayLink(self._context, server, self._manifest)

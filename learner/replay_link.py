@@ -37,11 +37,22 @@ class ReplayLink:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], server: Serving, manifest: Manifest
     ) -> None:
+        self._server, self._manifest = server, manifest
         self._mapped = map_storage(server, manifest)
-        self.endpoint = server.endpoint
         self.socket, self.watch = transport.connect_watched(context, zmq.DEALER, server.endpoint)
         self.overwritten = 0
         """Transitions that were evicted between being drawn and being read."""
+
+    @property
+    def endpoint(self) -> str:
+        return self._server.endpoint
+
+    def follow(self, server: Serving) -> None:
+        """What the server at this endpoint says of itself now: its storage may be within reach."""
+        if server != self._server:
+            self._server = server
+            if self._mapped is None:
+                self._mapped = map_storage(server, self._manifest)
 
     @property
     def keys_only(self) -> bool:
@@ -59,14 +70,24 @@ class ReplayLink:
             return Received(message.key, message.probability, message.mean_version)
         if self._mapped is None:
             return None
-        if not self._mapped.holds(message):
-            log.warning("the replay server has another storage now: batches come over the wire")
-            self._mapped.close()
-            self._mapped = None
+        if not self._mapped.holds(message) and not self._map_again(message):
             return None
         read = self._mapped.read(host, message)
         self.overwritten += len(message.key) if read is None else read.overwritten
         return None if read is None else Received(read.key, read.probability, read.mean_version)
+
+    def _map_again(self, message: Drawn) -> bool:
+        """Whether there is another file in the place of the old one, and it holds these."""
+        log.warning("the replay server has another storage now")
+        if self._mapped is not None:
+            self._mapped.close()
+        self._mapped = map_storage(self._server, self._manifest)
+        if self._mapped is None or self._mapped.holds(message):
+            return self._mapped is not None
+        log.warning("it is not the one at %s: batches come over the wire", self._server.storage)
+        self._mapped.close()
+        self._mapped = None
+        return False
 
     def close(self) -> None:
         if self._mapped is not None:

@@ -41,10 +41,10 @@ class Stage:
         self.rejections = Rejections("learner_rejected_messages_total")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket, endpoint = transport.bind(self._context, zmq.ROUTER, "inproc://replay")
-        server = Serving(1, endpoint, machine_id(), "" if path is None else str(path))
+        self.server = Serving(1, endpoint, machine_id(), "" if path is None else str(path))
         try:
             batches = Batches(
-                self._context, server, run, torch.device("cpu"), NO_TRACE, self.rejections
+                self._context, self.server, run, torch.device("cpu"), NO_TRACE, self.rejections
             )
             self.feed = Prefetcher(batches, self._context)
         except BaseException:
@@ -271,19 +271,65 @@ def test_keys_that_a_server_drew_before_it_died_are_good_when_its_successor_serv
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("other", ["a file in its place", "memory alone"])
-def test_a_server_with_another_storage_is_heard_by_wire_after_one_warning(
-    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
+def test_a_server_with_a_new_file_in_the_place_of_its_old_one_goes_on_by_shared_memory(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = start()
     stage.insert(SLOTS)
     stage.serve()
     batches = [stage.next() for _ in range(CREDIT)]
     (tmp_path / "replay").unlink()
-    path = tmp_path / "replay" if other == "a file in its place" else None
+    stage.table, stage.sent = build_table(stage.run, tmp_path / "replay"), 0
+    stage.insert(SLOTS)
+    with caplog.at_level(logging.INFO, "learner"):
+        for batch in batches:
+            stage.done(batch)
+            assert [type(reply) for reply in stage.serve()] == [Drawn]
+            assert_is_what_was_inserted(stage.next(), stage.run)
+    assert caplog.messages == [
+        "the replay server has another storage now",
+        f"transitions are read from {tmp_path / 'replay'}",
+    ]
+
+
+def test_a_server_that_comes_back_with_a_storage_within_reach_is_read_from_it(
+    start: Start, tmp_path: Path
+) -> None:
+    stage = start(path=None)
+    stage.insert(SLOTS)
+    assert [type(reply) for reply in stage.serve()] == [Batch] * CREDIT
+    batches = [stage.next() for _ in range(CREDIT)]
+    stage.table, stage.sent = build_table(stage.run, tmp_path / "replay"), 0
+    stage.insert(SLOTS)
+    again = replace(stage.server, session=2, storage=str(tmp_path / "replay"))
+    stage.feed.follow({0: again})
+    for batch in batches:
+        stage.done(batch)
+        assert [type(reply) for reply in stage.serve()] == [Drawn]
+        assert_is_what_was_inserted(stage.next(), stage.run)
+
+
+UNREACHABLE = {
+    "memory alone": "batches come over the wire: PATH cannot be mapped (",
+    "a file elsewhere": "it is not the one at PATH: batches come over the wire",
+}
+
+
+@pytest.mark.parametrize("other", UNREACHABLE)
+def test_a_server_whose_storage_is_out_of_reach_now_is_heard_by_wire(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
+) -> None:
+    stage = start()
+    stage.insert(SLOTS)
+    stage.serve()
+    batches = [stage.next() for _ in range(CREDIT)]
+    path: Path | None = tmp_path / "elsewhere"
+    if other == "memory alone":
+        (tmp_path / "replay").unlink()
+        path = None
     stage.table, stage.sent = build_table(stage.run, path), 0
     stage.insert(SLOTS)
-    with caplog.at_level(logging.WARNING, "learner"):
+    with caplog.at_level(logging.INFO, "learner"):
         # Both credits ask for keys again, in one message or in two, before the first mismatch is
         # seen.
         for batch in batches:
@@ -301,9 +347,10 @@ def test_a_server_with_another_storage_is_heard_by_wire_after_one_warning(
     again = stage.requests[asked:]
     assert not any(r.keys_only for r in again)
     assert sum(r.batches for r in again) == CREDIT
-    assert caplog.messages == [
-        "the replay server has another storage now: batches come over the wire"
-    ]
+    first, *_, last = caplog.messages
+    assert first == "the replay server has another storage now"
+    assert last.startswith(UNREACHABLE[other].replace("PATH", str(tmp_path / "replay")))
+    assert len(caplog.messages) <= 3
     for _ in range(5):
         batch = stage.next()
         assert_is_what_was_inserted(batch, stage.run)

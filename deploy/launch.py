@@ -104,6 +104,8 @@ def launch(argv: list[str]) -> int:
         config = config.model_copy(update={"actors": max(config.actors, hosts.known_actors)})
         if options.bind == Launch.bind:
             options.bind = hosts.head.bind
+        if options.actors_here is None:
+            options.actors_here = hosts.head.actors
         if hosts.replay_elsewhere and config.replay_servers > 1:
             raise ConfigError(
                 f"{options.hosts} has one replay server on another host, and --replay-servers "
@@ -204,14 +206,18 @@ def _run_processes(
     metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     elsewhere: Fleet | Hosts = Fleet([], view.say)
-    roles, actors_here = ROLES, config.actors
+    roles = ROLES
+    actors_here = config.actors if options.actors_here is None else options.actors_here
     if options.hosts is not None:
-        elsewhere = Hosts(options.hosts, run_dir / "logs", view.say, insecure=options.insecure)
-        actors_here = elsewhere.file.head.actors
+        elsewhere = Hosts(
+            options.hosts,
+            run_dir / "logs",
+            view.say,
+            insecure=options.insecure,
+            actors_here=actors_here,
+        )
         if elsewhere.file.replay_elsewhere:
             roles = ROLES - {"replay_server"}
-    if options.actors_here is not None:
-        actors_here = options.actors_here
     if not actors_here:
         roles = roles - {"inference"}  # Its actors would be those of this host.
     # Learner and replay servers; the evaluator does nothing that others wait for.

@@ -42,6 +42,10 @@ class Place(Protocol):
     def vital(self) -> bool:
         """Whether the run cannot go on without it."""
 
+    @property
+    def acts(self) -> bool:
+        """Whether what runs there are actors."""
+
     def start(self, head: str) -> None:
         """Start the command, which is to join that head. Does not wait."""
 
@@ -109,7 +113,7 @@ class Fleet:
     def poll(self) -> None:
         """See who ended; start again who is due.
 
-        Raises RoleFailed, in the words of one of them, when all of them, or a vital one, failed in
+        Raises RoleFailed, in the words of one of them, when all that act, or a vital one, failed in
         a way that would be the same again.
         """
         now_s = self._now_s()
@@ -149,8 +153,10 @@ class Fleet:
             return
         if ended.exit_code in HOPELESS:
             self._hopeless[name] = ended
-            nobody_left = self._alone and len(self._hopeless) == len(self._places)
-            if nobody_left or self._places[name].vital:
+            place = self._places[name]
+            left = [n for n, p in self._places.items() if p.acts and n not in self._hopeless]
+            nobody_left = self._alone and place.acts and not left
+            if nobody_left or place.vital:
                 error = RoleFailed(f"{name}: {ended.words}")
                 error.exit_code = ended.exit_code
                 raise error

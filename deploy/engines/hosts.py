@@ -146,6 +146,10 @@ class SshCommand:
     def vital(self) -> bool:
         return self._name.endswith("replay_server")
 
+    @property
+    def acts(self) -> bool:
+        return self._name.endswith("actors")
+
     def start(self, head: str) -> None:
         self.ask_to_stop()  # Its predecessor has ended; what is left of that is our end of a pipe.
         with self._log_file.open("ab") as log:
@@ -202,17 +206,24 @@ class Hosts:
     Args:
         logs: directory for what the commands say.
         say: prints a line for the user.
+        actors_here: actor processes on this host.
     """
 
     def __init__(
-        self, path: Path, logs: Path, say: Callable[[str], None], *, insecure: bool
+        self,
+        path: Path,
+        logs: Path,
+        say: Callable[[str], None],
+        *,
+        insecure: bool,
+        actors_here: int,
     ) -> None:
         self._path, self._logs, self._say, self._insecure = path, logs, say, insecure
         self.file = read_hosts(path)
         self._changed_ns = path.stat().st_mtime_ns
         self._tables = {host.name: host for host in self.file.hosts}
         commands = [c for host in self.file.hosts for c in self.commands(host)]
-        self._fleet = Fleet(commands, say, alone=self.file.head.actors == 0)
+        self._fleet = Fleet(commands, say, alone=actors_here == 0)
 
     def start(self, endpoint: str) -> None:
         """The head listens there: everybody is to join it."""

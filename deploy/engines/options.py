@@ -19,7 +19,7 @@ class Placing:
     --engine hosts."""
     actors_here: int | None = None
     """How many of the run's actors this command starts itself; the others join from elsewhere.
-    None: all of them."""
+    None: all of them; with --hosts, as many as the file says for the head."""
     address: str | None = None
     """Of a Ray cluster: HOST:PORT, ray://HOST:10001 or auto. None: that of RAY_ADDRESS, or a
     cluster of this host alone."""

@@ -168,6 +168,10 @@ class RayPlace:
     def vital(self) -> bool:
         return False
 
+    @property
+    def acts(self) -> bool:
+        return True
+
     def place(self) -> None:
         """Ask Ray for a node, without waiting."""
         # Where a group may move, Ray itself starts the place again when its node is lost.

@@ -16,6 +16,7 @@ class Scripted:
     def __init__(self, name: str) -> None:
         self._name = name
         self.vital = name == "replay"
+        self.acts = name.startswith("cpu")
         self.did: list[str] = []
         self.end: Ended | None = None
 
@@ -96,6 +97,28 @@ def test_only_when_no_host_can_act_the_run_ends(stage: Stage) -> None:
     with pytest.raises(RoleFailed, match="cpu-2: ale-py is not installed") as raised:
         stage.ends("cpu-2", Ended(4, "ale-py is not installed"))
     assert raised.value.exit_code == 4
+
+
+@pytest.mark.parametrize("other", ["inference", "replay"])
+def test_what_does_not_act_keeps_no_run_without_actors_going(other: str) -> None:
+    stage = Stage("cpu-1", "cpu-2", other)
+    stage.ends("cpu-1", Ended(4, "ale-py is not installed"))
+    with pytest.raises(RoleFailed, match="cpu-2: ale-py is not installed"):
+        stage.ends("cpu-2", Ended(4, "ale-py is not installed"))
+
+
+def test_what_does_not_act_ends_no_run_whose_actors_work() -> None:
+    stage = Stage("cpu-1", "inference")
+    stage.ends("inference", Ended(2, "no such device"))
+    assert stage.said == ["inference: no such device: the run goes on without it"]
+    with pytest.raises(RoleFailed, match="cpu-1: ale-py is not installed"):
+        stage.ends("cpu-1", Ended(4, "ale-py is not installed"))
+
+
+def test_actors_that_come_by_hand_need_no_host_that_acts() -> None:
+    stage = Stage("inference")
+    stage.ends("inference", Ended(2, "no such device"))
+    assert stage.said == ["inference: no such device: the run goes on without it"]
 
 
 def test_what_cannot_act_is_tried_again_when_all_are_started_anew(stage: Stage) -> None:

@@ -94,11 +94,22 @@ def test_the_other_hosts_shell_gets_one_line(tmp_path: Path) -> None:
 
 def test_a_host_that_says_relay_starts_one_with_its_actors(tmp_path: Path) -> None:
     written(tmp_path, '[[hosts]]\nname = "a"\nactors = 4\nrelay = true\n')
-    hosts = Hosts(tmp_path / "hosts.toml", tmp_path, lambda _: None, insecure=False)
+    hosts = Hosts(tmp_path / "hosts.toml", tmp_path, lambda _: None, insecure=False, actors_here=0)
     (command,) = hosts.commands(hosts.file.hosts[0])
     assert command.name == "a actors"
     line = command.command("tcp://head:5550")[-1]
     assert "actor --connect tcp://head:5550 --processes 4 --relay --stop-at-eof" in line
+
+
+def test_of_a_hosts_commands_the_actors_alone_act(tmp_path: Path) -> None:
+    written(tmp_path, '[[hosts]]\nname = "a"\nreplay = "tcp://a:5560"\ninference = true\n')
+    hosts = Hosts(tmp_path / "hosts.toml", tmp_path, lambda _: None, insecure=False, actors_here=0)
+    commands = hosts.commands(hosts.file.hosts[0])
+    assert [(command.name, command.acts, command.vital) for command in commands] == [
+        ("a replay_server", False, True),
+        ("a inference", False, False),
+        ("a actors", True, False),
+    ]
 
 
 def test_a_replay_server_elsewhere_takes_over_from_its_predecessor() -> None:

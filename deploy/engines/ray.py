@@ -1,9 +1,10 @@
 """Ray: finds the nodes and starts processes again where one is lost. Data stays on ZeroMQ.
 
-What Ray places are `Place`s: an actor in Ray's sense, with cores and GPUs reserved, that runs one
-command as a process of its own. The head's group is one of them, so that learner and replay server
-share a node; each zapex actor is another, spread over the nodes. Ray moves words and exit codes
-alone. A process that its place has started ends with it, for the place holds its standard input.
+What Ray places are `ray_place.Place`s: an actor in Ray's sense, with cores and GPUs reserved, that
+runs one command as a process of its own. The head's group is one of them, so that learner and
+replay server share a node; each zapex actor is another, spread over the nodes. Ray moves words,
+keys and exit codes alone. A process that its place has started ends with it, for the place holds
+its standard input.
 """
 
 import contextlib
@@ -11,8 +12,6 @@ import importlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +21,12 @@ from typing import Any
 from common import transport
 from common.config import Config
 from common.errors import ConfigError, RoleFailed
+from common.keys import KEY_VARIABLE, PATH_VARIABLE
 from common.restarts import Ending, Patience, RestartPolicy
 from common.security import Security
 from deploy.engines.fleet import Ended, Fleet
 from deploy.engines.options import Placing, check_reachable
+from deploy.engines.ray_place import Place
 from deploy.live_view import LiveView
 from deploy.status_client import StatusClient
 from deploy.topology import (
@@ -44,48 +45,9 @@ PENDING_S = 10.0
 """A place that has no node after so long is said to wait for one."""
 STOP_S = 30.0
 LISTENS_S = 5.0
-TAIL_BYTES = 4_096
-ENVIRONMENT = ("PYTHONPATH", "ZAPEX_KEYS", "ZAPEX_KEY")
-"""Variables that processes on other nodes get as they are here."""
-
-
-class Place:
-    """Runs one command on the node where Ray put it. Its methods are called over Ray."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
-
-    def node(self) -> tuple[str, int]:
-        """The node's address as the others know it, and the first of two ports that are free."""
-        import ray
-
-        return ray.util.get_node_ip_address(), _free_ports()
-
-    def run(self, words: list[str], directory: str, log_file: str) -> tuple[int, str]:
-        """Run `python -m WORDS` until it ends; its exit code and its last line."""
-        if self._stopped:
-            return 0, ""
-        directory = directory if Path(directory).is_dir() else "."
-        with _open_log(Path(log_file)) as log:
-            began_at = log.tell()
-            with subprocess.Popen(
-                [sys.executable, "-m", *words, "--stop-at-eof"],
-                cwd=directory,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            ) as self._process:
-                # Leaving this block would close its input, and so end it.
-                code = self._process.wait()
-            return code, _last_line(log, began_at)
-
-    def stop(self) -> None:
-        """End the command in order; `run` returns when it has."""
-        self._stopped = True
-        if self._process is not None:
-            self._process.terminate()
+KEYS = (PATH_VARIABLE, KEY_VARIABLE)
+"""Variables that commands on other nodes get as they are here. Each is an argument of its place:
+the environment that Ray itself is told stands in its logs, which others can read."""
 
 
 def run_on_ray(
@@ -202,7 +164,9 @@ class RayPlace:
 
     def run(self, words: list[str]) -> None:
         """Run the command there, when there is a node."""
-        self._run = self._actor.run.remote(words, str(Path.cwd()), str(self._log_file))
+        self._run = self._actor.run.remote(
+            words, str(Path.cwd()), str(self._log_file), _variables(*KEYS)
+        )
 
     def ended(self) -> Ended | None:
         now_s = time.monotonic()
@@ -310,11 +274,10 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
     """Connected to a cluster. Yields whether it is this host alone, made for this run."""
     address = address or os.environ.get("RAY_ADDRESS")
     _check_listens(address)
-    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "ERROR",
-        "runtime_env": {"env_vars": variables},
+        "runtime_env": {"env_vars": _variables("PYTHONPATH")},
     }
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -333,6 +296,11 @@ def _cluster(ray: Any, address: str | None, head: Resources, actors: Group) -> I
         yield address is None
     finally:
         ray.shutdown()
+
+
+def _variables(*names: str) -> dict[str, str]:
+    """Those of this process's environment that are set."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _check_listens(address: str | None) -> None:
@@ -378,32 +346,3 @@ def _check_room(ray: Any, head: Resources, actors: Group, say: Callable[[str], N
 
 def _in_words(needs: Resources) -> str:
     return f"{needs.cores} cores" + (f" and {needs.gpus} GPUs" if needs.gpus else "")
-
-
-@contextlib.contextmanager
-def _open_log(path: Path) -> Iterator[Any]:
-    """The log in the run's directory or, on a node that does not see that, among Ray's own."""
-    try:
-        file = path.open("a+b")
-    except OSError:
-        file = (Path("/tmp/ray/session_latest/logs") / f"zapex-{path.name}").open("a+b")
-    with file:
-        yield file
-
-
-def _last_line(log: Any, began_at: int) -> str:
-    log.seek(max(began_at, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-    said = [line for line in lines if line]
-    return said[-1].removeprefix("error: ") if said else ""
-
-
-def _free_ports() -> int:
-    """The first of two neighbouring ports that nobody uses: for the head and its weights."""
-    for _ in range(100):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            first = stack.enter_context(socket.create_server(("", 0)))
-            port: int = first.getsockname()[1]
-            stack.enter_context(socket.create_server(("", port + 1)))
-            return port
-    raise OSError("no two free ports in a row")

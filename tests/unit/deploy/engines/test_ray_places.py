@@ -2,8 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,22 +13,59 @@ import pytest
 from common.config import Config
 from common.errors import ConfigError
 from deploy.engines import ray as engine
+from deploy.engines.fleet import Ended
+from deploy.engines.ray_place import Place, _free_ports
 from deploy.topology import Group, groups
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 Node = dict[str, float]
+Call = Callable[[], Any]
 
 
 class FakeRay:
-    """Nodes with so many cores and GPUs."""
+    """Nodes with so many cores and GPUs. What is called there runs when its result is got."""
 
     def __init__(self, *nodes: Node) -> None:
         self._nodes = nodes
+        self.told: list[dict[str, Any]] = []
+        """Options, of which Ray tells others."""
+
+    def init(self, **options: Any) -> None:
+        self.told.append(options)
+
+    def shutdown(self) -> None:
+        pass
+
+    def remote(self, made: type) -> "FakeActor":
+        return FakeActor(self, made())
+
+    def wait(self, calls: list[Call], timeout: float) -> tuple[list[Call], list[Call]]:
+        return calls, []
+
+    def get(self, call: Call) -> Any:
+        return call()
 
     def nodes(self) -> list[dict[str, Any]]:
         away = {"Alive": False, "Resources": {"CPU": 1_000.0, "GPU": 8.0}}
         return [away, *({"Alive": True, "Resources": node} for node in self._nodes)]
+
+
+class FakeActor:
+    """As Ray has it: `options` and `remote` of a class, and then `METHOD.remote`."""
+
+    def __init__(self, ray: FakeRay, made: object) -> None:
+        self._ray, self._made = ray, made
+
+    def options(self, **options: Any) -> "FakeActor":
+        self._ray.told.append(options)
+        return self
+
+    def remote(self) -> "FakeActor":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=partial(partial, getattr(self._made, name)))
 
 
 def wanted(actors: int, **changes: Any) -> tuple[Group, Group]:
@@ -99,24 +138,44 @@ def test_a_cluster_that_ray_is_to_find_is_its_business(address: str | None) -> N
 
 
 def test_a_place_tells_how_its_command_ended_and_what_it_said_last(tmp_path: Path) -> None:
-    place = engine.Place()
+    place = Place()
     log = tmp_path / "log"
     log.write_text("what another command said\n")
-    code, words = place.run(["actor", "--processes", "0"], str(ROOT), str(log))
+    code, words = place.run(["actor", "--processes", "0"], str(ROOT), str(log), {})
     assert (code, words) == (2, "--processes 0: must be at least 1, or auto: one for each core")
 
 
 def test_a_place_that_is_stopped_before_its_command_began_does_not_begin_it(
     tmp_path: Path,
 ) -> None:
-    place = engine.Place()
+    place = Place()
     place.stop()
-    assert place.run(["nothing"], str(ROOT), str(tmp_path / "log")) == (0, "")
+    assert place.run(["nothing"], str(ROOT), str(tmp_path / "log"), {}) == (0, "")
     assert not (tmp_path / "log").exists()
 
 
+def test_a_key_is_told_to_the_command_and_not_to_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "says.py").write_text("import os\nprint(os.environ['ZAPEX_KEY'])\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "where-zapex-is")
+    monkeypatch.setenv("ZAPEX_KEY", "secret")
+    ray = FakeRay()
+    head, actors = wanted(1)
+    place = engine.RayPlace(ray, "actor-0", actors, lambda head: ["says"], tmp_path)
+    with engine._cluster(ray, None, head.needs, actors):
+        place.start("tcp://head:5550")
+    assert "where-zapex-is" in repr(ray.told)
+    assert "secret" not in repr(ray.told)
+    # A node's own environment has none.
+    monkeypatch.delenv("ZAPEX_KEY")
+    assert place.ended() == Ended(0, "secret")
+
+
 def test_the_ports_of_a_head_are_neighbours_and_free() -> None:
-    assert 1_024 < wait_until(engine._free_ports, "two free ports") < 65_535
+    assert 1_024 < wait_until(_free_ports, "two free ports") < 65_535
 
 
 def test_the_engine_is_not_the_package_that_it_imports() -> None:

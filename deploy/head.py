@@ -35,13 +35,15 @@ from common.keys import (
     make_directory,
     revoke_client,
 )
-from common.process import stop_on_signals
+from common.process import stop_at_end_of_input, stop_on_signals
 from common.restarts import Ending, MemoryWatch, Patience, RestartPolicy
 from common.security import open_security
 from deploy import presets
 from learner.announcement import HEAD_FILE
 
 LOOK_S = 0.1
+STOP_S = 60.0
+"""How long a head may take to stop whose standard input has ended."""
 ENDED = (0, 1)
 """Exit codes of a learner that came to the run's end: target reached, or missed."""
 
@@ -60,6 +62,8 @@ class HeadOptions:
     that actors and evaluator need here."""
     linger: bool = False
     """Once the run has ended, wait to be stopped: for engines that start whatever ends again."""
+    stop_at_eof: bool = False
+    """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
 
 
 def head(argv: list[str]) -> int:
@@ -76,12 +80,14 @@ def head(argv: list[str]) -> int:
         make_keys(options.client_key)
     stop = threading.Event()
     stop_on_signals(stop)
+    if options.stop_at_eof:
+        stop_at_end_of_input(stop.set, limit_s=STOP_S)
     with tempfile.TemporaryDirectory() as directory:
         preset_file = Path(directory) / "preset.toml"
         write_toml(config, preset_file)
         run_dir = str(options.run_dir)
         words = ["--auto-resume", "--run-dir", run_dir, "--config", str(preset_file)]
-        command = [sys.executable, "-m", "learner", *words, *learner_flags]
+        command = [sys.executable, "-m", "learner", "--stop-at-eof", *words, *learner_flags]
         code = keep_learning(command, options.run_dir, stop)
     if options.linger and code in ENDED and not stop.is_set():
         _linger(learner_flags, stop)
@@ -126,12 +132,14 @@ def keep_learning(
     """Run a learner, and again when it crashes or is killed (docs/adr/0021). What it explains is
     final, and so is the run's end.
 
+    Its standard input ends with this process, however that goes.
+
     Returns its exit code, or 128 + the signal of the last that was killed.
     """
     policy, memory = RestartPolicy(patience), MemoryWatch()
     while True:
-        learner = subprocess.Popen(command)
-        ready_s = _wait_for_end(learner, run_dir / HEAD_FILE, stop)
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as learner:
+            ready_s = _wait_for_end(learner, run_dir / HEAD_FILE, stop)
         code = learner.returncode
         if code >= 0:
             return code

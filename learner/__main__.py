@@ -11,7 +11,7 @@ from common.config import Config, config_from_mapping, read_toml
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import configure_logging, run_main, stop_on_signals
+from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
 from common.security import SecureContext, announce, open_security
 
 
@@ -33,6 +33,8 @@ class Flags:
     end ends at once, as it did."""
     overwrite: bool = False
     """Replace the run in run_dir."""
+    stop_at_eof: bool = False
+    """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
     keys: Path | None = None
     """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
     says, or no keys."""
@@ -73,6 +75,8 @@ def _run(argv: list[str]) -> int:
     announce(security)
     stop = threading.Event()
     stop_on_signals(stop)
+    if flags.stop_at_eof:
+        stop_at_end_of_input(stop.set)
     metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     options = LearnerOptions(flags.run_dir, flags.bind, resume, metrics=metrics)
     with SecureContext(security) as context:

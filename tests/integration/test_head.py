@@ -1,6 +1,7 @@
 """`python -m deploy head`: a head that something else starts, again and again."""
 
 import contextlib
+import signal
 import urllib.request
 from pathlib import Path
 
@@ -38,6 +39,29 @@ def test_a_learner_that_is_killed_resumes_and_a_signal_stops_both(
     assert learner_of(head.process.pid) is None
     result = result_of(tmp_path / "run")
     assert (result["reason"], result["seed"]) == ("stopped", 7)
+
+
+def test_when_it_is_killed_its_learner_ends_and_the_next_goes_on(
+    start: Start, tmp_path: Path
+) -> None:
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
+    words = ("deploy", "head", "--preset", preset, "--run-dir", "run")
+    bind = ("--bind", f"tcp://127.0.0.1:{free_ports(2)}")
+    head = start(*words, *bind)
+    head.line("checkpoint run/checkpoints/00000000")
+    head.process.kill()
+    assert head.nothing_left()
+    start(*words, *bind).line("resumed from run/checkpoints/00000000")
+
+
+def test_it_ends_with_its_input_if_it_is_told_to(start: Start, tmp_path: Path) -> None:
+    """That of a test's commands has ended before they begin."""
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
+    bind = ("--bind", f"tcp://127.0.0.1:{free_ports(2)}")
+    head = start("deploy", "head", "--preset", preset, "--run-dir", "run", *bind, "--stop-at-eof")
+    # Its learner may not have got to hear signals.
+    assert head.wait() in (0, 128 + signal.SIGTERM)
+    assert head.nothing_left()
 
 
 def test_errors_that_a_learner_explains_are_final(start: Start, tmp_path: Path) -> None:

@@ -246,6 +246,8 @@ class Head:
         )
         self._incarnations[join.role, member.number] += 1
         self.members[member.session] = member
+        number = member.number if join.role == "replay_server" else None
+        self.metrics.begin(member.session, join.token, number)
         self._members_changed()
         if self._lines.allows(now_s):
             log.info(

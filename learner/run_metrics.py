@@ -1,9 +1,12 @@
 """The metrics of a whole run out of those of its members.
 
 Members come and go, and a restarted one counts from zero again. So counters and histograms are
-summed by their growth, session by session; gauges are means over the members that are there.
+summed by their growth, session by session. Not all begins at zero with a session: a process that
+was cut off comes back in a new one with what it has counted so far, and a restarted replay server
+takes some counters from its storage. Gauges are means over the members that are there.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,16 +16,21 @@ import numpy.typing as npt
 
 from common.metric_table import METRICS, SERIES
 from common.metrics import Histograms, Kind, Values, quantile
+from learner.admission import MAX_MEMBERS
 
 _COUNTERS = {name for name, metric in SERIES.items() if metric.kind is Kind.COUNTER}
 _GAUGES = {name for name, metric in METRICS.items() if metric.kind is Kind.GAUGE}
 _SHAPES = {n: (len(m.bounds) + 2,) for n, m in METRICS.items() if m.kind is Kind.HISTOGRAM}
+_STORED = ("replay_inserted_transitions_total", "replay_sampled_transitions_total")
+"""Counters that a storage keeps, so that the successor of its replay server goes on with them."""
 
 QUANTILES = (0.5, 0.9, 0.99)
 MAX_HISTOGRAM = 1e15
 """What a histogram may hold at most: a stranger's numbers must not spoil the sums."""
 MAX_VALUE = 1e30
 """The same of counters and gauges, of which a loss may be large."""
+MAX_GONE = MAX_MEMBERS
+"""Processes that are remembered in case they come back: all members, if all were cut off."""
 
 
 @dataclass(slots=True)
@@ -34,6 +42,10 @@ class _Seen:
     """The newest that are not yet in the run's."""
     counted: Histograms = field(default_factory=dict)
     """Those that are."""
+    token: int | None = None
+    """Of its process."""
+    storage: int | None = None
+    """Number of the replay server that it is."""
 
 
 class RunMetrics:
@@ -45,9 +57,26 @@ class RunMetrics:
 
     def __init__(self) -> None:
         self._sessions: dict[int, _Seen] = {}
+        self._gone: OrderedDict[int | None, _Seen] = OrderedDict()
+        """By the process's token, whoever left last at the end."""
+        self._stored: dict[int | None, Values] = {}
+        """What was told last of each storage."""
         self._totals: Values = {}
         self._histograms: Histograms = {}
         self._recorded: Histograms = {}
+
+    def begin(self, session: int, token: int, storage: int | None = None) -> None:
+        """A member is taken in. What its process has told before, or its predecessor of what their
+        storage keeps, counts no second time.
+
+        Args:
+            token: of its process, as in its Join.
+            storage: number of a replay server, by which its successor finds the storage; None: it
+                is none.
+        """
+        seen = self._gone.pop(token, None) or _Seen(dict(self._stored.get(storage, {})))
+        seen.token, seen.storage = token, storage
+        self._sessions[session] = seen
 
     def add(self, session: int, values: Mapping[str, float], histograms: Histograms) -> Values:
         """A member's newest values. What is not declared or no sound number is left out; returns
@@ -75,6 +104,13 @@ class RunMetrics:
         """Members that are gone: what they counted stays."""
         gone = [seen for s in sessions if (seen := self._sessions.pop(s, None)) is not None]
         self._sum_histograms(gone)
+        for seen in gone:
+            told = seen.values = {n: v for n, v in seen.values.items() if n in _COUNTERS}
+            self._gone[seen.token] = seen
+            if seen.storage is not None:
+                self._stored[seen.storage] = {n: told[n] for n in _STORED if n in told}
+        while len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
 
     def values(self) -> Values:
         """Totals of counters and means of gauges over the members, by name."""

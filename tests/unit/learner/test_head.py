@@ -231,6 +231,31 @@ def test_who_is_silent_for_too_long_is_gone_and_counted() -> None:
     assert run.head.lost == {"actor": 3, "replay_server": 1}
 
 
+def test_who_was_cut_off_and_comes_back_is_not_counted_twice() -> None:
+    blocked = "actor_blocked_seconds_total"
+    run = Run()
+    first = run.welcome(b"a", join(token=5)).session
+    run.send(b"a", heartbeat(first, **{blocked: 400.0}))
+    run.head.tick(SILENCE_S + 0.1)
+    replay = run.welcome(b"replay", join("replay_server", take_over=True))
+    run.send(b"replay", Serving(replay.session, REPLAY))
+    again = run.welcome(b"a", join(token=5)).session
+    run.send(b"a", heartbeat(again, **{blocked: 403.0}))
+    assert run.head.metrics.values() == {blocked: 403.0}
+
+
+@pytest.mark.parametrize("how", ["in its place", "after it fell silent"])
+def test_what_a_replay_server_restores_is_not_counted_twice(how: str) -> None:
+    inserted = "replay_inserted_transitions_total"
+    run = Run()
+    run.send(b"replay", heartbeat(100, **{inserted: 500_000.0}))
+    if how == "after it fell silent":
+        run.head.tick(SILENCE_S + 0.1)
+    run.welcome(b"new", join("replay_server", preferred_number=0, take_over=True))
+    run.send(b"new", heartbeat(101, **{inserted: 500_040.0}))
+    assert run.head.metrics.values() == {inserted: 500_040.0}
+
+
 def test_a_heartbeat_is_answered_with_what_the_head_wants() -> None:
     run = Run()
     session = run.welcome(b"a", join()).session

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import learner.run_metrics
 from common.metric_table import METRICS, histogram
 from learner.run_metrics import RunMetrics
 
@@ -13,6 +14,7 @@ STEPS, UNDER_WAY, STEP_S = (
     "actor_unacknowledged_inserts",
     "actor_step_seconds",
 )
+INSERTED, BLOCKS = "replay_inserted_transitions_total", "replay_inserted_blocks_total"
 
 
 def observed(*values: float) -> Any:
@@ -38,6 +40,48 @@ def test_what_a_member_counted_stays_when_it_is_gone() -> None:
     # Its successor has a session of its own.
     metrics.add(2, {STEPS: 5.0}, {})
     assert metrics.values() == {STEPS: 105.0}
+
+
+def test_a_process_that_comes_back_goes_on_with_what_it_has_counted() -> None:
+    metrics = RunMetrics()
+    metrics.begin(1, token=7)
+    metrics.add(1, {STEPS: 100.0, UNDER_WAY: 1.0}, observed(0.02))
+    metrics.forget([1])
+    metrics.begin(2, token=7)
+    # What it holds now it has yet to tell.
+    assert metrics.values() == {STEPS: 100.0}
+    metrics.add(2, {STEPS: 130.0}, observed(0.02, 5.0))
+    assert metrics.values() == {STEPS: 130.0}
+    np.testing.assert_allclose(metrics.histograms[STEP_S], observed(0.02, 5.0)[STEP_S])
+
+
+def test_a_replay_server_goes_on_with_what_its_storage_has_kept_and_nothing_else() -> None:
+    metrics = RunMetrics()
+    for session, number, inserted in ((1, 0, 500_000.0), (2, 1, 300_000.0)):
+        metrics.begin(session, token=session, storage=number)
+        metrics.add(session, {INSERTED: inserted, BLOCKS: 10.0}, {})
+    # One falls before it has told anything; another takes its place.
+    for session in (3, 4):
+        metrics.forget([1, 3])
+        metrics.begin(session, token=session, storage=0)
+    metrics.add(4, {INSERTED: 500_040.0, BLOCKS: 1.0}, {})
+    assert metrics.values() == {INSERTED: 800_040.0, BLOCKS: 21.0}
+
+
+def test_processes_that_are_gone_are_not_remembered_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learner.run_metrics, "MAX_GONE", 2)
+    metrics = RunMetrics()
+    for session in (1, 2, 3):
+        metrics.begin(session, token=session)
+        metrics.add(session, {STEPS: 100.0}, {})
+        metrics.forget([session])
+    for session in (1, 2, 3):
+        metrics.begin(10 + session, token=session)
+        metrics.add(10 + session, {STEPS: 100.0}, {})
+    # The first that went counts as a new one.
+    assert metrics.values() == {STEPS: 400.0}
 
 
 def test_a_counter_that_falls_back_takes_nothing_away() -> None:

@@ -32,6 +32,8 @@ EXPRESSIONS = [*alert_expressions(), *panel_expressions()]
 LEVELS = {"learner_updates_total"}
 """Counters whose value itself means something: versions of weights are numbers of updates."""
 PARTS_OF_HISTOGRAMS = re.compile(r"_(bucket|sum|count)$")
+MATCHED_BY_RUN = re.compile(r"(?P<one>.+) [-+*/] on \(run\)(?: (?P<other>(?!group_right).+)| .+)")
+"""Arithmetic on series of the same run; `other` is not there where that side may have several."""
 PAGE = ROOT / "docs" / "monitoring.md"
 
 
@@ -39,6 +41,12 @@ def names(promql: str) -> set[str]:
     """Metrics of zapex that an expression reads, without the prefix."""
     found = {match["name"] for match in SELECTOR.finditer(promql)}
     return {name.removeprefix(PREFIX) for name in found if name.startswith(PREFIX)}
+
+
+def is_of_one_process(promql: str) -> bool:
+    """Whether a run has no more than one process with the metrics that an expression reads."""
+    bases = {PARTS_OF_HISTOGRAMS.sub("", name) for name in names(promql)}
+    return all(METRICS[base].role in ("learner", "head") for base in bases)
 
 
 def is_growth(promql: str, name: str) -> bool:
@@ -67,6 +75,21 @@ def test_what_is_asked_for_is_declared_and_read_as_its_kind_may_be(expression: E
 def test_quantiles_keep_the_ranges_apart(expression: Expression) -> None:
     for by in re.findall(r"histogram_quantile\([\d.]+, sum by \(([^)]*)\)", expression.promql):
         assert "le" in by.split(", ")
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS, ids=[e.where for e in EXPRESSIONS])
+def test_a_run_has_one_of_what_is_matched_by_its_name(expression: Expression) -> None:
+    """Prometheus refuses the whole query where there are several."""
+    found = MATCHED_BY_RUN.fullmatch(expression.promql)
+    for side in found.groups("") if found else ():
+        assert side.startswith("sum by (run) (") or is_of_one_process(side), side
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_what_several_processes_tell_is_combined_or_told_apart(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        of_each = not is_of_one_process(target["expr"]) and " by (" not in target["expr"]
+        assert not of_each or "{{number}}" in target["legendFormat"], target["refId"]
 
 
 def test_every_metric_is_in_the_dashboard() -> None:

@@ -2,7 +2,8 @@
 one. `docs/metrics.md` is made of this (`python -m common.metric_table`); a test compares the two.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 
 from common.errors import Reason
 from common.metrics import Histogram, Kind, Metric
@@ -27,8 +28,15 @@ def _rejections(name: str, meaning: str, remedy: str, healthy: str = "0.") -> Me
     )  # fmt: skip
 
 
-def _gauge(name: str, unit: str, meaning: str, healthy: str, remedy: str) -> Metric:
-    return Metric(name, Kind.GAUGE, unit, meaning, healthy, remedy)
+def _gauge(
+    name: str,
+    unit: str,
+    meaning: str,
+    healthy: str,
+    remedy: str,
+    combine: Callable[[Sequence[float]], float] = fmean,
+) -> Metric:
+    return Metric(name, Kind.GAUGE, unit, meaning, healthy, remedy, combine=combine)
 
 
 def _histogram(
@@ -162,6 +170,7 @@ _METRICS = (
         "replay_transitions", "transitions", "Transitions that can be sampled.",
         "Grows to replay_capacity and stays.",
         "Standing still below it: no actor inserts; see replay_insert_blocked_seconds_total.",
+        combine=sum,
     ),
     _gauge(
         "replay_fill", "share of the replay", "Blocks stored, of those there is room for.",
@@ -243,6 +252,7 @@ _METRICS = (
         "Below replay_flush_period_s and the time that a flush takes.",
         "Growing: the disk is too slow for the rate of inserts, or fails; the log of the replay "
         "server has the reason.",
+        combine=max,
     ),
     _histogram(
         "replay_insert_seconds", "s", "From an insert's arrival to its being stored.",
@@ -404,6 +414,11 @@ def histogram(name: str) -> Histogram:
     return Histogram(METRICS[name])
 
 
+def _combined(combine: Callable[[Sequence[float]], float]) -> str:
+    """Names of the metrics whose values of several processes become the run's so."""
+    return ", ".join(f"`{metric.name}`" for metric in _METRICS if metric.combine is combine)
+
+
 def page(metrics: Iterable[Metric] = _METRICS) -> str:
     """`docs/metrics.md`."""
     lines = [
@@ -411,6 +426,10 @@ def page(metrics: Iterable[Metric] = _METRICS) -> str:
         "",
         "What every process tells about itself. Prometheus shows the names with `zapex_` before",
         "them. This page is made by `python -m common.metric_table`.",
+        "",
+        "A run's own records (`metrics.jsonl`, TensorBoard) have the sum of what its processes",
+        f"count, and the mean of each gauge; but the sum of {_combined(sum)}, and the",
+        f"largest {_combined(max)}.",
         "",
         "A counter *by reason* is, besides its total, told for each reason that occurred as",
         "`NAME.REASON`; Prometheus has the reason as a label instead, and no total. The reasons:",

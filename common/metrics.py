@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,8 @@ class Metric:
     """What to do about a bad one."""
     bounds: tuple[float, ...] = ()
     """A histogram's: the largest value of each range but the last, which has none."""
+    combine: Callable[[Sequence[float]], float] = fmean
+    """A gauge's: the run's value out of those of its processes."""
     label: str = ""
     """What a counter's parts differ in. Besides the total, by the counter's name, a process tells
     those of its parts that are not 0, each by NAME.PART; Prometheus gets all parts by this label,

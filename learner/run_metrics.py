@@ -3,7 +3,8 @@
 Members come and go, and a restarted one counts from zero again. So counters and histograms are
 summed by their growth, session by session. Not all begins at zero with a session: a process that
 was cut off comes back in a new one with what it has counted so far, and a restarted replay server
-takes some counters from its storage. Gauges are means over the members that are there.
+takes some counters from its storage. Gauges are those of the members that are there, combined as
+they are declared.
 """
 
 from collections import OrderedDict
@@ -113,13 +114,13 @@ class RunMetrics:
             self._gone.popitem(last=False)
 
     def values(self) -> Values:
-        """Totals of counters and means of gauges over the members, by name."""
+        """Totals of counters, and gauges over the members, by name."""
         gauges: dict[str, list[float]] = {}
         for seen in self._sessions.values():
             for name, value in seen.values.items():
                 if name in _GAUGES:
                     gauges.setdefault(name, []).append(value)
-        return self._totals | {name: sum(v) / len(v) for name, v in gauges.items()}
+        return self._totals | {name: METRICS[name].combine(v) for name, v in gauges.items()}
 
     def record(self) -> Values:
         """`values`, and of each histogram its quantiles since the last record: NAME_p50, _p90,

@@ -32,6 +32,14 @@ def test_counters_are_summed_and_gauges_averaged_over_members() -> None:
     assert metrics.values() == {STEPS: 140.0, UNDER_WAY: 3.0}
 
 
+def test_of_several_replay_servers_there_are_all_transitions_and_the_oldest_flush() -> None:
+    metrics = RunMetrics()
+    size, fill, unflushed = "replay_transitions", "replay_fill", "replay_unflushed_seconds"
+    metrics.add(1, {size: 1_000.0, fill: 1.0, unflushed: 3.0}, {})
+    metrics.add(2, {size: 500.0, fill: 0.5, unflushed: 40.0}, {})
+    assert metrics.values() == {size: 1_500.0, fill: 0.75, unflushed: 40.0}
+
+
 def test_what_a_member_counted_stays_when_it_is_gone() -> None:
     metrics = RunMetrics()
     metrics.add(1, {STEPS: 100.0, UNDER_WAY: 1.0}, {})

@@ -94,11 +94,12 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory))
         rows = "\n".join(f"|{name}|{value}|" for name, value in config.model_dump().items())
         self._writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{rows}")
+        self._replay_servers = config.replay_servers
         self._last: Record | None = None
         self._videos = NewVideos(videos)
 
     def write(self, record: Record) -> None:
-        for tag, value in scalars(record, self._last).items():
+        for tag, value in scalars(record, self._last, self._replay_servers).items():
             env_steps = record.env_steps
             if record.evaluation is not None and tag.startswith("eval/"):
                 # Those of the version, which may have been long ago.
@@ -144,10 +145,12 @@ class WeightsAndBiases:
             # What this process prints is for its log.
             settings=wandb.Settings(console="off", silent=True),
         )
+        self._replay_servers = config.replay_servers
         self._last: Record | None = None
 
     def write(self, record: Record) -> None:
-        values = {**scalars(record, self._last), "env_steps": record.env_steps}
+        curves = scalars(record, self._last, self._replay_servers)
+        values = {**curves, "env_steps": record.env_steps}
         if record.evaluation is not None:
             # Of the version that was scored: W&B's own steps cannot go back to it.
             values["eval/env_steps"] = record.evaluation["env_steps"]
@@ -189,19 +192,24 @@ def _open_sinks(run_dir: Path, config: Config) -> list[Sink]:
     return sinks
 
 
-def scalars(record: Record, last: Record | None) -> dict[str, float]:
-    """A record's curves by tag; rates are those since the last one."""
+def scalars(record: Record, last: Record | None, replay_servers: int) -> dict[str, float]:
+    """A record's curves by tag; rates are those since the last one.
+
+    Args:
+        replay_servers: that the run has; each tells for how long its own actors waited.
+    """
     found = {tag: record.values[name] for name, tag in TAGS.items() if name in record.values}
     if last is not None and record.wall_s > last.wall_s:
         elapsed_s = record.wall_s - last.wall_s
         found["charts/SPS"] = (record.env_steps - last.env_steps) / elapsed_s
         found["charts/updates_per_second"] = (record.updates - last.updates) / elapsed_s
-        for name, tag in (
-            ("replay_insert_blocked_seconds_total", "charts/actors_waiting"),
-            ("learner_waited_seconds_total", "charts/learner_waiting"),
+        for name, tag, processes in (
+            ("replay_insert_blocked_seconds_total", "charts/actors_waiting", replay_servers),
+            ("learner_waited_seconds_total", "charts/learner_waiting", 1),
         ):
             if name in record.values and name in last.values:
-                found[tag] = (record.values[name] - last.values[name]) / elapsed_s
+                waited_s = record.values[name] - last.values[name]
+                found[tag] = waited_s / (elapsed_s * processes)
     if record.episode_returns:
         found["charts/episodic_return"] = _mean(record.episode_returns)
         found["charts/episodic_length"] = _mean(record.episode_lengths)

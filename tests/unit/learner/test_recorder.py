@@ -182,7 +182,7 @@ def test_curves_have_the_names_that_the_ecosystem_knows() -> None:
         episode_lengths=[10, 30],
         evaluation=score,
     )
-    assert scalars(now, last) == {
+    assert scalars(now, last, replay_servers=1) == {
         "losses/td_loss": 0.5,
         "losses/q_values": 4.0,
         # 100 steps, 10 updates and 5 s of waiting in 20 s.
@@ -209,7 +209,18 @@ def test_tensorboard_has_a_score_at_the_steps_of_its_version(tmp_path: Path) -> 
 
 
 def test_the_first_record_has_no_rates() -> None:
-    assert scalars(record(10), None) == {}
+    assert scalars(record(10), None, replay_servers=1) == {}
+
+
+def test_actors_of_several_replay_servers_wait_as_long_as_those_of_one(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = TensorBoard(tmp_path, Config(replay_servers=4), tmp_path)
+    # All four wait for half of 20 s.
+    for updates, waited_s in ((10, 3.0), (20, 43.0)):
+        board.write(record(updates, values={"replay_insert_blocked_seconds_total": waited_s}))
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [e.value for e in events.Scalars("charts/actors_waiting")] == [0.5]
 
 
 @pytest.mark.parametrize(

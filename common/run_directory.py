@@ -10,6 +10,7 @@ metrics.jsonl   the run's metrics, a line each second
 head            where the run can be asked how it goes, while it does
 status.json     what it answered last
 tb/             the same for TensorBoard, if wanted
+wandb_id        under which Weights & Biases has the run, if wanted
 trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
 curve.png       score and training return
 throughput.png  rates, the replay's fill, and who waited
@@ -29,6 +30,7 @@ from common.file_lock import exclusive
 
 CONFIG_FILE = "config.toml"
 RESULT_FILE = "result.json"
+WANDB_ID_FILE = "wandb_id"
 PROBE_FILE, PROBE_BYTES = ".writable", 4096
 """Written and removed again, to see whether that is possible."""
 LAUNCHER, LEARNER = "launcher", "learner"
@@ -190,6 +192,7 @@ def _clear(run_dir: Path) -> None:
         "checkpoints/*.damaged",
         "logs/*.log",
         "metrics.jsonl",
+        WANDB_ID_FILE,
         "trace.json",
         "profile/*",
         "prometheus.json",

@@ -4,11 +4,13 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
+from common.run_directory import WANDB_ID_FILE, replace_text
 from learner.recorder import Record, Sink
 from learner.videos import NewVideos, gif_summary
 
@@ -138,7 +140,7 @@ class WeightsAndBiases:
         self._run = wandb.init(
             project=project,
             name=run_dir.name,
-            id=run_dir.name,
+            id=_wandb_id(run_dir),
             resume="allow",
             dir=str(run_dir),
             config=config.model_dump(mode="json"),
@@ -159,6 +161,18 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """Of the run there, for as long as it lasts: its name may have been another's, whose curves W&B
+    would go on with, and take no step before their end.
+
+    Raises OSError when it cannot be kept.
+    """
+    path = run_dir / WANDB_ID_FILE
+    if not path.exists():
+        replace_text(path, secrets.token_hex(8), flush=True)
+    return path.read_text()
 
 
 def open_sinks(run_dir: Path, config: Config) -> list[Sink]:

@@ -11,6 +11,7 @@ import pytest
 from common.config import Config
 from learner.recorder import Record
 from learner.sinks import WeightsAndBiases
+from tests.waiting import wait_until
 
 pytest.importorskip("wandb", reason="the extra wandb is not installed")
 pytestmark = [
@@ -46,6 +47,8 @@ def records(data: bytes) -> Iterator[bytes]:
             at += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):
+            return  # It is still being written.
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
@@ -53,14 +56,16 @@ def records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def history(file: Path) -> list[dict[str, Any]]:
-    """The rows of a run's file, by key."""
+def read(file: Path) -> tuple[list[Any], list[dict[str, Any]]]:
+    """What a file says of its run, and the rows of its history, by key."""
     from wandb.proto import wandb_internal_pb2
 
-    rows = []
+    runs, rows = [], []
     for data in records(file.read_bytes()):
         found = wandb_internal_pb2.Record()
         found.ParseFromString(data)
+        if found.WhichOneof("record_type") == "run":
+            runs.append(found.run)
         if found.WhichOneof("record_type") == "history":
             rows.append(
                 {
@@ -68,7 +73,7 @@ def history(file: Path) -> list[dict[str, Any]]:
                     for item in found.history.item
                 }
             )
-    return rows
+    return runs, rows
 
 
 def test_an_offline_run_is_kept_in_the_run_directory(
@@ -83,8 +88,12 @@ def test_an_offline_run_is_kept_in_the_run_directory(
     sink.close()
 
     (file,) = (run_dir / "wandb").glob("offline-run-*/run-*.wandb")
-    assert "cartpole-7" in file.name
-    first, second = history(file)
+    # wandb's own process writes it, and may be behind.
+    wait_until(lambda: len(read(file)[1]) == 2, "both records are in the file")
+    (run, *_), (first, second) = read(file)
+    run_id = (run_dir / "wandb_id").read_text()
+    assert (run.display_name, run.run_id) == ("cartpole-7", run_id)
+    assert run_id in file.name
     assert first["losses/td_loss"] == 0.5
     assert (second["env_steps"], second["losses/td_loss"]) == (300, 0.25)
     assert (second["eval/episodic_return"], second["eval/env_steps"]) == (20.0, 250)

@@ -25,6 +25,7 @@ OURS = (
     "replay/storage-11",
     "logs/actor-0.log",
     "metrics.jsonl",
+    "wandb_id",
     "curve.png",
     "throughput.png",
     "videos/00000050.mp4",

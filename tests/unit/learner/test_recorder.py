@@ -1,11 +1,15 @@
 """Records on their way to sinks that are slow, fail, or are as they should be."""
 
 import json
+import sys
 import threading
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
 from learner.recorder import QUEUE_RECORDS, Record, Recorder
@@ -221,6 +225,30 @@ def test_actors_of_several_replay_servers_wait_as_long_as_those_of_one(tmp_path:
     board.close()
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert [e.value for e in events.Scalars("charts/actors_waiting")] == [0.5]
+
+
+def test_weights_and_biases_has_a_run_under_one_id_for_as_long_as_it_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb, config = Mock(), Config(wandb_project="p")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+    def begin(run_dir: Path) -> None:
+        for sink in open_sinks(run_dir, config):
+            sink.close()
+
+    run_dir, elsewhere = tmp_path / "dqn", tmp_path / "elsewhere" / "dqn"
+    for place in (run_dir, elsewhere):
+        run_directory.create(place, config)
+        begin(place)
+    begin(run_dir)
+    run_directory.create(run_dir, config, overwrite=True)
+    begin(run_dir)
+    begun: list[dict[str, Any]] = [call.kwargs for call in wandb.init.call_args_list]
+    first, other, resumed, anew = (said["id"] for said in begun)
+    assert resumed == first
+    assert len({first, other, anew}) == 3
+    assert all((said["name"], said["resume"]) == ("dqn", "allow") for said in begun)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ from common.config import Config, write_toml
 from common.metric_table import METRICS
 from common.metrics import Kind
 
+OF_THE_HEAD = ("learner_", "head_")
+"""Metrics of the process that writes the lines."""
+
 
 def make_finished_run(
     run_dir: Path, seed: int, *, seconds: int = 600, ended_s: float = 1e9
@@ -56,6 +59,11 @@ def _line(i: int, seed: int, seconds: int) -> dict[str, Any]:
             "return_mean": 20 + 460 * learnt + 12 * math.sin(seed + i),
             "return_std": 60 * learnt * (1.05 - learnt) * 4,
         }  # fmt: skip
+    if i in (1, seconds):
+        # Nobody has joined yet, or all have left: then only what they counted is still known.
+        line["head_actors"] = 0.0
+        unknown = {n for n, metric in METRICS.items() if i == 1 or metric.kind is Kind.GAUGE}
+        return {n: v for n, v in line.items() if n not in unknown or n.startswith(OF_THE_HEAD)}
     return line
 
 

@@ -200,7 +200,9 @@ def newest_video(run_dir: Path) -> Path | None:
 def _flows(following: Following, live: bool) -> Flows:
     if following.first is None:
         return NOTHING
-    newest = following.recent[-1]
+    # When the last line is written all members have left.
+    actors = max(line.get("head_actors", 0.0) for line in following.recent)
+    newest = following.recent[-1] | {"head_actors": actors}
     if not live:
         return flows(following.first, newest)
     since = next(

@@ -14,6 +14,7 @@ from common import transport
 from common.messages import Status
 from deploy.dashboard.catalogue import State
 from deploy.dashboard.observatory import Observatory, View
+from tests.made_runs import make_finished_run
 from tests.unit.deploy.dashboard.test_catalogue import RESULT, line, make_run
 from tests.waiting import wait_until
 
@@ -147,6 +148,16 @@ def test_a_finished_run_shows_means_over_all_of_it(
     assert view.status is None
     assert view.config is not None
     assert view.notes == ()
+
+
+def test_a_finished_runs_actors_have_left_before_its_last_line(
+    tmp_path: Path, observatory: Observatory
+) -> None:
+    make_finished_run(tmp_path / "done", 0, seconds=90)
+    view = look(observatory, "done")
+    assert view.newest["head_actors"] == 0.0
+    # 0.6 s of two actors in each second.
+    assert view.flows.actors_wait == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -39,16 +39,16 @@ NOTHING = Flows()
 
 
 def flows(before: Line, after: Line) -> Flows:
-    """Between two lines of metrics.jsonl; a counter that the first does not have stood at 0."""
-    elapsed_s: float = after["wall_s"] - before.get("wall_s", 0.0)
+    """Between two lines of metrics.jsonl, of what both tell."""
+    elapsed_s: float = after["wall_s"] - before["wall_s"]
     if elapsed_s <= 0.0:
         return NOTHING
 
     def per_second(name: str) -> float | None:
-        if name not in after:
+        if name not in before or name not in after:
             return None
         # A process that was restarted counts from 0 again.
-        growth: float = max(after[name] - before.get(name, 0.0), 0.0)
+        growth: float = max(after[name] - before[name], 0.0)
         return growth / elapsed_s
 
     def share(name: str, processes: float = 1.0) -> float | None:

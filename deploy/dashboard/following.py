@@ -17,6 +17,9 @@ MAX_READ_BYTES = 32 << 20
 PIECES = 256
 RECENT = 16
 """Newest lines kept whole, for rates: one comes each second."""
+BACK_S = 5.0
+"""Within this time the members of a head that was started again are back, each with all that it had
+counted before: that is no growth."""
 CURVES = ("learner_loss", "learner_mean_q", "head_training_return", "learner_score")
 """What is kept of older lines, beside their place and their evaluations."""
 
@@ -34,7 +37,8 @@ class Following:
         self.known: Line = {}
         """The newest value of everything: what its members tell ends before a run does."""
         self.first: Line | None = None
-        """Of the newest part of a run that was resumed: from there on its counters only grow."""
+        """Of the newest part of a run that was resumed, once its members are back: from there on
+        its counters only grow. With the first value of whatever is told later."""
         self.unreadable = 0
         """Lines that are none; a killed run leaves one unfinished."""
         self.skipped = False
@@ -43,6 +47,7 @@ class Following:
         self._evaluations: list[Line] = []
         self._offset = self._seen = 0
         self._stride = 1
+        self._resumed_s = float("-inf")
 
     @property
     def lines(self) -> list[Line]:
@@ -88,8 +93,11 @@ class Following:
 
     def _keep(self, line: Line) -> None:
         place = {"env_steps": line["env_steps"], "wall_s": line["wall_s"]}
-        if self.first is None or _began_anew(self.recent[-1], line):
+        if self.first is not None and _began_anew(self.recent[-1], line):
+            self._resumed_s = line["wall_s"]
+        if self.first is None or line["wall_s"] - self._resumed_s < BACK_S:
             self.first, self.recent = line, []
+        self.first = line | self.first
         self.known |= line
         self.recent = [*self.recent[1 - RECENT :], line]
         if line.get("evaluation"):

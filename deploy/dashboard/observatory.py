@@ -208,7 +208,8 @@ def _flows(following: Following, live: bool) -> Flows:
     since = next(
         line for line in following.recent if newest["wall_s"] - line["wall_s"] <= RATE_WINDOW_S
     )
-    return flows(since, newest)
+    # What came only after that has its first value there.
+    return flows(following.first | since, newest)
 
 
 def _address(run_dir: Path) -> str:

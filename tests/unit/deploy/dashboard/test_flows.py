@@ -35,8 +35,11 @@ def test_rates_are_differences_of_two_lines() -> None:
     assert found.samples_per_insert == pytest.approx(51.2)
 
 
-def test_what_no_line_tells_is_unknown_and_what_the_first_does_not_tell_stood_at_zero() -> None:
-    found = flows(line(0.0, 0, 0), line(2.0, 10, 4, learner_waited_seconds_total=1.0))
+def test_what_not_both_lines_tell_is_unknown() -> None:
+    found = flows(
+        line(0.0, 0, 0, learner_waited_seconds_total=0.0),
+        line(2.0, 10, 4, learner_waited_seconds_total=1.0, replay_inserted_transitions_total=9.0),
+    )
     assert (found.env_steps, found.updates, found.learner_waits) == (5.0, 2.0, 0.5)
     assert found.inserts is found.samples is found.actors_wait is None
     assert found.samples_per_insert is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.dashboard import following
-from deploy.dashboard.following import MAX_LINES, RECENT, Following, pieces
+from deploy.dashboard.following import BACK_S, MAX_LINES, RECENT, Following, pieces
 
 
 def line(i: int, **values: Any) -> dict[str, Any]:
@@ -118,10 +118,20 @@ def test_counters_that_fall_begin_a_new_part_of_the_run(tmp_path: Path) -> None:
     assert reader.first is not None
     assert reader.first["updates"] == 3
     assert [x["updates"] for x in reader.recent] == [3]
-    append(path, text(line(4, **{waited: 0.6})))
+    # It has begun when the members have had the time to come back.
+    last = 3 + int(BACK_S) + 2
+    append(path, text(*(line(i, **{waited: 0.6}) for i in range(4, last + 1))))
     reader.read()
-    assert reader.first["updates"] == 3
-    assert len(reader.lines) == 4
+    assert reader.first["updates"] == last - 3
+    assert [x["updates"] for x in reader.recent] == list(range(last - 3, last + 1))
+    assert len(reader.lines) == last
+
+
+def test_what_is_told_later_than_the_first_line_begins_with_its_first_value(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    inserted = "replay_inserted_transitions_total"
+    append(path, text(line(1), line(2, **{inserted: 70.0}), line(3, **{inserted: 90.0})))
+    assert followed(path).first == line(1, **{inserted: 70.0})
 
 
 def test_a_short_file_is_read_whole_and_a_long_one_in_even_pieces() -> None:

@@ -13,6 +13,7 @@ import zmq
 from common import transport
 from common.messages import Status
 from deploy.dashboard.catalogue import State
+from deploy.dashboard.flows import Flows
 from deploy.dashboard.observatory import Observatory, View
 from tests.made_runs import make_finished_run
 from tests.unit.deploy.dashboard.test_catalogue import RESULT, line, make_run
@@ -158,6 +159,48 @@ def test_a_finished_runs_actors_have_left_before_its_last_line(
     assert view.newest["head_actors"] == 0.0
     # 0.6 s of two actors in each second.
     assert view.flows.actors_wait == pytest.approx(0.3, abs=0.01)
+
+
+def resumed_run(tmp_path: Path, seconds: int, **options: Any) -> Path:
+    """A million steps, then the head was started again: its members come back one after another,
+    each with all that it has counted."""
+    lines = [line(0, 0.0, learner_waited_seconds_total=0.0),
+             line(1_000_000, 100.0, learner_waited_seconds_total=50.0)]  # fmt: skip
+    for i in range(seconds + 1):
+        actors = min(2 * i, 8)
+        of_members = {
+            "replay_inserted_transitions_total": 1_000_000.0 + 250.0 * i,
+            "replay_sampled_transitions_total": 8_000_000.0 + 2_000.0 * i,
+            "replay_priorities_total": 7_000_000.0 + 2_000.0 * i,
+            "actor_blocked_seconds_total": actors * (500.0 + 0.2 * i),
+        }
+        lines.append(
+            line(
+                1_000_000 + 250 * i, 101.0 + i, learner_waited_seconds_total=0.05 * i,
+                head_actors=float(actors), **(of_members if i else {}),
+            )
+        )  # fmt: skip
+    return make_run(tmp_path / "resumed", lines=lines, **options)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_of_a_resumed_run_only_what_it_did_since_counts(
+    tmp_path: Path, observatory: Observatory, live: bool
+) -> None:
+    if live:
+        resumed_run(tmp_path, 12, written_s=time.time())
+    else:
+        resumed_run(tmp_path, 120, result=RESULT)
+    view = look(observatory, "resumed")
+    assert (view.run.state is State.RUNNING) == live
+    assert view.flows == Flows(
+        env_steps=250.0,
+        inserts=250.0,
+        samples=2_000.0,
+        priorities=2_000.0,
+        actors_wait=pytest.approx(0.2),
+        learner_waits=pytest.approx(0.05),
+    )
 
 
 @pytest.mark.parametrize(

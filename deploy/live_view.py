@@ -36,11 +36,11 @@ class Rates:
             self._samples.pop(0)
 
     def per_second(self, name: str) -> float:
-        if len(self._samples) < 2:
+        told = [(at_s, counters[name]) for at_s, counters in self._samples if name in counters]
+        if len(told) < 2:
             return 0.0
-        (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
-        change = last.get(name, 0.0) - first.get(name, 0.0)
-        return max(change, 0.0) / max(last_s - first_s, 1e-9)
+        (first_s, first), (last_s, last) = told[0], told[-1]
+        return max(last - first, 0.0) / max(last_s - first_s, 1e-9)
 
 
 class LiveView:
@@ -182,9 +182,11 @@ class _StepsColumn(ProgressColumn):
 def _counters(status: Plain) -> dict[str, float]:
     learner = status["learner"]
     counters = {name: float(learner[name]) for name in ("env_steps", "updates", "waited_s")}
-    servers = [m["values"] for m in status["members"] if m["role"] == "replay_server"]
-    if servers:
-        counters[INSERTS_WAITED] = sum(v.get(INSERTS_WAITED, 0.0) for v in servers) / len(servers)
+    values = [m["values"] for m in status["members"] if m["role"] == "replay_server"]
+    # A server that has just come back to a restarted head has told nothing yet.
+    waited_s = [v[INSERTS_WAITED] for v in values if INSERTS_WAITED in v]
+    if waited_s:
+        counters[INSERTS_WAITED] = sum(waited_s) / len(waited_s)
     return counters
 
 

@@ -189,6 +189,20 @@ def test_actors_of_several_replay_servers_wait_as_long_as_those_of_one(
     assert facts(capsys.readouterr().out)["waiting"] == "actors 40%, learner 0% of the time"
 
 
+def test_what_waited_before_the_head_was_started_again_is_not_counted_once_more(
+    view: LiveView, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.update(status())
+    # It has joined, and not told anything.
+    view.update(status(member("replay_server")))
+    clock.now_s += 1.0
+    view.update(status(member("replay_server", replay_insert_blocked_seconds_total=500.0)))
+    capsys.readouterr()
+    clock.now_s += 5.0
+    view.update(status(member("replay_server", replay_insert_blocked_seconds_total=501.0)))
+    assert facts(capsys.readouterr().out)["waiting"] == "actors 20%, learner 0% of the time"
+
+
 def test_what_is_not_known_yet_is_not_made_up(
     view: LiveView, capsys: pytest.CaptureFixture[str]
 ) -> None:

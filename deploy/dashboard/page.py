@@ -102,7 +102,8 @@ class Page:
         self._theme = theme if theme in THEMES else "auto"
         runs = observatory.runs()
         self._name = name or _first(runs)
-        self._versus = versus or None
+        # An address may be older than the list: its second run may be gone, or be the first one.
+        self._versus = versus if versus in self._others(runs) else None
         self._axis = Axis.ENV_STEPS
         self._only_differences = True
         self._drawn: dict[str, Any] = {}

@@ -253,9 +253,11 @@ class Loop:
         thread.start()
         thread.join()
 
-    def is_told(self) -> None:
-        """Wait until it is said, from now on, that the loop is busy."""
+    def is_told(self, watch: Watch, call: Call) -> None:
+        """Begin a call and wait until it is said that the loop is busy."""
+        # First: this thread may be kept from looking until its call is late.
         before = self.told
+        begin(watch.cells, call)
         wait_until(lambda: self.told > before, "it is said")
 
     def is_not_told(self) -> bool:
@@ -271,8 +273,7 @@ def test_a_loop_is_said_to_be_busy_while_it_is_in_a_call(limit_s: float | None) 
 
     def body(watch: Watch) -> None:
         for call in (Call.RESET, Call.STEP, Call.RENDER):
-            begin(watch.cells, call)
-            loop.is_told()
+            loop.is_told(watch, call)
             end(watch.cells)
             assert loop.is_not_told()
 
@@ -283,8 +284,7 @@ def test_nobody_says_so_beyond_the_deadline_or_for_another_threads_environments(
     late = Loop(env_step_timeout=0.1)
 
     def hang(watch: Watch) -> None:
-        begin(watch.cells, Call.STEP)
-        late.is_told()
+        late.is_told(watch, Call.STEP)
         wait_until(late.is_not_told, "it is late")
 
     late.run(hang)

@@ -1,11 +1,14 @@
+import contextlib
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
 
-from common.keys import Keys
+from common.keys import Keys, add_client, make_directory
 from common.security import Security
+from tests.contract.keyed import Processes
 from tests.contract.sockets import Sockets
 
 
@@ -37,3 +40,23 @@ def address(
             "ipc": f"ipc://{directory}/socket",
             "inproc": "inproc://server",
         }[transport]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A run's keys; alice and bob are on its list."""
+    make_directory(tmp_path / "keys")
+    for name in ("alice", "bob"):
+        add_client(tmp_path / "keys", name, tmp_path / f"{name}.key")
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def processes() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def run(processes: contextlib.ExitStack, directory: Path) -> Processes:
+    return Processes(processes, directory)

@@ -14,6 +14,7 @@ from deploy.deterministic import run_deterministic
 from deploy.in_process import run_in_process
 from deploy.live_view import LiveView
 from tests.integration.runs import TINY, Command, own_logging
+from tests.made_runs import make_finished_run
 
 Start = Callable[..., Command]
 InProcess = Callable[..., Path]
@@ -34,6 +35,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for command in commands:
         command.kill_family()
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path) -> Path:
+    """Three finished runs, one of them with a video."""
+    for i in range(3):
+        make_finished_run(tmp_path / "runs" / f"cartpole-{i}", i, seconds=90, ended_s=1e9 + i)
+    return tmp_path / "runs"
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import zmq
 
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
-from common.errors import MalformedMessage
 from common.membership import Membership
 from common.messages import ACTING
 
@@ -103,11 +102,7 @@ class LocalPolicy:
         self._weights.follow(relay or membership.weights_endpoint, on_this_host=bool(relay))
         weights = self._weights.latest(timeout_ms)
         if weights is not None:
-            try:
-                self._policy.load(weights)
-            except MalformedMessage as error:
-                # Those that there were are in use still.
-                membership.rejections.count(error, now_s)
+            self._policy.take(weights, membership.rejections)
 
     def close(self) -> None:
         self._weights.close()

@@ -17,7 +17,6 @@ from actor.loop import ActorOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
 from common.deadlines import Deadlines
-from common.errors import MalformedMessage
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import EVALUATION, EvalResult, Weights
@@ -73,7 +72,7 @@ class _Evaluator:
             ready("")
             while self._goes_on():
                 weights = self._weights.latest(WAIT_MS)
-                if weights is not None and self._take(weights):
+                if weights is not None and self._policy.take(weights, self._membership.rejections):
                     # What is published meanwhile is old by then.
                     self._weights.pause()
                     self._membership.send(self._evaluate(weights))
@@ -96,15 +95,6 @@ class _Evaluator:
             self._joins = membership.joins
             self._weights.move(membership.weights_endpoint)
         return not (self._stop.is_set() or membership.stop_requested)
-
-    def _take(self, weights: Weights) -> bool:
-        """Whether these are weights of this run's network."""
-        try:
-            self._policy.load(weights)
-        except MalformedMessage as error:
-            self._membership.rejections.count(error, time.monotonic())
-            return False
-        return True
 
     def _evaluate(self, weights: Weights) -> EvalResult:
         since_s = time.monotonic()

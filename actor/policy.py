@@ -1,5 +1,6 @@
 """Q-values of observations, one batched forward at a time."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 
 from actor.forward import forward_of
 from actor.weights import load_weights
-from common.errors import NonFiniteLoss
+from common.errors import MalformedMessage, NonFiniteLoss
 from common.finite import all_finite
 from common.manifest import Manifest
 from common.messages import Weights
 from common.networks import build_network
+from common.rejections import Rejections
 
 
 class Policy:
@@ -35,6 +37,23 @@ class Policy:
         load_weights(self._network, weights)
         self._forward = forward_of(self._network)
         self.version = weights.version
+
+    def take(self, weights: Weights, rejections: Rejections) -> bool:
+        """Load what the learner sent; whether it fits this network. If not, it is counted, and the
+        weights that there were stay in use.
+
+        Raises MalformedMessage when there were none: the next ones would not fit either.
+        """
+        try:
+            self.load(weights)
+        except MalformedMessage as error:
+            if self.version < 0:
+                raise MalformedMessage(
+                    f"the learner's weights do not fit the network here: {error}", error.reason
+                ) from error
+            rejections.count(error, time.monotonic())
+            return False
+        return True
 
     def q_values(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """[N, *obs_shape] → [N, A]. Raises NonFiniteLoss when a value is not finite."""

@@ -2,11 +2,13 @@
 
 import reprlib
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import zmq
-from torch import nn
+from torch import Tensor, nn
 
 from common import codec, transport
 from common.errors import MalformedMessage, Reason, WireError
@@ -82,8 +84,8 @@ class WeightsSubscription:
 def load_weights(network: nn.Module, weights: Weights) -> None:
     """Put a version into the network.
 
-    Raises MalformedMessage when names, shapes or values are not this network's; the network is as
-    it was then.
+    Raises MalformedMessage when names, shapes, dtypes or values are not this network's; the network
+    is as it was then.
     """
     own = network.state_dict()
     if own.keys() != weights.tensors.keys():
@@ -91,21 +93,36 @@ def load_weights(network: nn.Module, weights: Weights) -> None:
             f"weights for {reprlib.repr(sorted(weights.tensors))}, this network has {sorted(own)}",
             Reason.FIELD,
         )
-    for name, tensor in own.items():
-        array = weights.tensors[name]
-        if tuple(array.shape) != tuple(tensor.shape):
-            raise MalformedMessage(
-                f"weights {name} have shape {array.shape}, expected {tuple(tensor.shape)}",
-                Reason.SHAPE,
-            )
-        if array.dtype.kind != "f":
-            raise MalformedMessage(f"weights {name} are {array.dtype}", Reason.DTYPE)
-        with np.errstate(over="ignore"):
-            # float64 beyond float32's range becomes ∞.
-            finite = np.isfinite(array.astype(np.float32)).all()
-        if not finite:
-            raise MalformedMessage(f"weights {name} are not finite", Reason.NON_FINITE)
+    new = {name: _copied(name, weights.tensors[name], tensor) for name, tensor in own.items()}
     with torch.no_grad():
         for name, tensor in own.items():
-            # astype copies: the frame's memory is read-only and goes with the message.
-            tensor.copy_(torch.from_numpy(weights.tensors[name].astype(np.float32)))
+            tensor.copy_(torch.from_numpy(new[name]))
+
+
+def _copied(name: str, array: npt.NDArray[Any], tensor: Tensor) -> npt.NDArray[Any]:
+    """What is to go into the tensor: real numbers in float32, all else in the tensor's own dtype.
+
+    A copy, for the frame's memory is read-only and goes with the message. Raises MalformedMessage
+    when it does not fit there.
+    """
+    if array.shape != tuple(tensor.shape):
+        raise MalformedMessage(
+            f"weights {name} have shape {array.shape}, expected {tuple(tensor.shape)}", Reason.SHAPE
+        )
+    if not tensor.is_floating_point():
+        expected = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        if array.dtype != expected:
+            raise MalformedMessage(
+                f"weights {name} are {array.dtype}, expected {expected}", Reason.DTYPE
+            )
+        return array.copy()
+    if array.dtype.kind != "f":
+        raise MalformedMessage(
+            f"weights {name} are {array.dtype}, expected real numbers", Reason.DTYPE
+        )
+    with np.errstate(over="ignore"):
+        # float64 beyond float32's range becomes ∞.
+        real = array.astype(np.float32)
+    if not np.isfinite(real).all():
+        raise MalformedMessage(f"weights {name} are not finite", Reason.NON_FINITE)
+    return real

@@ -237,7 +237,7 @@ class Weights(Message):
     version: int
     """Learner updates when these weights were taken; monotonic within an epoch."""
     tensors: NamedTensors
-    """float32 or float16, by the network's own parameter names."""
+    """By the network's own names: real numbers in float32 or float16, all else in its own dtype."""
 
 
 # -------------------------------------------------- inference: actors and a process of their host

@@ -10,7 +10,7 @@ import pytest
 
 from common import run_directory
 from common.config import Config
-from common.errors import EnvironmentFault
+from common.errors import EnvironmentFault, MalformedMessage
 from deploy.launch import launch
 from learner.evaluations import FINAL_EVALUATION_S
 from tests.integration.conftest import InProcess
@@ -105,6 +105,8 @@ KINDS_OF_RUN: Sequence[dict[str, Any]] = (
     {"env": FILM, "frame_stack": 4, "life_loss_ends_episode": True, "reward_clip": 1.0},
     {"env": FILM, "frame_stack": 2, "replay_link": "wire", "autoreset": "same_step"},
     {"env": "MinAtar/Breakout-v1", "network": "minatar", "frame_stack": 2, "dueling": False},
+    {"network": "tests.networks:normalised"},
+    {"network": "tests.networks:normalised", "inference": "host", "publish_dtype": "float16"},
 )
 
 
@@ -117,6 +119,15 @@ def test_every_kind_of_run_spends_its_budget(
     assert result["env_steps"] >= 400
     assert result["learner_updates"] > 0
     assert result["eval_return_mean"] is not None
+
+
+@pytest.mark.parametrize("inference", ["actor", "host"])
+def test_weights_that_nobody_can_act_with_end_the_run(
+    in_process: InProcess, inference: str
+) -> None:
+    config = Config(**{**TINY, "network": "tests.networks:masked", "inference": inference})
+    with pytest.raises(MalformedMessage, match=r"do not fit .*: weights mask are not finite"):
+        in_process(config)
 
 
 @pytest.mark.parametrize("fault", ["reset raises", "step raises"])

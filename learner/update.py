@@ -81,7 +81,8 @@ class QLearner:
         self.device = device
         self.online = network.to(device)
         set_memory_format(self.online, memory_format(config, device))
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        # As actors and evaluator have it: no dropout, and BatchNorm with its running averages.
+        self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
         self.optimizer = build_optimizer(config, self.online.parameters(), device)
         self.updates = 0
         """Learner updates since the run began."""

@@ -12,6 +12,7 @@ from torch import nn
 from common.config import Config
 from common.networks import MLPQNetwork
 from learner.update import QLearner, TrainBatch, batch_statistics
+from tests.networks import normalised
 
 CPU = torch.device("cpu")
 OBS, ACTIONS, N = 4, 3, 16
@@ -175,6 +176,21 @@ def test_the_target_begins_as_a_copy_that_shares_nothing() -> None:
     for found, reference in zip(learner.target.parameters(), before, strict=True):
         assert torch.equal(found, reference)
         assert not found.requires_grad
+
+
+def test_what_the_target_computes_depends_on_no_other_transition_of_the_batch() -> None:
+    torch.manual_seed(0)
+    learner = QLearner(normalised((OBS,), ACTIONS), Config(batch_size=N), CPU)
+    before = {name: tensor.clone() for name, tensor in learner.target.state_dict().items()}
+    learner.update(make_batch(0))
+    # BatchNorm in training would have noted the batch.
+    for name, tensor in learner.target.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert learner.online.get_buffer("2.num_batches_tracked") > 0
+    learner.copy_target()
+    obs = make_batch(1).frames[:, 0]
+    with torch.no_grad():
+        torch.testing.assert_close(learner.target(obs)[:1], learner.target(obs[:1]))
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6])

@@ -2,7 +2,8 @@
 
 Dict, Tuple, Discrete, MultiDiscrete and MultiBinary observations are flattened by Gymnasium.
 Observations are stored in the smallest dtype that loses nothing the network would see: float64
-becomes float32 (networks compute in float32), bounded integers shrink to their range.
+becomes float32 (networks compute in float32), bounded integers shrink to their range. Images do not
+become uint8, though: networks scale that, for it says that numbers are pixels.
 """
 
 import functools
@@ -178,7 +179,8 @@ def _storage_dtype(space: gym.spaces.Box) -> np.dtype[Any]:
         return np.dtype(np.float32)
     if dtype.kind in "iu":
         low, high = int(space.low.min()), int(space.high.max())
-        for smaller in map(np.dtype, ("u1", "i1", "<u2", "<i2", "<u4", "<i4")):
+        is_image = len(space.shape) >= 2
+        for smaller in map(np.dtype, ("u1", "i1", "<u2", "<i2", "<u4", "<i4")[is_image:]):
             bounds = np.iinfo(smaller)
             if smaller.itemsize < dtype.itemsize and bounds.min <= low and high <= bounds.max:
                 return smaller

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
@@ -17,6 +18,7 @@ from common.environments import (
     spec_of,
 )
 from common.errors import EnvironmentFault
+from common.networks import build_network
 from common.spec import EnvSpec
 
 SPACES = "tests.environments:Spaces-v0"
@@ -54,6 +56,11 @@ def box(low: Any, high: Any, shape: tuple[int, ...], dtype: Any) -> spaces.Box:
         (box(0, 2**64 - 1, (2,), np.uint64), (2,), "<u8"),
         (box(-128, 255, (2,), np.int16), (2,), "<i2"),
         (box(0, 1, (2,), np.bool_), (2,), "|b1"),
+        # Images too, but uint8 says pixels, which networks divide by 255.
+        (box(0, 1, (10, 10, 4), np.int64), (10, 10, 4), "|i1"),
+        (box(0, 255, (8, 8), np.int32), (8, 8), "<u2"),
+        (box(-1, 255, (8, 8), np.int64), (8, 8), "<i2"),
+        (box(0, 255, (8, 8), np.uint16), (8, 8), "<u2"),
         # One-hot: 5 numbers; 2 + 3 numbers. Bits: as they are.
         (spaces.Discrete(5), (5,), "|u1"),
         (spaces.Discrete(5, start=-2), (5,), "|u1"),
@@ -85,6 +92,17 @@ def test_a_space_becomes_arrays_of_a_shape_and_a_dtype(
     assert obs.shape == (3, *shape)
     # What is stored is what was observed, as far as the network can tell.
     np.testing.assert_array_equal(obs.astype(dtype).astype(np.float32), obs.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.bool_, np.float64])
+def test_a_network_of_images_sees_the_numbers_that_the_environment_gave(dtype: Any) -> None:
+    config = config_for(box(0, 1, (10, 10, 4), dtype)).model_copy(update={"network": "minatar"})
+    spec = probe_spec(config)
+    network = build_network(config, spec)
+    ones = np.ones((1, *spec.obs_shape))
+    with torch.no_grad():
+        seen = network(torch.from_numpy(ones.astype(spec.dtype)))
+        assert torch.equal(seen, network(torch.from_numpy(ones.astype(np.float32))))
 
 
 def test_flattened_observations_are_gymnasiums() -> None:

@@ -142,7 +142,10 @@ def set_memory_format(network: nn.Module, memory_format: torch.memory_format) ->
     for module in network.modules():
         if isinstance(module, ConvQNetwork):
             module.memory_format = memory_format
-    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    # nn.Module.to asks for the same layout of a Conv3d's weights, which cannot have it.
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
 
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))

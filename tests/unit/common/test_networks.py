@@ -98,6 +98,23 @@ def test_images_are_scaled_and_put_in_channels_and_stay_as_they_were(
         assert found[n, c, y, x] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_a_layout_is_asked_of_nothing_but_images_and_their_convolutions() -> None:
+    network = nn.ModuleList([nn.Conv2d(3, 5, 2), nn.Conv3d(3, 5, 2), nn.Linear(4, 2)])
+    network.register_buffer("background", torch.zeros(1, 3, 8, 8))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    parameters = list(network.parameters())
+    set_memory_format(network, torch.channels_last)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+        colours_last = name in ("0.weight", "background")
+        memory_format = torch.channels_last if colours_last else torch.contiguous_format
+        assert tensor.is_contiguous(memory_format=memory_format), name
+    # An optimiser that has them already keeps them.
+    assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))
+    set_memory_format(network, torch.contiguous_format)
+    assert all(tensor.is_contiguous() for tensor in network.state_dict().values())
+
+
 # What `module:function` may name: called with (obs_shape, num_actions).
 
 

@@ -3,7 +3,9 @@
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -39,6 +41,12 @@ _FAMILIES = (
 )
 
 
+_GYMS_ATARI = re.compile(
+    r"(ALE/)?(?P<game>\w+?)(-ram)?((?P<kind>NoFrameskip|Deterministic)-v\d+|-v[04])", re.IGNORECASE
+)
+"""Ids of Atari's games in Gym: PongNoFrameskip-v4 and so on. Without a kind, it may be any id."""
+
+
 def register(env_id: str) -> None:
     """Make the id known to Gymnasium when it belongs to a package that must be asked to do so.
 
@@ -59,19 +67,41 @@ def how_to_install(extra: str) -> str:
     return f"pip install -e '.[{extra}]' (deploy/launch.sh does it with ZAPEX_EXTRAS={extra})"
 
 
-def nearest(env_id: str) -> str | None:
-    """The known id that looks most like this one, among all installed families; None: none does."""
+def suggestion(env_id: str) -> str:
+    """A question after the known id that looks most like this one, among all installed families;
+    empty: none does."""
     for family in _FAMILIES:
         if family.installed:
             family.register()
-    # ale_py also registers each game under eight old names, which are of no use here.
-    known = [
-        known_id
+    # ale_py also registers each game under old names, which are of no use here.
+    known = {
+        known_id.lower(): known_id
         for known_id, spec in gym.registry.items()
         if known_id.startswith("ALE/") or spec.entry_point != "ale_py.env:AtariEnv"
-    ]
+    }
+    gyms = _GYMS_ATARI.fullmatch(env_id)
+    if gyms and (gyms["kind"] or f"ALE/{gyms['game']}-v5".lower() in known):
+        return _todays_atari(gyms["game"], known)
     # Pong-v5 is nearer to ALE/Pong-v5 than the prefix makes it look.
-    names = {known_id.lower().rpartition("/")[2]: known_id for known_id in known}
-    names |= {known_id.lower(): known_id for known_id in known}
-    near = difflib.get_close_matches(env_id.lower(), names, n=1)
+    names = {name.rpartition("/")[2]: known_id for name, known_id in known.items()} | known
+    near = _nearest(env_id, names)
+    return f"Did you mean {near}?" if near else ""
+
+
+def _todays_atari(game: str, known: Mapping[str, str]) -> str:
+    """With what else was said by the name under which Gym had the game."""
+    todays = f"ALE/{game}-v5"
+    # Without ale_py there is none: who asks for today's is told how to install it.
+    games = {name: known_id for name, known_id in known.items() if known_id.startswith("ALE/")}
+    said = {"frameskip", "repeat_action_probability"}
+    defaults = json.dumps(atari.AtariProtocol().model_dump(include=said))
+    return (
+        f"Did you mean {_nearest(todays, games) or todays} (--preset atari)? Its frame skip and "
+        f"sticky actions are arguments, by default --env-kwargs '{defaults}'."
+    )
+
+
+def _nearest(name: str, names: Mapping[str, str]) -> str | None:
+    """What is known by the name that looks most like this one, if any does; names in lower case."""
+    near = difflib.get_close_matches(name.lower(), names, n=1)
     return names[near[0]] if near else None

@@ -199,11 +199,10 @@ def _fault(config: Config, error: Exception, watch: Watch) -> EnvironmentFault:
         how = environment_ids.how_to_install(extra) if extra else "install it"
         return EnvironmentFault(f"{name} needs a package that is not installed ({error}): {how}")
     if isinstance(error, (gym.error.UnregisteredEnv, ModuleNotFoundError)):
-        near = environment_ids.nearest(name)
-        said = str(error).partition(" Did you mean")[0] if near else str(error)
-        hint = f" Did you mean {near}?" if near else ""
+        hint = environment_ids.suggestion(name)
+        said = str(error).partition(" Did you mean")[0] if hint else str(error)
         return EnvironmentFault(
-            f"unknown environment {name!r}: {said.rstrip('.')}.{hint} Give a Gymnasium id, or "
+            f"unknown environment {name!r}: {said.rstrip('.')}. {hint} Give a Gymnasium id, or "
             "module:EnvId with the module on this process's Python path"
         )
     made = watch.place_being_made.text(watch.first_env_index)

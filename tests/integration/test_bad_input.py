@@ -97,6 +97,11 @@ def test_impossible_command_lines_are_refused_before_anything_starts(
 
 
 REFUSED_BY_A_PROCESS: Sequence[Case] = (
+    (
+        "--env PongNoFrameskip-v4",
+        ENVIRONMENT,
+        ["unknown environment 'PongNoFrameskip-v4'", "ALE/Pong-v5 (--preset atari)?", "frameskip"],
+    ),
     ("--env CartPole-v9", ENVIRONMENT, ["learner: unknown environment 'CartPole-v9'", "`v1`"]),
     (
         f"--env {FAULTY}",

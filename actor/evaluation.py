@@ -12,7 +12,8 @@ from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
 from actor.rollout import MAX_REWARD, QFunction
 from common.config import Config
-from common.environments import action_offset, autoreset_mode, make_vector
+from common.environments import action_offset, autoreset_mode, make_vector, spec_of
+from common.errors import EnvironmentFault
 from common.spec import EnvSpec
 from common.watched_vector import watched
 
@@ -34,6 +35,8 @@ class GreedyEvaluation:
 
     Args:
         vector: plays them instead of one that is made for it, and is closed with this.
+
+    Raises EnvironmentFault when the environment cannot be made, or has not as many actions.
     """
 
     def __init__(
@@ -47,6 +50,13 @@ class GreedyEvaluation:
         most = config.envs_per_actor if config.vectorization == "async" else MAX_ENVS
         if vector is None:
             vector = make_vector(config, min(episodes, most))
+            actions = spec_of(vector).num_actions
+            if actions != spec.num_actions:
+                vector.close()
+                raise EnvironmentFault(
+                    f"{config.env} has {actions} actions here, and {spec.num_actions} in the run: "
+                    "give it the run's env_kwargs and version"
+                )
         self._vector, num_envs = watched(vector, config.env), vector.num_envs
         self._env, self._spec = config.env, spec
         self._warned = False

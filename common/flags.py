@@ -60,9 +60,8 @@ def _config_flags(base: Config) -> list[tuple[str, Any, Any]]:
     flags = []
     for name, info in Config.model_fields.items():
         value = getattr(base, name)
-        hint: Any = Annotated[info.annotation, tyro.conf.arg(help=info.description)]
-        if info.annotation == dict[str, Any]:
-            hint = Annotated[hint, _JSON_OBJECT]
+        type_: Any = JsonObject if info.annotation == dict[str, Any] else info.annotation
+        hint = Annotated[type_, tyro.conf.arg(help=info.description)]
         flags.append(
             (name, hint, dataclasses.field(default_factory=functools.partial(_same, value)))
         )
@@ -80,10 +79,14 @@ def _json_object(words: list[str]) -> dict[str, Any]:
     return value
 
 
-_JSON_OBJECT = tyro.constructors.PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="JSON",
-    instance_from_str=_json_object,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [json.dumps(value)],
-)
+JsonObject = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_json_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+"""The type of an option that is written as a JSON object."""

@@ -1,7 +1,7 @@
 """`python -m deploy evaluate RUN_DIR`: how good is what a run learnt?"""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ import tyro
 
 from common import run_directory
 from common.errors import ConfigError
+from common.flags import JsonObject
 from deploy.named_code import tell_named_code
 
 
@@ -24,6 +25,8 @@ class Evaluate:
     """Episodes to play."""
     seed: int = 1_000_000
     """Seeds the environments; other episodes than the run's own evaluations saw."""
+    env_kwargs: JsonObject = field(default_factory=dict)
+    """Keyword arguments for the environment, over the run's own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one line of JSON."""
     debug: bool = False
@@ -36,6 +39,7 @@ def evaluate(argv: list[str]) -> int:
         raise ConfigError(f"--episodes {options.episodes}: must be at least 1")
     config = run_directory.stored_config(options.run_dir)
     tell_named_code(options.run_dir, config)
+    config = config.model_copy(update={"env_kwargs": config.env_kwargs | options.env_kwargs})
 
     import numpy as np
 

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +12,7 @@ import tyro
 from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
+from common.flags import JsonObject
 from common.process import INTERRUPTED, handling_signals
 from deploy.named_code import tell_named_code
 
@@ -36,6 +37,8 @@ class Play:
     """Episodes to play."""
     seed: int = 1_000_000
     """Of the first episode; each further one has the next."""
+    env_kwargs: JsonObject = field(default_factory=dict)
+    """Keyword arguments for the environment, over the run's own."""
     render: Literal["human"] | None = None
     """human: show them in a window, at their own pace. Without this and --video: in a window where
     there is a display, else as videos."""
@@ -59,6 +62,7 @@ def play(argv: list[str]) -> int:
         raise ConfigError(f"--fps {options.fps:g}: must be from 0.1 to 1000")
     config = run_directory.stored_config(options.run_dir)
     tell_named_code(options.run_dir, config)
+    config = config.model_copy(update={"env_kwargs": config.env_kwargs | options.env_kwargs})
 
     from deploy import checkpoint_policy
     from deploy.window import has_display

@@ -19,7 +19,10 @@ from tests.integration.runs import checkpoints_of
         ("deploy --help", list(COMMANDS)),
         ("deploy launch --help", ["--preset", "--resume", "--in-process", "--run-dir"]),
         ("deploy status --help", ["HEAD", "--json"]),
-        ("deploy evaluate --help", ["--episodes", "--seed", "--json", "--checkpoint"]),
+        (
+            "deploy evaluate --help",
+            ["--episodes", "--seed", "--json", "--checkpoint", "--env-kwargs"],
+        ),
         ("deploy plot --help", ["--out", "--statistic", "--group", "RUN_DIR"]),
         ("deploy play --help", ["--checkpoint", "--video", "--render", "--q-values", "--fps"]),
         ("learner --help", ["--bind", "--run-dir", "--resume", "--config"]),

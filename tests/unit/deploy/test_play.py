@@ -1,7 +1,9 @@
 """`python -m deploy play`: what it shows, where it puts it, and what it says when it cannot."""
 
+import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,51 @@ def test_it_plays_what_evaluate_plays(tmp_path: Path, capsys: pytest.CaptureFixt
     told = re.search(r"return (\d+)\.0 ", evaluated)
     assert told is not None
     assert f"return {told[1]}, length {told[1]}, " in played
+
+
+def test_the_environment_gets_arguments_over_the_runs_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A network of 5 actions plays nothing else.
+    run_dir = run_of(tmp_path, env_kwargs={"num_actions": 5, "episodes": [[3, "terminated"]]})
+    words = [str(run_dir), "--episodes", "2", "--env-kwargs", '{"episodes": [[7, "truncated"]]}']
+    assert play([*words, "--video", str(tmp_path / "films")]) == 0
+    assert capsys.readouterr().out.count("length 7, ") == 2
+    told = []
+    for options in (words, words[:3]):
+        assert evaluate([*options, "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out)["return_max"])
+    # Steps 0 … 6, and 0 … 2, are worth ten each, and the action at most 4.
+    assert 210 <= told[0] <= 210 + 7 * 4
+    assert 30 <= told[1] <= 30 + 3 * 4
+
+
+@pytest.mark.parametrize("command", [play, evaluate])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('{"colour": 3}', r"cannot make .*Painted-v0 with .'colour': 3.: .*unexpected keyword"),
+        (
+            '{"num_actions": 2}',
+            r"Painted-v0.*(num_actions=2\), in the run|has 2 actions here, and 3)",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_said(
+    tmp_path: Path, command: Callable[[list[str]], int], words: str, said: str
+) -> None:
+    with pytest.raises(EnvironmentFault, match=said):
+        command([str(run_of(tmp_path)), "--env-kwargs", words])
+
+
+@pytest.mark.parametrize("command", [play, evaluate])
+def test_arguments_that_are_no_json_are_said(
+    tmp_path: Path, command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command([str(tmp_path), "--env-kwargs", "{colour: 3}"])
+    assert caught.value.code == 2
+    assert "Error parsing --env-kwargs: Expecting property name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

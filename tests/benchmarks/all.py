@@ -136,9 +136,8 @@ def run(
         if markdown:
             # After each of them: what was measured is not lost with what could not be.
             in_order = [groups[known] for known in BENCHMARKS if known in groups]
-            facts = machine_facts(installed.versions())
             date = time.strftime("%Y-%m-%d")
-            PAGE.write_text(page(in_order, Circumstances(date, command, facts, installed.missing)))
+            PAGE.write_text(page(in_order, Circumstances(date, command, groups[name].facts)))
             write_groups(FIGURES, in_order)
             if name == "scale":
                 _write_scaling(groups[name].figures)
@@ -167,11 +166,12 @@ def _measure(name: str, quick: bool, peers: Peers) -> Group:
     )
     if quick:
         when += " One round of short windows: a look, not a result."
-    start_s = time.monotonic()
+    facts, start_s = tuple(machine_facts(peers.versions())), time.monotonic()
+    peers.forget_missing()
     try:
         figures = BENCHMARKS[name](quick, peers)
     except Exception as error:
         traceback.print_exc()
         return Group(name, how, [], f"{type(error).__name__}: {error}", when)
     print(f"{name}: {time.monotonic() - start_s:.0f} s", file=sys.stderr)
-    return Group(name, how, figures, when=when)
+    return Group(name, how, figures, when=when, facts=facts, missing=tuple(peers.missing))

@@ -36,17 +36,19 @@ class Group:
     """Why there are no figures."""
     when: str = ""
     """The date, what else the machine did, and whether it was but a look."""
+    facts: tuple[str, ...] = ()
+    """The machine and the versions."""
+    missing: tuple[str, ...] = ()
+    """Peers that were not installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """Where and when."""
+    """Of the group that was measured last; the others tell what was different."""
 
     date: str
     command: str
     facts: Sequence[str]
-    missing: Sequence[str]
-    """Peers that were not installed."""
 
 
 def page(groups: Sequence[Group], circumstances: Circumstances) -> str:
@@ -56,25 +58,26 @@ def page(groups: Sequence[Group], circumstances: Circumstances) -> str:
     if reached:
         headings = {"figure": False, "beside": False, "required": True, "measured": True, "": False}
         parts.append("## What it must reach\n\n" + table(headings, (v.cells() for v in reached)))
-    parts += [_section(group) for group in groups]
+    parts += [_section(group, circumstances.facts) for group in groups]
     return "\n".join(parts)
 
 
 def _circumstances(c: Circumstances) -> str:
-    lines = [f"- {c.date}, `{c.command}`", *(f"- {fact}" for fact in c.facts)]
-    if c.missing:
-        lines.append(f"- Peers that were not installed and so not measured: {', '.join(c.missing)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"- {c.date}, `{c.command}`", *(f"- {fact}" for fact in c.facts)]) + "\n"
 
 
-def _section(group: Group) -> str:
+def _section(group: Group, facts: Sequence[str]) -> str:
     title = f"## {group.name}\n\n{group.how.strip()}\n"
     if not group.figures:
         why = group.failure or "what it needs is not installed"
         return f"{title}\nNot measured: {why}.\n"
     ours = [f for f in group.figures if "[" not in f.name]
     peers = [f for f in group.figures if "[" in f.name]
-    parts = [title, *([f"{group.when}\n"] if group.when else []), _figures(group, ours)]
+    notes = [group.when] if group.when else []
+    if group.missing:
+        notes.append(f"Not installed and so not measured: {', '.join(group.missing)}.")
+    notes += [f"{fact}." for fact in group.facts if fact not in facts]
+    parts = [title, *([f"{' '.join(notes)}\n"] if notes else []), _figures(group, ours)]
     if peers:
         parts += ["The peers' own:\n", _figures(group, peers)]
     return "\n".join(parts)
@@ -105,10 +108,12 @@ def read_groups(path: Path) -> dict[str, Group]:
     if not path.exists():
         return {}
     kept = json.loads(path.read_text())
-    return {
-        name: Group(**(entry | {"name": name, "figures": [Figure(**f) for f in entry["figures"]]}))
-        for name, entry in kept.items()
-    }
+    groups = {}
+    for name, entry in kept.items():
+        figures = [Figure(**figure) for figure in entry.pop("figures")]
+        texts = {key: tuple(entry.pop(key, ())) for key in ("facts", "missing")}
+        groups[name] = Group(name=name, figures=figures, **texts, **entry)
+    return groups
 
 
 def write_groups(path: Path, groups: Iterable[Group]) -> None:

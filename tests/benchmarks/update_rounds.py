@@ -39,18 +39,23 @@ class Variant:
 
 _DEFAULTS = {"fused_optimizer": True, "autocast": "auto", "memory_format": "auto"}
 _GRAPHED = {"fused_optimizer": True, "cuda_graph": True}
-_LOW = {"autocast": "bfloat16", "memory_format": "channels_last"}
+_LAST = {"memory_format": "channels_last"}
+_LOW = {"autocast": "bfloat16"} | _LAST
 
 CPU_VARIANTS = {
     "eager": Variant(),
     "fused": Variant({"fused_optimizer": True}),
     "memory kept": Variant(keep_memory=True),
-    "channels_last": Variant({"memory_format": "channels_last"}),
+    "channels_last": Variant(_LAST),
     "bfloat16": Variant({"autocast": "bfloat16"}),
     "compiled": Variant({"compile_update": True}),
     "2 threads": Variant(threads=2),
     "defaults": Variant(_DEFAULTS, keep_memory=True),
+    "defaults, channels_last": Variant(_DEFAULTS | _LAST, keep_memory=True),
     "defaults, compiled": Variant(_DEFAULTS | {"compile_update": True}, keep_memory=True),
+    "defaults, channels_last, compiled": Variant(
+        _DEFAULTS | _LAST | {"compile_update": True}, keep_memory=True
+    ),
     "defaults, 2 threads": Variant(_DEFAULTS, threads=2, keep_memory=True),
     "rmsprop": Variant({"optimizer": "rmsprop"}, keep_memory=True),
     "rmsprop, compiled": Variant({"optimizer": "rmsprop", "compile_update": True}, 1, True),
@@ -58,7 +63,7 @@ CPU_VARIANTS = {
 CUDA_VARIANTS = {
     "eager": Variant(),
     "fused": Variant({"fused_optimizer": True}),
-    "channels_last": Variant({"memory_format": "channels_last"}),
+    "channels_last": Variant(_LAST),
     "bfloat16": Variant({"autocast": "bfloat16"}),
     "bfloat16, channels_last": Variant(_LOW),
     "compiled": Variant({"compile_update": True}),

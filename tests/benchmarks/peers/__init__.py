@@ -51,7 +51,7 @@ class Peers:
     def __init__(self, pythons: Sequence[str]) -> None:
         self._pythons = list(pythons)
         self.missing: list[str] = []
-        """Names of the peers that no Python has."""
+        """Names of the peers that no Python had."""
 
     @property
     def wanted(self) -> bool:
@@ -65,12 +65,17 @@ class Peers:
     def miss(self, peer: str) -> None:
         """No Python has it."""
         if peer not in self.missing and self._pythons:
-            self.missing.append(peer)
+            self.missing = [*self.missing, peer]
             print(
-                f"skipped: {peer} is installed for none of {', '.join(self._pythons)}: "
-                "pip install -e '.[peers]', or name another Python with --peer-python",
+                f"skipped: {peer} is installed for none of {', '.join(self._pythons)}: pip install "
+                "-e '.[peers]' (Reverb and torchrl: on their own, in an environment that suits "
+                "them), or name another Python with --peer-python",
                 file=sys.stderr,
             )
+
+    def forget_missing(self) -> None:
+        """Look for all of them again."""
+        self.missing = []
 
     def versions(self) -> dict[str, str]:
         """Of the peers' packages, wherever they are installed."""

@@ -27,7 +27,7 @@ import msgpack
 import numpy as np
 
 from common import messages
-from common.compression import METHODS, Array, CompressedArray
+from common.compression import COMPRESSIBLE, METHODS, Array, CompressedArray
 from common.errors import MalformedMessage, Reason, SchemaMismatch
 from common.messages import SCHEMA_VERSION, ArraySpec, Message, NamedTensors
 
@@ -374,7 +374,7 @@ def _announced(
     method = None
     if len(descriptor) == 3:
         method = descriptor[2]
-        if method not in METHODS or name != "|u1" or not spec.may_be_compressed:
+        if method not in METHODS or name not in COMPRESSIBLE or not spec.may_be_compressed:
             raise MalformedMessage(
                 f"{kind}: an array compressed by {reprlib.repr(method)}", Reason.DTYPE
             )

@@ -99,7 +99,13 @@ def test_an_unknown_kind_is_refused(kind: Any) -> None:
     assert_malformed([msgpack.packb([SCHEMA_VERSION, kind, {"session": 1, "sequence": 2}, []])])
 
 
-@pytest.mark.parametrize("version", [0, 2, 4, -1, 1 << 63, "1", b"1", 1.5, None, [], {}, True, 1.0])
+@pytest.mark.parametrize(
+    "version",
+    [
+        *(0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, -1, 1 << 63),
+        *("1", b"1", 1.5, None, [], {}, True, 1.0, float(SCHEMA_VERSION)),
+    ],
+)
 @pytest.mark.parametrize(
     "rest",
     [

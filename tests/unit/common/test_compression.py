@@ -67,6 +67,20 @@ def test_what_would_not_pay_is_left_alone(method: str, array: Any) -> None:
     assert compressed(array, method) is array
 
 
+@each_method
+def test_planes_of_truth_values_come_out_as_they_went_in(method: str) -> None:
+    planes = image() > 3
+
+    array = compressed(planes, method)
+
+    assert isinstance(array, CompressedArray)
+    assert array.dtype == np.bool_
+    np.testing.assert_array_equal(unpacked(array), planes)
+    received = codec.decode([bytes(frame) for frame in codec.encode(insert(array))])
+    assert isinstance(received, Insert)
+    np.testing.assert_array_equal(unpacked(received.obs), planes)
+
+
 def test_nothing_is_compressed_where_nothing_is_to_be() -> None:
     array = image()
     assert compressed(array, "none") is array

@@ -8,6 +8,7 @@ NAMES = (
     "actor_pipeline",
     "all",
     "compose",
+    "compression",
     "curve",
     "dashboard",
     "end_to_end",

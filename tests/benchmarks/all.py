@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     actor_pipeline,
+    compression,
     curve,
     end_to_end,
     env_stepping,
@@ -82,6 +83,7 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
         *((2, 0.3) if quick else (5, 0.5)), peers.wanted
     ),
     "transition_memory": lambda quick, peers: transition_memory.figures(peers),
+    "compression": lambda quick, peers: compression.figures(compression.GAMES, 3 if quick else 25),
     "actor_pipeline": lambda quick, peers: actor_pipeline.figures(
         *((2, 1.0) if quick else (7, 2.0))
     ),

@@ -17,7 +17,7 @@ marker="not slow and not docker"
 # that both have something to do to the end.
 workers=(-n 2 --dist loadfile --no-loadscope-reorder)
 if [ "${1:-}" = --slow ]; then
-  marker="slow" extras="$extras,browser,ray,wandb" workers=()
+  marker="slow or envpool" extras="$extras,browser,envpool,ray,wandb" workers=()
   shift
 elif [ "${1:-}" = --docker ]; then
   marker="docker" workers=()

@@ -11,10 +11,13 @@ from common.environments import make_vector, probe_spec
 from common.errors import EnvironmentFault
 from common.spec import EnvSpec
 
-pytestmark = pytest.mark.filterwarnings(
-    # EnvPool's own spaces are float64 for observations of float32.
-    "ignore:.*precision lowered by casting to float32:UserWarning"
-)
+pytestmark = [
+    pytest.mark.envpool,
+    pytest.mark.filterwarnings(
+        # EnvPool's own spaces are float64 for observations of float32.
+        "ignore:.*precision lowered by casting to float32:UserWarning"
+    ),
+]
 
 Vector = VectorEnv[Any, Any, Any]
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from common import part_threads
 from common.block_columns import BlockColumns
-from common.blocks import RowKind
+from common.blocks import BlockLayout, RowKind
 from common.config import Config
 from common.manifest import Manifest
 from common.messages import Drawn, Insert, Serving
@@ -28,33 +29,34 @@ from learner.mapped_replay import MappedReplay, map_storage
 from replay_server.storage import Storage
 from tests.integration.runs import until
 
-N = 32
 LENGTH = 4
-SLOTS = 8
-"""So few that a block lives for less than a batch is read."""
+SPEC = EnvSpec((84, 84), "|u1", 5)
 ENOUGH_BATCHES, ENOUGH_OVERWRITTEN = 100, 100
-MANIFEST = Manifest(
-    "run",
-    Config(
-        block_length=LENGTH,
-        n_step=2,
-        frame_stack=4,
-        replay_capacity=SLOTS * LENGTH,
-        envs_per_actor=1,
-        min_size_to_sample=1,
-        batch_size=N,
-        discount=0.5,
-        importance_sampling_exponent=1.0,
-    ),
-    EnvSpec((84, 84), "|u1", 5),
-)
+BY_ONE_THREAD, BY_TWO_THREADS = 32, 224
+"""Transitions in a batch."""
 
 Int64Vector = npt.NDArray[np.int64]
 
 
-def blocks(first: int, count: int) -> Insert:
+def manifest(batch_size: int) -> Manifest:
+    """The replay holds as much as a batch: so little that a block lives for less than a batch is
+    read."""
+    config = Config(
+        block_length=LENGTH,
+        n_step=2,
+        frame_stack=4,
+        replay_capacity=batch_size,
+        envs_per_actor=1,
+        min_size_to_sample=1,
+        batch_size=batch_size,
+        discount=0.5,
+        importance_sampling_exponent=1.0,
+    )
+    return Manifest("run", config, SPEC)
+
+
+def blocks(layout: BlockLayout, first: int, count: int) -> Insert:
     """Blocks first … first+count−1. In every third the row of offset 3 ends the episode."""
-    layout, spec = MANIFEST.layout, MANIFEST.spec
     number = np.arange(first, first + count)[:, None]
     rows = np.ones((1, layout.rows), np.int64)
     row_kind = np.zeros((count, layout.rows), np.uint8)
@@ -66,7 +68,7 @@ def blocks(first: int, count: int) -> Insert:
         session=0,
         sequence=first,
         weights_version=first,
-        obs=np.broadcast_to(picture, (count, layout.rows, *spec.obs_shape)),
+        obs=np.broadcast_to(picture, (count, layout.rows, *SPEC.obs_shape)),
         action=(number % 5 * rows).astype(np.int32),
         reward=(number % 97 * rows).astype(np.float32),
         row_kind=row_kind,
@@ -74,23 +76,27 @@ def blocks(first: int, count: int) -> Insert:
     )
 
 
-def write(path: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
+def storage_of(run: Manifest, path: Path) -> Storage:
+    return Storage(run.spec, run.layout, run.config.replay_slots, path)
+
+
+def write(run: Manifest, path: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
     """Insert after insert of one to three blocks."""
-    storage = Storage(MANIFEST.spec, MANIFEST.layout, SLOTS, path)
+    storage = storage_of(run, path)
     while goes_on():
         first = storage.next_number
-        storage.write(blocks(first, 1 + first % 3))
+        storage.write(blocks(run.layout, first, 1 + first % 3))
 
 
 @contextlib.contextmanager
-def writing_thread(path: Path) -> Iterator[None]:
+def writing_thread(run: Manifest, path: Path) -> Iterator[None]:
     stop = threading.Event()
 
     def goes_on() -> bool:
         # A moment's rest is enough for the reader to get its turn.
         return not stop.wait(1e-5)
 
-    writer = threading.Thread(target=write, args=(path, goes_on))
+    writer = threading.Thread(target=write, args=(run, path, goes_on))
     writer.start()
     try:
         yield
@@ -100,9 +106,9 @@ def writing_thread(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing_process(path: Path) -> Iterator[None]:
+def writing_process(run: Manifest, path: Path) -> Iterator[None]:
     """It is killed wherever it happens to be."""
-    writer = multiprocessing.get_context("spawn").Process(target=write, args=(path,))
+    writer = multiprocessing.get_context("spawn").Process(target=write, args=(run, path))
     writer.start()
     try:
         yield
@@ -115,13 +121,13 @@ def probability_of(key: Int64Vector) -> npt.NDArray[np.float32]:
     return (1.0 / (2.0 + key % 50)).astype(np.float32)
 
 
-def draw(columns: BlockColumns, rng: np.random.Generator) -> Drawn | None:
+def draw(columns: BlockColumns, batch_size: int, rng: np.random.Generator) -> Drawn | None:
     """Keys of blocks that are there right now, the next ones to go among them."""
     number = columns.number[columns.number > 0]
-    if len(number) < SLOTS // 2:
+    if len(number) < columns.slots // 2:
         return None
-    key = rng.choice(number, N) * LENGTH + rng.integers(3, size=N)
-    return Drawn(0, SLOTS * LENGTH, 0, 0, 1.0, 0, probability_of(key), key)
+    key = rng.choice(number, batch_size) * LENGTH + rng.integers(3, size=batch_size)
+    return Drawn(0, columns.slots * LENGTH, 0, 0, 1.0, 0, probability_of(key), key)
 
 
 def assert_whole(host: HostBatch, key: Int64Vector) -> None:
@@ -129,7 +135,7 @@ def assert_whole(host: HostBatch, key: Int64Vector) -> None:
     block, offset = np.divmod(key, LENGTH)
     views = host.views
     pictures = (block % 251).astype(np.uint8)[:, None]
-    assert (views["frames"].reshape(N, -1) == pictures).all()
+    assert (views["frames"].reshape(len(key), -1) == pictures).all()
     assert (views["action"] == block % 5).all()
     ends = block % 3 == 0
     # G = r + r/2, but the last step of an episode has one reward.
@@ -139,36 +145,45 @@ def assert_whole(host: HostBatch, key: Int64Vector) -> None:
     assert (views["shift"] == np.where(shorter, 1, 2)).all()
 
 
-def mapped(path: Path) -> MappedReplay | None:
+def mapped(run: Manifest, path: Path) -> MappedReplay | None:
     """The storage once its writer has made it."""
     if not path.exists():
         return None
-    return map_storage(Serving(1, "", machine_id(), str(path)), MANIFEST)
+    return map_storage(Serving(1, "", machine_id(), str(path)), run)
 
 
+@pytest.mark.parametrize("batch_size", [BY_ONE_THREAD, BY_TWO_THREADS])
 @pytest.mark.parametrize("writing", [writing_thread, writing_process])
 def test_no_torn_row_is_ever_accepted(
-    tmp_path: Path, writing: Callable[[Path], contextlib.AbstractContextManager[None]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writing: Callable[[Manifest, Path], contextlib.AbstractContextManager[None]],
+    batch_size: int,
 ) -> None:
-    path = tmp_path / "replay"
+    # As on a machine with two cores.
+    monkeypatch.setattr(part_threads.os, "sched_getaffinity", lambda _: {0, 1})
+    run, path = manifest(batch_size), tmp_path / "replay"
     rng = np.random.default_rng(0)
-    host = HostBatch(MANIFEST, torch.device("cpu"))
+    host = HostBatch(run, torch.device("cpu"))
     accepted = overwritten = 0
-    with writing(path):
-        replay: Any = until(lambda: mapped(path), "the storage")
+    with writing(run, path):
+        replay: Any = until(lambda: mapped(run, path), "the storage")
         while accepted < ENOUGH_BATCHES or overwritten < ENOUGH_OVERWRITTEN:
-            drawn = draw(replay._columns, rng)
+            drawn = draw(replay._columns, batch_size, rng)
             read = None if drawn is None else replay.read(host, drawn)
             if read is not None:
                 assert_whole(host, read.key)
                 np.testing.assert_array_equal(read.probability, probability_of(read.key))
                 accepted += 1
                 overwritten += read.overwritten
+    gathering = any(thread.name.startswith("gather_") for thread in threading.enumerate())
+    assert gathering == (batch_size == BY_TWO_THREADS)
     # What its writer left, and what the next one finds, is whole, too.
     for _ in range(2):
-        drawn = draw(replay._columns, rng)
+        drawn = draw(replay._columns, batch_size, rng)
         assert drawn is not None
         read = replay.read(host, drawn)
         assert (read.key.tolist(), read.overwritten) == (drawn.key.tolist(), 0)
         assert_whole(host, read.key)
-        Storage(MANIFEST.spec, MANIFEST.layout, SLOTS, path)
+        storage_of(run, path)
+    replay.close()

@@ -1,4 +1,4 @@
-"""Reading a replay server's storage: as good as what it would send, and never a torn row."""
+"""Reading a replay server's storage: never a torn row, nor one that nobody was given."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 
 import learner.gatherer
 from common.errors import MalformedMessage
-from common.messages import Batch, Drawn, Message, SampleRequest
-from replay_server.server import build_table
+from common.messages import Drawn
 from replay_server.storage import Storage
-from replay_server.table import Table
-from tests.experience import TERMINATED, insert, row_kinds, steps, transitions
+from tests.experience import TERMINATED, row_kinds, steps, transitions
 from tests.unit.learner.storages import (
     LENGTH,
     SLOTS,
@@ -30,69 +28,6 @@ from tests.unit.learner.storages import (
     mapped,
     write,
 )
-
-# ------------------------------------------------------------------------- as what comes by wire
-
-
-def answer(table: Table, request: SampleRequest) -> Message:
-    ((_, message),) = table.handle(b"learner", request, 0.0)
-    return message
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    frame_stack=st.integers(1, 4),
-    n_step=st.integers(1, 4),
-    prioritized=st.booleans(),
-    data=st.data(),
-)
-def test_both_paths_give_identical_batches_for_identical_keys(
-    tmp_path_factory: pytest.TempPathFactory,
-    frame_stack: int,
-    n_step: int,
-    prioritized: bool,
-    data: st.DataObject,
-) -> None:
-    """Two tables with one seed and one history draw the same keys."""
-    directory = tmp_path_factory.mktemp("replay")
-    run = manifest(frame_stack=frame_stack, n_step=n_step, prioritized=prioritized)
-    history = data.draw(st.lists(row_kinds(run.layout, max_blocks=SLOTS), min_size=1, max_size=4))
-    tables = [build_table(run, directory / name) for name in ("wire", "shared")]
-    for sequence, kinds in enumerate(history):
-        message = insert(
-            kinds,
-            sequence=sequence,
-            weights_version=sequence,
-            layout=run.layout,
-            spec=run.spec,
-        )
-        for table in tables:
-            table.handle(b"actor", message, 0.0)
-    if not tables[0].sampler.size:
-        return
-    replay = mapped(directory / "shared", run)
-    for _ in range(3):
-        batch = answer(tables[0], SampleRequest(1))
-        keys_only = answer(tables[1], SampleRequest(1, keys_only=True))
-        assert isinstance(batch, Batch)
-        assert isinstance(keys_only, Drawn)
-        assert keys_only.instance == replay.instance == tables[1].storage.instance
-        for name in ("table_size", "inserted", "sampled"):
-            assert getattr(keys_only, name) == getattr(batch, name)
-
-        by_wire, by_memory = blank(run), blank(run)
-        by_wire.fill(batch)
-        by_wire.weigh(batch.probability, batch.table_size)
-        read = replay.read(by_memory, keys_only)
-
-        assert read is not None
-        assert read.key.tolist() == batch.key.tolist()
-        by_memory.weigh(read.probability, keys_only.table_size)
-        assert read.mean_version == batch.mean_version
-        assert read.overwritten == 0
-        for name, view in by_wire.views.items():
-            assert view.dtype == by_memory.views[name].dtype
-            np.testing.assert_array_equal(by_memory.views[name], view, name)
 
 
 def test_the_storage_cannot_be_written_through_the_learners_mapping(tmp_path: Path) -> None:

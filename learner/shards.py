@@ -202,7 +202,11 @@ class ShardedBatches:
         self._gone: dict[int, tuple[int, int]] = {}
         """Transitions inserted and sampled at servers that are not there any more."""
         self._overwritten = 0
-        self.follow(servers)
+        try:
+            self.follow(servers)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def overwritten(self) -> int:

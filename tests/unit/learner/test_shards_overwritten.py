@@ -2,12 +2,17 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from common.errors import ConfigError
+from common.trace import NO_TRACE
+from learner.shards import ShardedBatches
 from tests.experience import LAYOUT
-from tests.unit.learner.sharding import N, Stage, Start, items
+from tests.unit.learner.sharding import Context, N, Stage, Start, items
 
 pytestmark = pytest.mark.parametrize("path", ["shared memory"], indirect=True)
 
@@ -113,3 +118,13 @@ def test_a_server_with_another_storage_is_heard_by_wire_and_the_others_are_read_
     assert caplog.messages == [
         "the replay server has another storage now: batches come over the wire"
     ]
+
+
+def test_who_insists_on_shared_memory_is_told_of_a_server_without_and_leaves_nothing_open(
+    shards: Start, context: Context
+) -> None:
+    stage = shards(FULL, replay_link="shared_memory")
+    serving = {number: server.serving for number, server in stage.servers.items()}
+    serving[1] = replace(serving[1], storage="")
+    with pytest.raises(ConfigError, match="replay_link = shared_memory is not possible"):
+        ShardedBatches(context, serving, stage.run, torch.device("cpu"), NO_TRACE)

@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import re
 import socket as stream_sockets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -359,6 +360,9 @@ def wait(socket: zmq.Socket[bytes], timeout_ms: int) -> bool:
 
 def wait_any(sockets: Sequence[zmq.Socket[bytes]], timeout_ms: int) -> bool:
     """As `wait`, for a message at any of them."""
+    if not sockets:
+        time.sleep(timeout_ms / 1e3)  # ZeroMQ would not wait for nothing.
+        return False
     return bool(zmq.zmq_poll([(socket, _POLLIN) for socket in sockets], timeout_ms))
 
 

@@ -16,7 +16,6 @@ A server that does not answer is left out until it does: the rows it owes come f
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,138 +26,20 @@ from common import transport
 from common.config import Config
 from common.errors import WireError
 from common.manifest import Manifest
-from common.messages import Batch, Drawn, Message, PartRequest, Rejected, Serving
-from common.rate_limiter import RateLimiter
+from common.messages import Batch, Drawn, Message, Rejected, Serving
 from common.rejections import Rejections, quoted
 from common.trace import Trace
 from learner.batches import Used
 from learner.host_batch import HostBatch
-from learner.replay_link import ReplayLink
+from learner.shard import ASK_PERIOD_S, Assembly, Shard, Stretch
 from learner.shares import divide
 from learner.transfer import Transfer
 from learner.update import TrainBatch
 
 PATIENCE_S = 2.0
 """Answers come at once: a server that takes longer is left out."""
-ASK_PERIOD_S = 0.005
-"""Between two questions to a server how far it is, while the learner may not sample."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Assembly:
-    """A batch that is being put together in a host buffer."""
-
-    slot: int
-    rows: int
-    missing: int
-    key: npt.NDArray[np.int64] = field(init=False)
-    probability: npt.NDArray[np.float32] = field(init=False)
-    server: npt.NDArray[np.int64] = field(init=False)
-    """Where each row came from."""
-    version_sum: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.key = np.empty(self.rows, np.int64)
-        self.probability = np.empty(self.rows, np.float32)
-        self.server = np.empty(self.rows, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Rows of a batch that have to come from somewhere."""
-
-    assembly: _Assembly
-    first: int
-    rows: int
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request that was not answered yet."""
-
-    stretch: _Stretch | None
-    """None: it only asks how things are, or its rows come from elsewhere by now."""
-    share: float
-    """Of all servers' mass, when it was asked."""
-    counted: int
-    asked_s: float
-
-
-class _Shard:
-    """One replay server, and what is known of it."""
-
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        number: int,
-        server: Serving,
-        manifest: Manifest,
-    ) -> None:
-        config = manifest.config
-        self.number = number
-        self.link = ReplayLink(context, server, manifest)
-        self._requests = 0
-        self.asked: dict[int, _Asked] = {}
-        """By number, oldest first."""
-        self.answers = False
-        """Whether it has answered, and has not been silent or away since."""
-        self.known = False
-        """Whether it has ever answered."""
-        self.size = 0
-        self.mass = 0.0
-        self.inserted = self.sampled = 0
-        self.limiter = RateLimiter(
-            config.samples_per_insert,
-            config.server_min_size_to_sample,
-            config.limiter_tolerance,
-            config.batch_size,
-        )
-        self.keys: list[npt.NDArray[np.int64]] = []
-        self.priorities: list[npt.NDArray[np.float32]] = []
-        """To be sent with the next request."""
-        self.next_question_s = 0.0
-
-    def ask(self, stretch: _Stretch | None, share: float, counted: int, now_s: float) -> None:
-        """Request rows, send priorities home, or only ask how things are."""
-        rows = 0 if stretch is None else stretch.rows
-        keys_only = self.link.keys_only
-        self._requests = number = self._requests + 1
-        if self.keys:
-            key, priority = np.concatenate(self.keys), np.concatenate(self.priorities)
-            self.keys, self.priorities = [], []
-            request = PartRequest(number, rows, counted, key, priority, keys_only)
-        else:
-            request = PartRequest(number, rows, counted, keys_only=keys_only)
-        transport.send(self.link.socket, request)
-        self.asked[number] = _Asked(stretch, share, counted, now_s)
-        self.limiter.samples += counted
-        self.next_question_s = now_s + ASK_PERIOD_S
-
-    def answered(self, message: Batch | Drawn) -> _Asked | None:
-        """Take what an answer tells; returns the request that it belongs to, if that is open."""
-        asked = self.asked.get(message.request)
-        # A server answers in order: what came before is answered, or was lost with a connection.
-        self.asked = {n: a for n, a in self.asked.items() if n > message.request}
-        self.answers = self.known = True
-        self.size, self.mass = message.table_size, message.mass
-        self.inserted, self.sampled = message.inserted, message.sampled
-        self.limiter.inserts = message.inserted
-        self.limiter.samples = message.sampled + sum(a.counted for a in self.asked.values())
-        return asked
-
-    def silent_s(self, now_s: float) -> float:
-        """How long the oldest open request has been open."""
-        return now_s - next((a.asked_s for a in self.asked.values()), now_s)
-
-    def leave_out(self) -> list[_Stretch]:
-        """Until it answers again; returns the rows that it owes."""
-        self.answers = False
-        owed = [a.stretch for a in self.asked.values() if a.stretch is not None]
-        for asked in self.asked.values():
-            asked.stretch = None
-        return owed
 
 
 class ShardedBatches:
@@ -196,9 +77,9 @@ class ShardedBatches:
         self._free = list(range(self.credit))
         self._homes: dict[int, npt.NDArray[np.int64]] = {}
         """By slot: the servers of a batch's rows."""
-        self._lost: list[_Stretch] = []
+        self._lost: list[Stretch] = []
         """Rows that somebody else must give."""
-        self._shards: dict[int, _Shard] = {}
+        self._shards: dict[int, Shard] = {}
         self._gone: dict[int, tuple[int, int]] = {}
         """Transitions inserted and sampled at servers that are not there any more."""
         self._overwritten = 0
@@ -233,9 +114,10 @@ class ShardedBatches:
                 self._drop(self._shards.pop(number))
         for number, server in servers.items():
             if number not in self._shards:
-                shard = _Shard(self._context, number, server, self._manifest)
+                shard = Shard(self._context, number, server, self._manifest)
                 self._shards[number] = shard
                 shard.ask(None, 0.0, 0, self._now_s())
+            self._shards[number].link.follow(server)
 
     def close(self) -> None:
         for shard in self._shards.values():
@@ -280,7 +162,7 @@ class ShardedBatches:
         self._trace.phase("priorities")
         self._ask_for_batches()
 
-    def _receive_from(self, shard: _Shard) -> Iterator[TrainBatch]:
+    def _receive_from(self, shard: Shard) -> Iterator[TrainBatch]:
         while True:
             self._trace.phase("receiving")
             try:
@@ -304,16 +186,20 @@ class ShardedBatches:
             self._ask_for(stretch, None, now_s)
         while self._free and (creditor := self._creditor()) is not None:
             n = self._config.batch_size
-            assembly = _Assembly(self._free.pop(), n, n)
-            self._ask_for(_Stretch(assembly, 0, n), creditor, now_s)
+            assembly = Assembly(self._free.pop(), n, n)
+            self._ask_for(Stretch(assembly, 0, n), creditor, now_s)
         for shard in self._shards.values():
-            starved = (self._free or self._lost) and now_s >= shard.next_question_s
-            if shard.keys or (starved and not shard.asked):
+            if shard.link.watch.broken:
+                continue  # What it is asked now would come all at once when it is there again.
+            # Nothing is drawn from one that was empty, by which it could tell that it is not.
+            waits = self._free or self._lost or not shard.mass > 0.0
+            due = waits and not shard.asked and now_s >= shard.next_question_s
+            if shard.keys or due:
                 shard.ask(None, 0.0, 0, now_s)
 
-    def _creditor(self) -> _Shard | None:
+    def _creditor(self) -> Shard | None:
         """The server that is to count the next batch; None: there may be none yet."""
-        there = [shard for shard in self._shards.values() if shard.answers]
+        there = [shard for shard in self._shards.values() if shard.is_there]
         # Not while a server makes its actors wait: those of the others may be none.
         enough = sum(shard.inserted for shard in there) >= self._config.min_size_to_sample
         if not enough and all(shard.limiter.can_insert() for shard in there):
@@ -321,9 +207,9 @@ class ShardedBatches:
         behind = [shard for shard in there if shard.limiter.can_sample()]
         return max(behind, key=lambda shard: shard.limiter.error, default=None)
 
-    def _ask_for(self, stretch: _Stretch, creditor: _Shard | None, now_s: float) -> None:
+    def _ask_for(self, stretch: Stretch, creditor: Shard | None, now_s: float) -> None:
         """Have these rows come from all servers that answer; `creditor` counts a batch."""
-        there = [shard for shard in self._shards.values() if shard.answers]
+        there = [shard for shard in self._shards.values() if shard.is_there]
         mass = np.array([shard.mass for shard in there])
         if not mass.sum() > 0.0:
             self._lost.append(stretch)
@@ -333,11 +219,11 @@ class ShardedBatches:
         for shard, count, part in zip(there, rows.tolist(), share.tolist(), strict=True):
             counted = self._config.batch_size if shard is creditor else 0
             if count or counted:
-                own = _Stretch(stretch.assembly, first, count) if count else None
+                own = Stretch(stretch.assembly, first, count) if count else None
                 shard.ask(own, part, counted, now_s)
             first += count
 
-    def _drop(self, shard: _Shard) -> None:
+    def _drop(self, shard: Shard) -> None:
         log.info("replay server %d is gone: its experience is left out", shard.number)
         self._lost += shard.leave_out()
         if shard.known:
@@ -347,7 +233,7 @@ class ShardedBatches:
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _take(self, shard: _Shard, message: Message) -> TrainBatch | None:
+    def _take(self, shard: Shard, message: Message) -> TrainBatch | None:
         if isinstance(message, Rejected):
             raise WireError(
                 f"replay server {shard.number} rejected a request: {quoted(message.reason)}"
@@ -377,7 +263,7 @@ class ShardedBatches:
         assembly.missing -= count
         return None if assembly.missing else self._complete(assembly)
 
-    def _complete(self, assembly: _Assembly) -> TrainBatch:
+    def _complete(self, assembly: Assembly) -> TrainBatch:
         slot, shards = assembly.slot, self._shards.values()
         self._slots[slot].weigh(assembly.probability, sum(shard.size for shard in shards))
         self._homes[slot] = assembly.server

@@ -195,3 +195,10 @@ def test_a_busy_subscriber_outlives_its_publisher() -> None:
     command = [sys.executable, "-m", "tests.contract.busy_subscriber"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
+def test_who_waits_at_no_socket_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(transport.time, "sleep", waited_s.append)
+    assert not transport.wait_any([], timeout_ms=250)
+    assert waited_s == [0.25]

@@ -55,6 +55,39 @@ def test_a_server_that_came_back_empty_owes_its_rows_to_the_others(shards: Start
     assert batch.table_size == 8
 
 
+def test_a_server_that_was_empty_is_drawn_from_once_it_holds_something(shards: Start) -> None:
+    stage = shards({0: [1.0], 1: []}, prefetch_batches=2)
+    for _ in range(4):
+        # The other one is behind nothing, so that the learner never has to wait.
+        stage.done(stage.next())
+    stage.servers[1].insert()
+    for _ in range(6):
+        batch = stage.next()
+        stage.done(batch)
+    assert {server for server, _ in items(batch)} == {0, 1}
+    assert batch.inserted == {0: 4, 1: 4}
+
+
+def test_a_server_whose_connection_is_broken_is_asked_nothing_meanwhile(shards: Start) -> None:
+    stage = shards({0: [1.0], 1: [1.0]}, prefetch_batches=2)
+    stage.done(stage.next())
+    stage.servers[1].answer()
+    watch, heard = stage.batches._shards[1].link.watch, stage.servers[1].heard
+    watch._lost_s = stage.now_s
+    asked = len(heard)
+    stage.turn(0)
+    # The one that is left does not answer: the learner waits.
+    stage.now_s += PATIENCE_S
+    for _ in range(20):
+        stage.turn(0)
+    assert len(heard) == asked
+    watch._lost_s = None
+    for _ in range(6):
+        batch = stage.next()
+        stage.done(batch)
+    assert {server for server, _ in items(batch)} == {0, 1}
+
+
 def test_when_all_came_back_empty_it_goes_on_once_they_hold_something(shards: Start) -> None:
     stage = shards({0: [1.0], 1: [1.0]}, prefetch_batches=3)
     # With this the learner knows what there is, and asks for all batches that it may have.

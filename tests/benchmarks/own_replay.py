@@ -37,7 +37,7 @@ SHARED_MEMORY = Path("/dev/shm")
 class NoHead:
     """Stands in for a membership."""
 
-    joins = 0
+    contacts = 0
     stop_requested = False
 
     def poll(self, now_s: float, counters: Callable[[], dict[str, float]]) -> None:

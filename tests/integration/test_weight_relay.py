@@ -76,7 +76,8 @@ class MadHead:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.socket, self.weights_endpoint = transport.bind(context, zmq.XPUB, "inproc://mad-head")
-        self.joins, self.stop_requested = 1, False
+        self.joins = self.contacts = 1
+        self.stop_requested = False
         self.welcome = SimpleNamespace(session=1)
         self.rejections = Rejections("relay_rejected_messages_total")
         self.values: dict[str, float] = {}
@@ -135,7 +136,8 @@ def test_a_relay_that_joins_again_says_again_where_it_is() -> None:
                 said = head.heard[-1]
                 assert isinstance(said, Serving)
                 assert (said.session, said.endpoint) == (session, endpoint)
-                head.welcome, head.joins = SimpleNamespace(session=2), 2
+                head.welcome = SimpleNamespace(session=2)
+                head.joins = head.contacts = 2
             assert became_ready == [endpoint]
             until(lambda: head.values.get("relay_weights_version") == 3, "the older version")
         finally:

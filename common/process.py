@@ -104,10 +104,13 @@ def configure_logging(
     Args:
         say: gets what is `FOR_THE_USER`. None: the log is what the user reads.
     """
-    handlers: list[logging.Handler] = [_LogFile(file) if file else _MayLackLines()]
+    log_handler: logging.Handler = _LogFile(file) if file else _MayLackLines()
+    log_handler.setLevel(level.upper())
+    handlers, root_level = [log_handler], log_handler.level
     if say is not None:
         handlers.append(_ForTheUser(say))
-    logging.basicConfig(level=level.upper(), format=LOG_FORMAT, handlers=handlers, force=True)
+        root_level = min(root_level, logging.INFO)
+    logging.basicConfig(level=root_level, format=LOG_FORMAT, handlers=handlers, force=True)
     logging.captureWarnings(True)
 
 

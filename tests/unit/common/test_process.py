@@ -40,16 +40,28 @@ def python(code: str, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
 
 
-def test_what_is_for_the_user_is_said_as_well_as_logged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("debug", ["a detail", "7 GB", "for the log", "a warning"]),
+        ("info", ["7 GB", "for the log", "a warning"]),
+        ("warning", ["a warning"]),
+    ],
+)
+def test_what_is_for_the_user_is_said_whatever_is_logged(
+    tmp_path: Path, level: str, expected: list[str]
+) -> None:
     said: list[str] = []
     with own_logging():
-        configure_logging("info", tmp_path / "log", said.append)
+        configure_logging(level, tmp_path / "log", said.append)
         log = logging.getLogger("a.module")
+        log.debug("a detail")
         log.info("%d GB", 7, extra=FOR_THE_USER)
         log.info("for the log")
+        log.warning("a warning")
     assert said == ["7 GB"]
     logged = (tmp_path / "log").read_text().splitlines()
-    assert [line.partition(": ")[2] for line in logged] == ["7 GB", "for the log"]
+    assert [line.partition(": ")[2] for line in logged] == expected
 
 
 def test_a_user_who_is_gone_is_told_nothing(tmp_path: Path) -> None:

@@ -33,7 +33,13 @@ from deploy.live_view import LiveView, show_return
 from deploy.named_code import tell_named_code
 from deploy.profile import Profile
 from deploy.status_client import StatusClient
-from deploy.topology import ROLES, discard_shared_memory, follower_roles, learner_role
+from deploy.topology import (
+    ROLES,
+    check_memory,
+    discard_shared_memory,
+    follower_roles,
+    learner_role,
+)
 
 POLL_S = 0.1
 STOP_S = 60.0
@@ -100,18 +106,21 @@ def launch(argv: list[str]) -> int:
     check_placing(options, in_process=options.in_process)
     hosts = None if options.hosts is None else read_hosts(options.hosts)
     if hosts is not None:
-        # The ladder of ε is as long as all actors need it, from the start.
-        config = config.model_copy(update={"actors": max(config.actors, hosts.known_actors)})
-        if options.bind == Launch.bind:
-            options.bind = hosts.head.bind
         if options.actors_here is None:
             options.actors_here = hosts.head.actors
+        # The ladder of ε is as long as all actors need it, from the start.
+        known = hosts.known_actors_elsewhere + options.actors_here
+        config = config.model_copy(update={"actors": max(config.actors, known)})
+        if options.bind == Launch.bind:
+            options.bind = hosts.head.bind
         if hosts.replay_elsewhere and config.replay_servers > 1:
             raise ConfigError(
                 f"{options.hosts} has one replay server on another host, and --replay-servers "
                 f"{config.replay_servers} are to be here: leave one of the two out"
             )
     _refuse_contradictions(options, config)
+    if not placed:
+        check_memory(config)
     security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
     if options.resume is not None:

@@ -209,14 +209,26 @@ def _replay_gb(config: Config) -> float:
     """Memory that the experience takes. A file's pages need not stay there."""
     if config.replay_storage == "file":
         return 0.0
+    return config.replay_servers * _replay_bytes(config) / 1e9
+
+
+def _replay_bytes(config: Config) -> int:
+    """Of one replay server."""
     # Imported here, as below: an environment is made, to see how large its observations are.
-    from common.block_columns import block_bytes
     from common.environments import probe_spec
     from common.manifest import Manifest
+    from replay_server.server import replay_bytes
 
-    manifest = Manifest("", config, probe_spec(config))
-    of_one = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
-    return config.replay_servers * of_one / 1e9
+    return replay_bytes(Manifest("", config, probe_spec(config)))
+
+
+def check_memory(config: Config) -> None:
+    """Raises ZapexError where a run's replay servers, all on this host, do not fit into its memory
+    together. Memory is taken as it is written to: when they begin, each finds room for itself."""
+    if config.replay_storage == "memory" and config.replay_servers > 1:
+        from replay_server.placement import refuse_together
+
+        refuse_together(config.replay_servers, _replay_bytes(config))
 
 
 def security_words(keys: Path | None, *, insecure: bool = False) -> list[str]:

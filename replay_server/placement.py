@@ -65,8 +65,7 @@ def refuse_together(replays: int, nbytes: int) -> None:
     Memory counts as taken once it is written to: each of them alone would find room for itself."""
     if replays * nbytes > (free := available_memory()):
         raise ZapexError(
-            f"no room for {replays} replays of {nbytes / 1e9:.2f} GB each in memory: {_LOWER}, or "
-            "start each with --take-over if none shares its host with another "
+            f"no room for {replays} replays of {nbytes / 1e9:.2f} GB each in memory: {_LOWER} "
             f"({free / 1e9:.2f} GB are free)"
         )
 

@@ -34,7 +34,7 @@ from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
-from replay_server.placement import in_memory, numbered, refuse_together
+from replay_server.placement import in_memory, numbered
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
@@ -101,7 +101,7 @@ def build_table(
     """
     config = manifest.config
     items = config.replay_slots * config.block_length
-    nbytes = _replay_bytes(manifest)
+    nbytes = replay_bytes(manifest)
     log.info(
         "a replay of %s transitions takes %.3f GB %s (%.0f bytes each)",
         f"{items:,}", nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / items,
@@ -132,8 +132,8 @@ def build_table(
     )
 
 
-def _replay_bytes(manifest: Manifest) -> int:
-    """What a replay server keeps: the experience, and the tree over it."""
+def replay_bytes(manifest: Manifest) -> int:
+    """What one replay server of the run keeps: its experience, and the tree over it."""
     config = manifest.config
     nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
     if config.prioritized:
@@ -182,10 +182,6 @@ def run_replay_server(
         number, servers = membership.welcome.number, manifest.config.replay_servers
         path = None if options.storage is None else numbered(options.storage, number, servers)
         stack.enter_context(only_writer(path))
-        begins = membership.welcome.incarnation == 0
-        if path is None and servers > 1 and begins and not options.alone:
-            # So do the others: they have not filled theirs yet.
-            refuse_together(servers, _replay_bytes(manifest))
         since_s = time.perf_counter()
         table = stack.enter_context(
             contextlib.closing(

@@ -92,9 +92,9 @@ class HostsFile(_Table):
     hosts: list[HostTable]
 
     @property
-    def known_actors(self) -> int:
-        """Actor processes that the file gives a number for."""
-        return self.head.actors + sum(h.actors for h in self.hosts if isinstance(h.actors, int))
+    def known_actors_elsewhere(self) -> int:
+        """Actor processes on its hosts, as far as it gives their number."""
+        return sum(host.actors for host in self.hosts if isinstance(host.actors, int))
 
     @property
     def replay_elsewhere(self) -> bool:

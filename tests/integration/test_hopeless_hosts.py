@@ -48,6 +48,9 @@ def test_the_run_ends_when_nobody_is_left_who_acts(start: Start, tmp_path: Path)
 
 
 def test_it_goes_on_with_the_actors_of_this_host(start: Start, tmp_path: Path) -> None:
-    launch = launched(start, tmp_path, in_file=0, in_words=1, inference="false")
+    launch = launched(start, tmp_path, in_file=0, in_words=2, inference="false")
     launch.line("cpu-1 actors: no such environment here: the run goes on without it")
-    status(head_of(launch), updates_beyond(20))
+    told = status(head_of(launch), updates_beyond(20))
+    # As many as the command line has, which the run was made for: ε is spread over them all.
+    roles = [member["role"] for member in told["members"]]
+    assert roles.count("actor") == 2

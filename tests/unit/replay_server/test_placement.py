@@ -190,8 +190,7 @@ def test_replays_of_one_host_must_fit_together(free: Any, servers: int, fits: bo
         refuse_together(servers, 8 * GB)
     if not fits:
         assert str(refused.value) == (
-            f"no room for 3 replays of 8.00 GB each in memory: {MEMORY_ADVICE}, or start each with "
-            "--take-over if none shares its host with another (16.00 GB are free)"
+            f"no room for 3 replays of 8.00 GB each in memory: {MEMORY_ADVICE} (16.00 GB are free)"
         )
 
 

@@ -25,7 +25,7 @@ def test_the_example_is_one() -> None:
         ("learner@cpu-2", "/opt/zapex", 16, True),
     ]
     assert (file.head.bind, file.head.address) == ("tcp://0.0.0.0:5550", "gpu-box")
-    assert (file.known_actors, file.replay_elsewhere) == (16, False)
+    assert (file.known_actors_elsewhere, file.replay_elsewhere) == (16, False)
 
 
 def test_a_host_says_what_the_defaults_do_not(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_host_says_what_the_defaults_do_not(tmp_path: Path) -> None:
     )
     file = read_hosts(written(tmp_path, text))
     assert [(host.dir, host.actors) for host in file.hosts] == [("/opt", 4), ("/opt", 0)]
-    assert (file.known_actors, file.replay_elsewhere) == (6, True)
+    assert (file.known_actors_elsewhere, file.replay_elsewhere) == (4, True)
 
 
 REFUSED = [

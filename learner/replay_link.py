@@ -8,6 +8,7 @@ import numpy.typing as npt
 import zmq
 
 from common import transport
+from common.errors import ConfigError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Serving
 from learner.host_batch import BatchRows
@@ -81,7 +82,12 @@ class ReplayLink:
         log.warning("the replay server has another storage now")
         if self._mapped is not None:
             self._mapped.close()
-        self._mapped = map_storage(self._server, self._manifest)
+            self._mapped = None
+        try:
+            self._mapped = map_storage(self._server, self._manifest)
+        except ConfigError as error:
+            # The server's word of where it is now may come behind this.
+            log.warning("batches come over the wire for now: %s", error)
         if self._mapped is None or self._mapped.holds(message):
             return self._mapped is not None
         log.warning("it is not the one at %s: batches come over the wire", self._server.storage)

@@ -310,16 +310,18 @@ def test_a_server_that_comes_back_with_a_storage_within_reach_is_read_from_it(
 
 
 UNREACHABLE = {
-    "memory alone": "batches come over the wire: PATH cannot be mapped (",
-    "a file elsewhere": "it is not the one at PATH: batches come over the wire",
+    ("memory alone", "auto"): "batches come over the wire: PATH cannot be mapped (",
+    ("memory alone", "shared_memory"): "batches come over the wire for now: replay_link = ",
+    ("a file elsewhere", "auto"): "it is not the one at PATH: batches come over the wire",
+    ("a file elsewhere", "shared_memory"): "it is not the one at PATH: batches come over the wire",
 }
 
 
-@pytest.mark.parametrize("other", UNREACHABLE)
+@pytest.mark.parametrize(("other", "link"), UNREACHABLE)
 def test_a_server_whose_storage_is_out_of_reach_now_is_heard_by_wire(
-    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str, link: str
 ) -> None:
-    stage = start()
+    stage = start(replay_link=link)
     stage.insert(SLOTS)
     stage.serve()
     batches = [stage.next() for _ in range(CREDIT)]
@@ -349,7 +351,7 @@ def test_a_server_whose_storage_is_out_of_reach_now_is_heard_by_wire(
     assert sum(r.batches for r in again) == CREDIT
     first, *_, last = caplog.messages
     assert first == "the replay server has another storage now"
-    assert last.startswith(UNREACHABLE[other].replace("PATH", str(tmp_path / "replay")))
+    assert last.startswith(UNREACHABLE[other, link].replace("PATH", str(tmp_path / "replay")))
     assert len(caplog.messages) <= 3
     for _ in range(5):
         batch = stage.next()

@@ -143,7 +143,8 @@ class Table:
         """Take a message from a peer; returns what is to be sent at once. What it asks for is up to
         `advance`: a learner's request that came behind many inserts need not wait for them.
 
-        A message that breaks the contract changes nothing and is answered by Rejected.
+        A message that breaks the contract changes nothing and is answered by Rejected; so is a
+        request for which there is no room, but for its priorities.
 
         Args:
             now_s: a monotonic time in seconds, for the waiting times alone.

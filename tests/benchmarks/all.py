@@ -174,6 +174,6 @@ def _measure(name: str, quick: bool, peers: Peers) -> Group:
         figures = BENCHMARKS[name](quick, peers)
     except Exception as error:
         traceback.print_exc()
-        return Group(name, how, [], f"{type(error).__name__}: {error}", when)
+        return Group(name, how, [], f"{type(error).__name__}: {error}", when, facts)
     print(f"{name}: {time.monotonic() - start_s:.0f} s", file=sys.stderr)
     return Group(name, how, figures, when=when, facts=facts, missing=tuple(peers.missing))

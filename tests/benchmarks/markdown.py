@@ -15,6 +15,8 @@ from tests.benchmarks.targets import verdicts
 
 PACKAGES = ("numba", "numpy", "torch", "pyzmq", "gymnasium", "ale-py", "minatar")
 
+NOT_RECORDED = "The machine and the versions were not recorded"
+
 INTRODUCTION = """\
 # Benchmarks
 
@@ -76,7 +78,7 @@ def _section(group: Group, facts: Sequence[str]) -> str:
     notes = [group.when] if group.when else []
     if group.missing:
         notes.append(f"Not installed and so not measured: {', '.join(group.missing)}.")
-    notes += [f"{fact}." for fact in group.facts if fact not in facts]
+    notes += [f"{fact}." for fact in group.facts or (NOT_RECORDED,) if fact not in facts]
     parts = [title, *([f"{' '.join(notes)}\n"] if notes else []), _figures(group, ours)]
     if peers:
         parts += ["The peers' own:\n", _figures(group, peers)]

@@ -7,6 +7,7 @@ import pytest
 
 from tests.benchmarks.all import BENCHMARKS
 from tests.benchmarks.markdown import (
+    NOT_RECORDED,
     Circumstances,
     Group,
     page,
@@ -179,7 +180,7 @@ def test_groups_of_an_earlier_run_are_kept(tmp_path: Path) -> None:
 
 def test_a_group_says_when_it_was_measured() -> None:
     shown = page([Group("speed", "How fast.", [RATE], when="Measured today.")], CIRCUMSTANCES)
-    assert "How fast.\n\nMeasured today.\n\n| figure" in shown
+    assert f"How fast.\n\nMeasured today. {NOT_RECORDED}.\n\n| figure" in shown
 
 
 def test_a_benchmark_that_failed_says_why() -> None:

@@ -78,7 +78,9 @@ def _section(group: Group, facts: Sequence[str]) -> str:
     notes = [group.when] if group.when else []
     if group.missing:
         notes.append(f"Not installed and so not measured: {', '.join(group.missing)}.")
-    notes += [f"{fact}." for fact in group.facts or (NOT_RECORDED,) if fact not in facts]
+    if group.when:
+        recorded = group.facts or (NOT_RECORDED,)
+        notes += [f"{fact}." for fact in recorded if fact not in facts]
     parts = [title, *([f"{' '.join(notes)}\n"] if notes else []), _figures(group, ours)]
     if peers:
         parts += ["The peers' own:\n", _figures(group, peers)]

@@ -4,8 +4,8 @@
 
 measures a window of each way for each line on stdin: `static`, the same batch again and again,
 which costs nothing but the update; `shared_memory` and `wire`, through the real feed from a
-real replay server in another process, priorities going home; and on a GPU `device_mirror`, the
-prototype of the module of that name.
+real replay server in another process, priorities going home; the first also with 16 batches
+requested ahead; and on a GPU `device_mirror`, the prototype of the module of that name.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,8 +49,13 @@ INPUTS = {
     "nature": (EnvSpec((84, 84), "|u1", 6), 4),
 }
 """What a network sees, by its name, and how many of it in a stack."""
-WARM_UP = 5
-"""Updates before each window: more than there are batches ready, so that none of those count."""
+AHEAD = 16
+FEEDS: dict[str, dict[str, Any]] = {
+    "shared_memory": {"replay_link": "shared_memory"},
+    "wire": {"replay_link": "wire"},
+    f"shared_memory_{AHEAD}_ahead": {"replay_link": "shared_memory", "prefetch_batches": AHEAD},
+}
+"""Changes of the configuration by way. So many batches ahead are Horgan et al. 2018's."""
 INSERTS, BLOCKS = 8, 16
 """What the replay holds: enough to draw from."""
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -139,8 +145,10 @@ def updates_per_s(
     next_batch: Callable[[], TrainBatch],
     feed: Feed | None,
     window_s: float,
+    ready: int,
 ) -> float:
-    for _ in range(WARM_UP):
+    """`ready`: batches that were there before, and do not count."""
+    for _ in range(ready + 1):
         training.update(next_batch(), feed)
     updates, start_s = 0, time.perf_counter()
     while (elapsed_s := time.perf_counter() - start_s) < window_s:
@@ -159,11 +167,11 @@ def ways(manifest: Manifest, window_s: float, mirror: bool) -> Iterator[Callable
         server = stack.enter_context(serving(manifest, SHARED_MEMORY))
         fill(server, manifest, context)
         feeds: dict[str, Feed] = {}
-        for link in ("shared_memory", "wire"):
-            config = manifest.config.model_copy(update={"replay_link": link})
+        for way, changes in FEEDS.items():
+            config = manifest.config.model_copy(update=changes)
             linked = Manifest("benchmark", config, manifest.spec)
-            feeds[link] = open_feed(context, {0: server}, linked, training.device)
-            stack.callback(feeds[link].close)
+            feeds[way] = open_feed(context, {0: server}, linked, training.device)
+            stack.callback(feeds[way].close)
         if mirror or training.device.type == "cuda":
             batches = MirroredBatches(context, server, manifest, training.device)
             feeds["device_mirror"] = Prefetcher(batches, context, device=training.device)
@@ -175,9 +183,11 @@ def ways(manifest: Manifest, window_s: float, mirror: bool) -> Iterator[Callable
         training.settle(feeds["shared_memory"])
 
         def measure() -> Round:
-            rates = {"static": [updates_per_s(training, lambda: static, None, window_s)]}
-            for link, feed in feeds.items():
-                rates[link] = [updates_per_s(training, lambda p=feed: _next(p), feed, window_s)]
+            rates = {"static": [updates_per_s(training, lambda: static, None, window_s, 4)]}
+            for way, feed in feeds.items():
+                ready = FEEDS.get(way, {}).get("prefetch_batches", manifest.config.prefetch_batches)
+                next_batch = partial(_next, feed)
+                rates[way] = [updates_per_s(training, next_batch, feed, window_s, ready)]
             return rates
 
         yield measure

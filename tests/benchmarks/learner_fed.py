@@ -3,9 +3,11 @@
 The real update on the learner's device. Alone, it takes the same batch again and again: that is the
 limit. Fed, batches come through the real feed from a replay server in another process, and
 priorities go home. One window of each in turn, in one process for each network and batch; medians.
-On two cores and a learner of one thread, the server (and a feed's thread) has the second core. On a
-GPU there is a fourth way, `device_mirror`: frames are gathered on the device, from a copy there.
-Nothing is inserted meanwhile, so that its blocks have crossed already: at best it is as fast.
+`16_ahead`: with `prefetch_batches` = 16 instead of 4, as in the paper (ADR 19 has why that is not
+the default). On two cores and a learner of one thread, the server (and a feed's thread) has the
+second core. On a GPU there is one more way, `device_mirror`: frames are gathered on the device,
+from a copy there. Nothing is inserted meanwhile, so that its blocks have crossed already: at best
+it is as fast.
 """
 
 import statistics

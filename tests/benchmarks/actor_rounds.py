@@ -31,6 +31,7 @@ from common.membership import Episode, Membership
 from common.messages import ACTING, Weights, Welcome
 from common.metrics import Telemetry
 from common.networks import build_network, network_input_shape
+from common.rejections import Rejections
 from deploy import presets
 from learner.weights import Snapshot
 from tests.benchmarks.contestants import Round, serve_rounds
@@ -83,8 +84,9 @@ class _Window:
     The actor asks at every step, so it is here that time and steps are read.
     """
 
-    joins = 1
+    joins = contacts = 1
     address = "tcp://127.0.0.1:1"
+    relay_endpoint = inference_endpoint = ""
 
     def __init__(
         self,
@@ -95,6 +97,8 @@ class _Window:
         steps_to_reset: int,
     ) -> None:
         self.manifest = manifest
+        self.replay_endpoint = replay
+        self.rejections = Rejections("actor_rejected_messages_total")
         self._window_s = window_s
         self._steps_to_reset = steps_to_reset
         self.ladder_size = manifest.config.envs_per_actor

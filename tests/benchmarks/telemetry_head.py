@@ -268,6 +268,7 @@ class _Heartbeats:
         self._step_s[member] += self._growth[0][member]
         self._ack_s[member] += self._growth[1][member]
         steps = int(self._steps[member])
+        episodes = min(member, 1)  # The first member is the replay server.
         return Heartbeat(
             session,
             {
@@ -278,9 +279,9 @@ class _Heartbeats:
                 "actor_resent_inserts_total": 0,
                 "actor_weights_version": steps // 7,
             },
-            np.array([200.0 + member % 17], np.float32),
-            np.array([200], np.int32),
-            np.array([member % ENVS], np.int32),
+            np.array([200.0 + member % 17], np.float32)[:episodes],
+            np.array([200], np.int32)[:episodes],
+            np.array([member % ENVS], np.int32)[:episodes],
             {
                 "actor_step_seconds": self._step_s[member],
                 "actor_insert_ack_seconds": self._ack_s[member],

@@ -211,6 +211,9 @@ def test_batches_beyond_those_that_were_asked_for_are_counted_and_left_alone(
     assert isinstance(drawn, Drawn)
     before = {name: np.resize(getattr(drawn, name), batches * N) for name in ("key", "probability")}
     stage.send([(peer, replace(drawn, **before)), (peer, drawn)])
+    # Both have come before a buffer is free again.
+    by_reason = stage.rejections.by_reason
+    wait_until(lambda: by_reason[Reason.SEQUENCE] == counted, "what was not asked for is counted")
     # As many as there may be go round all the same.
     for _ in range(2):
         round_of_all = [stage.next() for _ in range(CREDIT)]

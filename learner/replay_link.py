@@ -80,23 +80,23 @@ class ReplayLink:
     def _map_again(self, message: Drawn) -> bool:
         """Whether there is another file in the place of the old one, and it holds these."""
         log.warning("the replay server has another storage now")
-        if self._mapped is not None:
-            self._mapped.close()
-            self._mapped = None
+        self._unmap()
         try:
             self._mapped = map_storage(self._server, self._manifest)
         except ConfigError as error:
             # The server's word of where it is now may come behind this.
             log.warning("batches come over the wire for now: %s", error)
-        if self._mapped is None or self._mapped.holds(message):
-            return self._mapped is not None
-        log.warning("it is not the one at %s: batches come over the wire", self._server.storage)
-        self._mapped.close()
-        self._mapped = None
-        return False
+        if self._mapped is not None and not self._mapped.holds(message):
+            log.warning("it is not the one at %s: batches come over the wire", self._server.storage)
+            self._unmap()
+        return self._mapped is not None
 
-    def close(self) -> None:
+    def _unmap(self) -> None:
         if self._mapped is not None:
             self._mapped.close()
+            self._mapped = None
+
+    def close(self) -> None:
+        self._unmap()
         self.watch.close()
         self.socket.close()

@@ -51,15 +51,6 @@ def mount(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path | str, str]) -> N
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounted)
 
 
-@pytest.fixture
-def nothing_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def must_not(*_: Any, **__: Any) -> None:
-        raise AssertionError("memory or disk space was taken")
-
-    monkeypatch.setattr(mmap, "mmap", must_not)
-    monkeypatch.setattr(os, "posix_fallocate", must_not)
-
-
 SHM_ADVICE = (
     "make /dev/shm larger (docker: --shm-size, compose: shm_size; it has 64 MB there by default), "
     "choose replay_storage = file, or lower replay_capacity"

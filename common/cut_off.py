@@ -5,6 +5,7 @@ import time
 
 import zmq
 
+from common import transport
 from common.errors import AddressInUse
 from common.security import revocations
 
@@ -18,12 +19,13 @@ class CutOff:
     themselves, as after any broken connection.
 
     Args:
-        bound: sockets and the endpoints that they listen at.
+        sockets: each bound to one address, which need not be the one that others are told.
     """
 
-    def __init__(self, *bound: tuple[zmq.Socket[bytes], str]) -> None:
+    def __init__(self, *sockets: zmq.Socket[bytes]) -> None:
+        bound = [(socket, transport.bound_endpoint(socket)) for socket in sockets]
         self._bound = [(s, address) for s, address in bound if not address.startswith("inproc://")]
-        self._context = bound[0][0].context
+        self._context = sockets[0].context
         self._seen = revocations(self._context)
 
     def poll(self) -> None:

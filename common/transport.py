@@ -150,8 +150,13 @@ def bind(
                 "(port 0 takes a free one)"
             ) from error
         raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+    return socket, bound_endpoint(socket)
+
+
+def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
+    """Where a bound socket listens."""
     endpoint: bytes = socket.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-    return socket, endpoint.rstrip(b"\0").decode()
+    return endpoint.rstrip(b"\0").decode()
 
 
 def connect(

@@ -131,7 +131,7 @@ class ControlPlane:
         except Exception:
             self._control.close()
             raise
-        self._cut_off = CutOff((self._control, self.endpoint), (self._weights, weights_endpoint))
+        self._cut_off = CutOff(self._control, self._weights)
         self._head = Head(manifest, weights_endpoint, epoch)
         self._subscriptions = Subscriptions(
             self._weights, (ACTING, EVALUATION), self._head.rejections

@@ -219,7 +219,8 @@ def serve(
     trace: Trace = NO_TRACE,
     flusher: Flusher = NO_FLUSHER,
 ) -> None:
-    """Answer what arrives at `socket` until the head says stop or `stop` is set."""
+    """Answer what arrives at `socket` until the head says stop or `stop` is set. `endpoint`: where
+    others are told that it listens."""
     contacts = membership.contacts
     batch_s = histogram("replay_batch_seconds")
     telemetry = Telemetry(
@@ -229,7 +230,7 @@ def serve(
         },
         [*table.histograms, batch_s],
     )
-    cut_off = CutOff((socket, endpoint))
+    cut_off = CutOff(socket)
     turn = _Turn(socket, table, trace, batch_s)
     while not (stop.is_set() or membership.stop_requested):
         membership.poll(time.monotonic(), telemetry)

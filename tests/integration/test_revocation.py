@@ -35,6 +35,8 @@ REFUSED = Rejections("actor_rejected_messages_total")
 HONEST, REVOKED = 1, 2
 """Sessions."""
 WINDOW = 8
+ADVERTISED = "tcp://replay.example:5560"
+"""What the head is told of the replay server: not where it listens, as behind a service's name."""
 
 
 class Server:
@@ -46,9 +48,7 @@ class Server:
         socket, self.replay = transport.bind(self.context, zmq.ROUTER, "tcp://127.0.0.1:0")
         stop = threading.Event()
         nobody = cast(Membership, NoHead())
-        thread = threading.Thread(
-            target=serve, args=(socket, self.replay, self.table, nobody, stop)
-        )
+        thread = threading.Thread(target=serve, args=(socket, ADVERTISED, self.table, nobody, stop))
         thread.start()
         ends.callback(socket.close)
         ends.callback(thread.join)

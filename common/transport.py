@@ -58,7 +58,7 @@ COPIED_BYTES = 64 << 10
 _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _POLLIN = int(zmq.POLLIN)
 _ANY_PORT = (":*", ":0")
-_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]{1,5}|\*)")
 
 
 def _make(
@@ -276,6 +276,20 @@ def _check(address: str, *, any_port: bool) -> None:
             f"{address!r} is no address: expected tcp://HOST:PORT with a port up to 65535, "
             "or ipc://PATH"
         )
+    if tcp is not None and not _is_name(tcp["host"]):
+        raise ConfigError(
+            f"{address!r} is no address: {tcp['host']!r} is no name of a host, each part of which "
+            "has 1 to 63 characters"
+        )
+
+
+def _is_name(host: str) -> bool:
+    """Whether the host can be looked up: Python's sockets raise no OSError for one that cannot."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def is_endpoint(address: str) -> bool:

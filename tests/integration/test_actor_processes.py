@@ -195,6 +195,8 @@ REFUSED = [
      "the name no.such.host.invalid does not resolve here"),
     ("--processes 2 --connect tcp://HERE:1 --join-timeout 0.5", 5, "nobody listens at port 1"),
     ("--connect gpu-box:5550", 2, "'gpu-box:5550' is no address: expected tcp://HOST:PORT"),
+    ("--connect tcp://head..example:5550", 2,
+     "'tcp://head..example:5550' is no address: 'head..example' is no name of a host"),
 ]  # fmt: skip
 
 

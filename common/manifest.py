@@ -6,7 +6,7 @@ from typing import Any
 from common.blocks import BlockLayout
 from common.config import Config, config_from_mapping
 from common.errors import ConfigError, MalformedMessage, Reason
-from common.messages import MAX_INSERT_BYTES
+from common.messages import MAX_INSERT_BYTES, MAX_MESSAGE_BYTES
 from common.spec import EnvSpec
 
 
@@ -34,6 +34,20 @@ class Manifest:
                 "that are sent at once: lower block_length, or resize"
             )
         return MAX_INSERT_BYTES // block
+
+    def check_sizes(self) -> None:
+        """Raises ConfigError when an insert or a batch of this run could never be sent."""
+        self.blocks_per_insert()
+        config = self.config
+        # Compressed it may be smaller, but nobody knows before it is drawn.
+        batch = config.batch_size * self.layout.frames_per_transition * self.spec.obs_bytes
+        if config.replay_link != "shared_memory" and batch > MAX_MESSAGE_BYTES:
+            raise ConfigError(
+                f"a batch of {config.batch_size} transitions of {self.layout.frames_per_transition}"
+                f" observations of {self.spec.obs_shape} {self.spec.dtype} has {batch >> 20} MiB, "
+                f"more than the {MAX_MESSAGE_BYTES >> 20} that are sent at once: lower batch_size, "
+                "or resize, or choose replay_link = shared_memory"
+            )
 
     def to_plain(self) -> dict[str, Any]:
         return {

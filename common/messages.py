@@ -22,6 +22,8 @@ SCHEMA_VERSION = 4
 
 MAX_INSERT_BYTES = 256 << 20
 """Of an insert's observations, unpacked: a stranger's few bytes must not become many."""
+MAX_MESSAGE_BYTES = 1 << 30
+"""Of a frame: who gets a larger one closes the connection."""
 
 ACTING = b"acting"
 """Topic of weights to act with."""

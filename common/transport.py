@@ -21,14 +21,12 @@ import zmq
 from common import authentication, codec
 from common.codec import Frame
 from common.errors import AddressInUse, ConfigError
-from common.messages import Message
+from common.messages import MAX_MESSAGE_BYTES, Message
 from common.reconnect_watch import ReconnectWatch
 from common.security import SecureContext, security_of
 
 QUEUE_MESSAGES = 1_000
 """Messages kept per peer and direction before ZeroMQ blocks or drops (its HWM)."""
-MAX_MESSAGE_BYTES = 1 << 30
-"""A larger frame from a peer closes its connection."""
 HANDSHAKE_MS = 10_000
 """A peer that has not said who it is by then is disconnected."""
 BACKLOG = 1_024

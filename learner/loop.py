@@ -156,7 +156,7 @@ class _Learner:
         self._first_updates = self._state.updates
         self._first_env_steps = self._state.env_steps
         self._manifest = Manifest(self._state.run_id, config, self._spec)
-        self._manifest.blocks_per_insert()  # Before anybody joins who could insert nothing.
+        self._manifest.check_sizes()  # Before anybody joins in vain.
         self._evaluations = Evaluations(
             config, self._spec, self._state, self._counters, self._directory
         )

@@ -1,6 +1,6 @@
 """The manifest reaches another process as it was; what is none is refused."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -91,3 +91,21 @@ def test_what_is_sent_at_once_is_bounded() -> None:
     assert longest.blocks_per_insert() == 1
     with pytest.raises(ConfigError, match=r"a block of 3006 .* has 288 MiB, .* block_length"):
         Manifest("run", Config(**config, block_length=3_000), colour).blocks_per_insert()
+    with pytest.raises(ConfigError, match=r"a block of 3006"):
+        Manifest("run", Config(**config, block_length=3_000), colour).check_sizes()
+
+
+def test_a_batch_that_could_never_come_is_refused() -> None:
+    large = EnvSpec((512, 512), "<f4", 2)
+
+    def check(batch_size: int, replay_link: Literal["auto", "shared_memory", "wire"]) -> None:
+        config = Config(batch_size=batch_size, n_step=1, block_length=4, replay_link=replay_link)
+        Manifest("run", config, large).check_sizes()
+
+    # Two frames of 1 MiB for each transition.
+    check(512, "wire")
+    check(513, "shared_memory")
+    reason = r"a batch of 513 .* has 1026 MiB, more than the 1024 .* lower batch_size"
+    for link in ("auto", "wire"):
+        with pytest.raises(ConfigError, match=reason):
+            check(513, link)

@@ -37,11 +37,12 @@ def numbered(path: Path, number: int, servers: int) -> Path:
     return path if servers == 1 else path.with_name(f"{path.name}-{number}")
 
 
-def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
+def map_buffer(path: Path | None, nbytes: int, header: bytes, beside: int = 0) -> mmap.mmap:
     """`nbytes` bytes that begin with `header`, page-aligned, all reserved.
 
     Args:
         path: file to map; made if it is not there. None: memory of this process.
+        beside: bytes of this process's memory that whoever draws from it will take, too.
 
     Raises:
         CheckpointError: the file begins with something else.
@@ -51,8 +52,8 @@ def map_buffer(path: Path | None, nbytes: int, header: bytes) -> mmap.mmap:
     where, advice = ("in memory", _LOWER) if path is None else (f"at {path}", _advice(path))
     try:
         if path is not None:
-            return _map_file(path, nbytes, header)
-        _refuse_beyond(available_memory(), nbytes, where, advice)
+            return _map_file(path, nbytes, header, beside)
+        _refuse_beyond(available_memory(), nbytes + beside, where, advice)
         return _private_memory(nbytes)
     except OSError as error:
         if error.errno in _NO_ROOM:
@@ -99,12 +100,15 @@ def unusable(where: str, error: OSError) -> RunDirectoryError:
     )
 
 
-def _map_file(path: Path, nbytes: int, header: bytes) -> mmap.mmap:
+def _map_file(path: Path, nbytes: int, header: bytes, beside: int) -> mmap.mmap:
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = nbytes - _reserved_bytes(path, header)
     _refuse_beyond(shutil.disk_usage(path.parent).free, missing, f"at {path}", _advice(path))
     if in_memory(path):
-        _refuse_beyond(available_memory(), missing, "in memory", _LOWER)
+        _refuse_beyond(available_memory(), missing + beside, "in memory", _LOWER)
+    else:
+        where = f"in memory, beside {path}"
+        _refuse_beyond(available_memory(), beside, where, "lower replay_capacity")
     with path.open("r+b" if path.exists() else "w+b") as file:
         # Reserves the space now: a disk that fills up later would kill the process (SIGBUS).
         if hasattr(os, "posix_fallocate"):

@@ -93,6 +93,11 @@ def _masses_where(priority, drawable, epsilon, exponent):  # type: ignore[no-unt
     return mass
 
 
+def uniform_bytes(capacity: int) -> int:
+    """Memory that a uniform sampler takes."""
+    return 2 * capacity * np.dtype(np.int64).itemsize
+
+
 class UniformSampler:
     """Every item with the same probability; priorities are ignored."""
 

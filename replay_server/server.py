@@ -18,6 +18,7 @@ import zmq
 
 from common import codec, transport
 from common.block_columns import block_bytes
+from common.config import Config
 from common.cut_off import CutOff
 from common.descriptors import allow_descriptors
 from common.errors import WireError
@@ -35,7 +36,7 @@ from common.trace import NO_TRACE, Trace, trace_to
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
 from replay_server.placement import in_memory, numbered
-from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
+from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler, uniform_bytes
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
 from replay_server.table import Reply, Table
@@ -107,7 +108,9 @@ def build_table(
         f"{items:,}", nbytes / 1e9, "of memory" if path is None else f"at {path}", nbytes / items,
         extra=FOR_THE_USER,
     )  # fmt: skip
-    storage = Storage(manifest.spec, manifest.layout, config.replay_slots, path)
+    storage = Storage(
+        manifest.spec, manifest.layout, config.replay_slots, path, beside=_sampler_bytes(config)
+    )
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, *incarnation]))
     sampler: Sampler = (
         PrioritizedSampler(items, config.priority_exponent, config.priority_epsilon, rng)
@@ -133,12 +136,15 @@ def build_table(
 
 
 def replay_bytes(manifest: Manifest) -> int:
-    """What one replay server of the run keeps: its experience, and the tree over it."""
+    """What one replay server of the run keeps: its experience, and what draws from it."""
     config = manifest.config
-    nbytes = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
-    if config.prioritized:
-        nbytes += tree_bytes(config.replay_slots * config.block_length)
-    return nbytes
+    experience = block_bytes(manifest.spec, manifest.layout, config.replay_slots)
+    return experience + _sampler_bytes(config)
+
+
+def _sampler_bytes(config: Config) -> int:
+    items = config.replay_slots * config.block_length
+    return tree_bytes(items) if config.prioritized else uniform_bytes(items)
 
 
 def run_replay_server(

@@ -49,6 +49,7 @@ class Storage(BlockColumns):
     Args:
         path: file to keep the blocks in; made if it is not there, continued if it is. None keeps
             them in this process's memory.
+        beside: as of `map_buffer`.
 
     Raises:
         CheckpointError: the file holds blocks of another shape, or is damaged beyond use.
@@ -56,11 +57,17 @@ class Storage(BlockColumns):
     """
 
     def __init__(
-        self, spec: EnvSpec, layout: BlockLayout, slots: int, path: Path | None = None
+        self,
+        spec: EnvSpec,
+        layout: BlockLayout,
+        slots: int,
+        path: Path | None = None,
+        *,
+        beside: int = 0,
     ) -> None:
         nbytes = block_bytes(spec, layout, slots)
         shortened = path is not None and path.exists() and path.stat().st_size < nbytes
-        buffer = map_buffer(path, nbytes, buffer_header(spec, layout, slots))
+        buffer = map_buffer(path, nbytes, buffer_header(spec, layout, slots), beside)
         super().__init__(spec, layout, slots, buffer)
         self.path = path
         self.torn = 0

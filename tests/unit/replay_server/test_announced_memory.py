@@ -18,8 +18,8 @@ from common.manifest import Manifest
 from common.spec import EnvSpec
 from deploy import presets
 from replay_server import placement
-from replay_server.sampler import PrioritizedSampler
-from replay_server.server import build_table
+from replay_server.sampler import PrioritizedSampler, Sampler
+from replay_server.server import build_table, replay_bytes
 from replay_server.storage import Storage
 from replay_server.sum_tree import SumTree
 from tests.experience import insert, steps
@@ -70,6 +70,30 @@ def test_a_full_replay_takes_the_memory_that_was_announced(
     assert ("of memory" if path is None else f"at {path}") in line
 
 
+@pytest.mark.parametrize("prioritized", [True, False], ids=["prioritized", "uniform"])
+def test_what_draws_from_a_replay_is_announced_too(prioritized: bool) -> None:
+    """Of four numbers, a transition takes 34 bytes, and 8 or 16 to be drawn."""
+    config = Config(replay_capacity=1 << 16, prioritized=prioritized)
+    run = Manifest("run", config, EnvSpec((4,), "<f4", 2))
+    table = build_table(run, None)
+    assert replay_bytes(run) == table.storage.nbytes + _nbytes(table.sampler)
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_replay_that_fits_without_what_draws_from_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    run, path = atari(270), None if where == "memory" else tmp_path / "replay"
+    experience = block_bytes(run.spec, run.layout, run.config.replay_slots)
+    needed = replay_bytes(run) - (0 if path is None else experience)
+    monkeypatch.setattr(placement, "available_memory", lambda: needed - 1)
+    with pytest.raises(ZapexError, match=r"no room for a replay of .* in memory"):
+        build_table(run, path)
+    assert path is None or not path.exists()
+    monkeypatch.setattr(placement, "available_memory", lambda: needed)
+    build_table(run, path)
+
+
 @pytest.mark.usefixtures("nothing_taken")
 @pytest.mark.parametrize("where", [None, "replay"])
 def test_two_million_transitions_of_atari_are_announced_before_anything_is_taken(
@@ -111,9 +135,10 @@ def test_a_transition_of_pictures_costs_little_more_than_one_picture(slots: int)
     assert 70 / 64 * 7056 < per_transition < 1.10 * 7056
 
 
-def _nbytes(sampler: PrioritizedSampler) -> int:
+def _nbytes(sampler: Sampler) -> int:
     """Of all arrays in it."""
-    trees = [value for value in vars(sampler).values() if isinstance(value, SumTree)]
-    assert len(trees) == 1
-    own = [array for array in vars(trees[0]).values() if isinstance(array, np.ndarray)]
-    return sum(array.nbytes for array in own if array.base is None)
+    values = list(vars(sampler).values())
+    values += [own for tree in values if isinstance(tree, SumTree) for own in vars(tree).values()]
+    arrays = [array for array in values if isinstance(array, np.ndarray) and array.base is None]
+    assert arrays
+    return sum(array.nbytes for array in arrays)

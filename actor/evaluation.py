@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.acting_policy import Interrupted
 from actor.frame_stack import FrameStack
-from actor.rollout import MAX_REWARD, QFunction
+from actor.rollout import FINITE_REWARD, QFunction
 from common.config import Config
 from common.environments import action_offset, autoreset_mode, make_vector, spec_of
 from common.errors import EnvironmentFault
@@ -100,7 +100,7 @@ class GreedyEvaluation:
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._offset)
             obs = self._vector.checked(obs, self._spec)
             counts = playing & ~resetting
-            impossible = counts & ~(np.abs(reward) <= MAX_REWARD)  # NaN fails every comparison.
+            impossible = counts & ~(np.abs(reward) <= FINITE_REWARD)  # NaN fails every comparison.
             if impossible.any():
                 bad = int(impossible.argmax())
                 raise self._vector.fault(

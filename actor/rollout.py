@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from actor.blocks import BlockBuilder, Blocks
 from actor.exploration import epsilon_greedy
 from actor.frame_stack import FrameStack
-from common.blocks import RowKind
+from common.blocks import MAX_REWARD, RowKind
 from common.call_cells import ALL
 from common.environments import action_offset, autoreset_mode
 from common.manifest import Manifest
@@ -33,7 +33,7 @@ Int64Vector = npt.NDArray[np.int64]
 _FIRST, _STEP = np.uint8(RowKind.FIRST), np.uint8(RowKind.STEP)
 _TERMINATED, _TRUNCATED = np.uint8(RowKind.TERMINATED), np.uint8(RowKind.TRUNCATED)
 _LAST = np.uint8(RowKind.LAST)
-MAX_REWARD = float(np.finfo(np.float32).max)
+FINITE_REWARD = float(np.finfo(np.float32).max)
 """Beyond this a reward is infinite to the learner."""
 
 
@@ -62,6 +62,7 @@ class Rollout:
         self._q_function = q_function
         self._rng = rng
         self._clip = config.reward_clip
+        self._max_reward = MAX_REWARD if self._clip is None else FINITE_REWARD
         self._same_step = autoreset_mode(vector) is AutoresetMode.SAME_STEP
         self._action_offset = action_offset(vector)
         self.num_envs = vector.num_envs
@@ -149,10 +150,19 @@ class Rollout:
         """
         reward = np.asarray(reward, np.float64)
         acted, done, kind, bad = _outcome(
-            self._row_kind, reward, terminated, truncated, self._return, self._length
+            self._row_kind,
+            reward,
+            self._max_reward,
+            terminated,
+            truncated,
+            self._return,
+            self._length,
         )
         if bad >= 0:
-            raise self._vector.fault(bad, f"returned a reward that is not finite: {reward[bad]}")
+            what = f"that is not finite: {reward[bad]}"
+            if abs(reward[bad]) <= FINITE_REWARD:
+                what = f"of {reward[bad]:g}, beyond ±{MAX_REWARD:g}: scale it, or set reward_clip"
+            raise self._vector.fault(bad, f"returned a reward {what}")
         if len(acted) < self.num_envs:
             action, reward = action[acted], reward[acted]
         if self._clip is not None:
@@ -181,7 +191,9 @@ class Rollout:
 
 
 @numba.njit(cache=True, nogil=True)
-def _outcome(row_kind, reward, terminated, truncated, returns, lengths):  # type: ignore[no-untyped-def]
+def _outcome(  # type: ignore[no-untyped-def]
+    row_kind, reward, max_reward, terminated, truncated, returns, lengths
+):
     """What `Rollout._record` returns, and the first environment with an impossible reward or −1;
     adds to the running returns and lengths."""
     environments = len(row_kind)
@@ -192,7 +204,7 @@ def _outcome(row_kind, reward, terminated, truncated, returns, lengths):  # type
         if row_kind[e] & _LAST:
             kind[e] = _FIRST
             continue
-        if not abs(reward[e]) <= MAX_REWARD:  # NaN fails every comparison.
+        if not abs(reward[e]) <= max_reward:  # NaN fails every comparison.
             return acted[:0], done[:0], kind, e
         returns[e] += reward[e]
         lengths[e] += 1

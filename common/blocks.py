@@ -13,6 +13,10 @@ overlap by context + n_step rows, so that no block ever needs another one.
 import enum
 from dataclasses import dataclass
 
+MAX_REWARD = 1e12
+"""Of each row, as the learner has it, either way: the squares of errors in the sum of 255 of them
+(`Config.n_step`) are finite in float32, and so is their mean over any batch."""
+
 
 class RowKind(enum.IntFlag):
     """Facts about one row. A row with neither of the last two is an ordinary step."""

@@ -21,12 +21,14 @@ from pydantic import (
     model_validator,
 )
 
+from common.blocks import MAX_REWARD
 from common.errors import ConfigError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_Reward = Annotated[float, Field(gt=0, le=MAX_REWARD)]
 _NONE = "none"  # TOML has no null.
 
 
@@ -69,7 +71,7 @@ class Config(BaseModel):
     life_loss_ends_episode: bool = False
     """A lost life ends the episode for the learner (discount 0), though the game goes on; returns
     are recorded for whole games. Needs an environment that tells its lives."""
-    reward_clip: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
+    reward_clip: Annotated[_Reward | None, BeforeValidator(_none)] = None
     """Clip rewards to ± this before learning (1 for Atari); returns are recorded unclipped."""
     env_step_timeout: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 60.0
     """Seconds that a step, reset or close of an environment may take (of a vector class: of all its

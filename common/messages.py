@@ -288,7 +288,7 @@ class Insert(Message):
     action: Int32Matrix
     """[B, R], taken at each row."""
     reward: Float32Matrix
-    """[B, R], what followed that action."""
+    """[B, R], what followed that action: within ± `common.blocks.MAX_REWARD`."""
     row_kind: UInt8Matrix
     """[B, R], `common.blocks.RowKind` flags."""
     priority: Float32Matrix

@@ -7,15 +7,18 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from common.blocks import RowKind
+from common.blocks import MAX_REWARD, RowKind
 from common.errors import Reason
 
+# numba's cache looks at this file alone: whoever changes MAX_REWARD must touch it.
+_MAX_REWARD = np.float32(MAX_REWARD)
 _FLAGS = int(RowKind.FIRST | RowKind.LAST)
 
 FAULTS = (
     ("", Reason.REFUSED),
     ("action leaves 0 … {last_action}", Reason.RANGE),
     ("row_kind has unknown flags", Reason.RANGE),
+    (f"reward is beyond ±{MAX_REWARD:g}", Reason.RANGE),
     ("reward is not finite", Reason.NON_FINITE),
     ("priority is negative", Reason.RANGE),
     ("priority is not finite", Reason.NON_FINITE),
@@ -43,8 +46,11 @@ def first_fault(
     if bad:
         return 2
     for r in reward.flat:
-        bad += not -np.inf < r < np.inf
+        bad += not -_MAX_REWARD <= r <= _MAX_REWARD
     if bad:
+        for r in reward.flat:
+            if not -np.inf < r < np.inf:
+                return 4
         return 3
     for p in priority.flat:
         bad += not 0.0 <= p < np.inf
@@ -52,8 +58,8 @@ def first_fault(
         return 0
     for p in priority.flat:
         if not -np.inf < p < np.inf:
-            return 5
-    return 4
+            return 6
+    return 5
 
 
 @numba.njit(cache=True, nogil=True)

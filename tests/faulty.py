@@ -56,6 +56,7 @@ REWARDS: dict[str, Any] = {
     "reward is NaN": np.nan,
     "reward is infinite": -np.inf,
     "reward is too large": 1e300,
+    "reward is larger than any learner takes": 3e38,
     "reward is missing": None,
     "reward is a list": [1.0],
     "reward is an array": np.ones(1),

@@ -139,6 +139,17 @@ def test_an_evaluation_names_it_as_well(fault: str, what: str, when: str) -> Non
     assert message.endswith(f" (environment 1, {when})")
 
 
+def test_a_reward_that_nobody_could_learn_from_is_a_fault_unless_it_is_clipped() -> None:
+    fault = "reward is larger than any learner takes"
+    with pytest.raises(EnvironmentFault) as caught:
+        act(config_of(fault))
+    assert str(caught.value) == (
+        f"{FAULTY} returned a reward of 3e+38, beyond ±1e+12: scale it, or set reward_clip "
+        f"(environment 1, 41 on the ladder, {THIRD_STEP})"
+    )
+    act(config_of(fault, reward_clip=1.0))
+
+
 IN_PROCESSES = [
     *(
         case for case in FAULTS

@@ -37,6 +37,8 @@ from common.errors import ConfigError
         ("priority_exponent", 2.0, "less than or equal to 1"),
         ("reward_clip", -1.0, "greater than 0"),
         ("reward_clip", "nil", "valid number"),
+        ("reward_clip", 1e13, "less than or equal to 1000000000000"),
+        ("reward_clip", math.nan, "less than or equal to 1000000000000"),
         ("env_step_timeout", 0.0, "greater than 0"),
         ("env_step_timeout", math.inf, "finite number"),
         ("env_make_timeout", -1.0, "greater than 0"),

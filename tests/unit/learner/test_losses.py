@@ -1,6 +1,7 @@
 """The learner's equations against hand-worked numbers and loops over single transitions."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from common.blocks import MAX_REWARD
 from learner.losses import huber, importance_weights, q_target, squared, td_error, weighted_mean
 
 TRAP = 99.0
@@ -35,6 +37,14 @@ def test_plain_q_takes_the_target_networks_own_maximum() -> None:
     q_t_target = torch.tensor([[2.0, 7.0, 6.9], [-4.0, -5.0, -3.0]])
     y = q_target(q_t_target, q_t_target, torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.25]))
     assert y.tolist() == [4.5, 1.25]
+
+
+@pytest.mark.parametrize("loss", [huber, squared])
+def test_of_the_largest_rewards_that_are_stored_every_loss_is_finite(
+    loss: Callable[[Tensor], Tensor],
+) -> None:
+    delta = torch.full((1 << 20,), 2 * 255 * MAX_REWARD)  # Two returns of n = 255, far apart.
+    assert weighted_mean(loss(delta), torch.ones_like(delta)).isfinite()
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 import replay_server.checks
 import replay_server.sessions
 from common import codec
+from common.blocks import MAX_REWARD
 from common.errors import MalformedMessage, Reason
 from common.messages import Ack, Batch, Insert, Message, PartRequest, Rejected, SampleRequest
 from replay_server.table import Table
@@ -102,6 +103,8 @@ BAD_INSERTS: list[tuple[str, Insert, str, Reason]] = [
     ("reward: NaN", with_cell("reward", np.nan), "reward is not finite", NON_FINITE),
     ("reward: ∞", with_cell("reward", np.inf), "reward is not finite", NON_FINITE),
     ("reward: −∞", with_cell("reward", -np.inf), "reward is not finite", NON_FINITE),
+    ("reward: too large", with_cell("reward", 1.01e12), "reward is beyond ±1e+12", RANGE),
+    ("reward: too small", with_cell("reward", -3e38), "reward is beyond ±1e+12", RANGE),
     ("priority: NaN", with_cell("priority", np.nan), "priority is not finite", NON_FINITE),
     ("priority: ∞", with_cell("priority", np.inf), "priority is not finite", NON_FINITE),
     ("priority: −∞", with_cell("priority", -np.inf), "priority is not finite", NON_FINITE),
@@ -157,7 +160,8 @@ def test_values_at_the_edge_of_what_is_allowed_are_stored() -> None:
     table = make_table(batch_size=64)
     edge = insert(steps(4), session=(1 << 63) - 1, sequence=(1 << 63) - 1)
     largest = float(np.finfo(np.float32).max)
-    edge.obs[0], edge.reward[0], edge.priority[0] = -largest, largest, largest
+    edge.obs[0], edge.reward[0], edge.priority[0] = -largest, MAX_REWARD, largest
+    edge.reward[1] = -MAX_REWARD
     edge.priority[1:] = 0.0
     edge.action[:] = SPEC.num_actions - 1
     edge.row_kind[:, -1] = 7
@@ -167,6 +171,7 @@ def test_values_at_the_edge_of_what_is_allowed_are_stored() -> None:
     batch = draw(table)
     assert np.isfinite(batch.probability).all()
     assert (batch.probability > 0.0).all()
+    assert np.isfinite(batch.n_step_return).all()
 
 
 def bad_update(priority: float) -> SampleRequest:

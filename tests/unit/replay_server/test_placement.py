@@ -60,6 +60,8 @@ TMPFS_ADVICE = (
     "make RAM, which is memory, larger (docker-compose.yml: ZAPEX_REPLAY_MEMORY), choose another "
     "--storage, or lower replay_capacity"
 )
+DOES_NOT_FIT = f"/dev/shm/zapex-{os.getpid()}-that-does-not-fit"
+"""Of this process alone: /dev/shm is everybody's."""
 FILE_ADVICE = "free the space, choose another --storage, or lower replay_capacity"
 
 
@@ -80,7 +82,7 @@ FILE_ADVICE = "free the space, choose another --storage, or lower replay_capacit
             f"no room for a replay of 14.50 GB at PATH: {FILE_ADVICE} (2.00 GB are free)",
         ),
         (
-            "/dev/shm/zapex-that-does-not-fit",
+            DOES_NOT_FIT,
             64_000_000,
             1 << 50,
             f"no room for a replay of 14.50 GB at PATH: {SHM_ADVICE} (0.06 GB are free)",
@@ -93,7 +95,7 @@ FILE_ADVICE = "free the space, choose another --storage, or lower replay_capacit
         ),
         # Either may be larger than what is left of the memory that it is made of.
         (
-            "/dev/shm/zapex-that-does-not-fit",
+            DOES_NOT_FIT,
             1 << 50,
             8 * GB,
             f"no room for a replay of 14.50 GB in memory: {MEMORY_ADVICE} (8.00 GB are free)",

@@ -8,9 +8,9 @@ rounds.
 
 The limit is a bare ZeroMQ + numba loop without any checks (`peers.bare_zmq`) that moves the same
 bytes. Of batches that are read from shared memory it is what this machine gathers of rows of that
-size at random, in one thread (`machine`); inserts come over the wire there, too. The peers are
-Reverb and a Ray actor around cpprb, which serve by messages, and cpprb's multi-process buffer in
-shared memory.
+size at random (`machine`), in as many threads as the learner's feed; inserts come over the wire
+there, too. The peers are Reverb and a Ray actor around cpprb, which serve by messages, and cpprb's
+multi-process buffer in shared memory.
 """
 
 import statistics
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+from common.part_threads import PartThreads
 from tests.benchmarks import machine
 from tests.benchmarks.own_replay import BY_SHARED_MEMORY, BY_WIRE, manifest_of
 from tests.benchmarks.peers import Peers
@@ -97,21 +98,23 @@ def figures(
     options = options_of(observations, workload.insert_size, window_s)
     measured: dict[str, list[Rates]] = {}
     gathered: list[float] = []
+    threads = PartThreads("gather").count
     for _ in range(rounds):
         for system in (BY_WIRE, BY_SHARED_MEMORY, BARE_ZMQ):
             measured.setdefault(system.name, []).append(measure_round(system, workload, window_s))
         if observations == "frames":
-            gathered.append(_gathered_batches_per_s(workload, window_s))
+            gathered.append(_gathered_batches_per_s(workload, threads, window_s))
         for peer in SERVING_PEERS + SHARING_PEERS:
             for printed in peers.run(peer, options) or ():
                 measured.setdefault(peer, []).append(Rates(**printed))
     medians = {name: _medians(rates) for name, rates in measured.items()}
     where = f"replay_served.{observations}.{insert}"
-    bound, gather = medians[BARE_ZMQ.name], "random gather, 1 thread"
+    bound = medians[BARE_ZMQ.name]
+    of_threads = f"random gather, {threads} thread{'s' * (threads > 1)}"
     of_gather = {"out": statistics.median(gathered)} if gathered else {}
     return [
         *_beside(where, medians, BY_WIRE, bound, BARE_ZMQ.name, SERVING_PEERS),
-        *_beside(where, medians, BY_SHARED_MEMORY, of_gather, gather, SHARING_PEERS),
+        *_beside(where, medians, BY_SHARED_MEMORY, of_gather, of_threads, SHARING_PEERS),
         *(
             Figure(f"{where}.{q.name}[{peer}]", medians[peer][q.field], q.unit)
             for peer in SERVING_PEERS + SHARING_PEERS
@@ -155,7 +158,7 @@ def _medians(rates: Sequence[Rates]) -> dict[str, float]:
     return {q.field: statistics.median(getattr(r, q.field) for r in rates) for q in QUANTITIES}
 
 
-def _gathered_batches_per_s(workload: Workload, window_s: float) -> float:
+def _gathered_batches_per_s(workload: Workload, threads: int, window_s: float) -> float:
     """Batches of our own layout, each frame once: U frames a transition."""
     frames = manifest_of(workload).layout.frames_per_transition * workload.batch_size
-    return machine.gathered_bytes_per_s(1, window_s) / (frames * workload.obs_nbytes)
+    return machine.gathered_bytes_per_s(threads, window_s) / (frames * workload.obs_nbytes)

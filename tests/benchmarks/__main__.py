@@ -36,7 +36,7 @@ def main() -> None:
     tyro.extras.subcommand_cli_from_dict(
         {name: import_module(f"tests.benchmarks.{name}").run for name in NAMES},
         prog="python -m tests.benchmarks",
-        description="Measures zapex beside physical limits and peers.",
+        description="Measures zapex beside limits and peers.",
     )
 
 

@@ -20,9 +20,9 @@ NOT_RECORDED = "The machine and the versions were not recorded"
 INTRODUCTION = """\
 # Benchmarks
 
-Every figure stands beside its physical limit and its peers, measured in the same run. Machines
-differ and drift: only ratios within one run mean something. Ratios above 1 are better for rates,
-below 1 for times and sizes. A name that ends in a name in brackets is a peer's own figure.
+Every figure stands beside its limit and its peers, measured in the same run. Machines differ and
+drift: only ratios within one run mean something. Ratios above 1 are better for rates, below 1 for
+times and sizes. A name that ends in a name in brackets is a peer's own figure.
 """
 
 

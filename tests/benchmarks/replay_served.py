@@ -6,11 +6,13 @@ actor's insert of 16 blocks of 64. Batches of 512, whose priorities are all upda
 fills each system's table and measures it, one system after the other; figures are medians over the
 rounds.
 
-The limit is a bare ZeroMQ + numba loop without any checks (`peers.bare_zmq`) that moves the same
-bytes. Of batches that are read from shared memory it is what this machine gathers of rows of that
-size at random (`machine`), in as many threads as the learner's feed; inserts come over the wire
-there, too. The peers are Reverb and a Ray actor around cpprb, which serve by messages, and cpprb's
-multi-process buffer in shared memory.
+The limit is a bare ZeroMQ + numba loop without any checks (`peers.bare_zmq`). Vectors are the same
+bytes there and here. Frames it moves uncompressed, and batches of them as whole stacks; ours are
+compressed, and a batch holds each frame once, so they may exceed it. Of batches that are read from
+shared memory the limit is what this machine gathers of rows of that size at random (`machine`), in
+as many threads as the learner's feed; inserts come over the wire there, too. The peers are Reverb
+and a Ray actor around cpprb, which serve by messages, and cpprb's multi-process buffer in shared
+memory.
 """
 
 import statistics
@@ -109,11 +111,13 @@ def figures(
                 measured.setdefault(peer, []).append(Rates(**printed))
     medians = {name: _medians(rates) for name, rates in measured.items()}
     where = f"replay_served.{observations}.{insert}"
-    bound = medians[BARE_ZMQ.name]
+    bound, bound_name = medians[BARE_ZMQ.name], BARE_ZMQ.name
+    if observations == "frames":
+        bound_name += ", uncompressed"
     of_threads = f"random gather, {threads} thread{'s' * (threads > 1)}"
     of_gather = {"out": statistics.median(gathered)} if gathered else {}
     return [
-        *_beside(where, medians, BY_WIRE, bound, BARE_ZMQ.name, SERVING_PEERS),
+        *_beside(where, medians, BY_WIRE, bound, bound_name, SERVING_PEERS),
         *_beside(where, medians, BY_SHARED_MEMORY, of_gather, of_threads, SHARING_PEERS),
         *(
             Figure(f"{where}.{q.name}[{peer}]", medians[peer][q.field], q.unit)

@@ -16,7 +16,8 @@ class Figure:
     value: float
     unit: str
     limit: float | None = None
-    """What cannot be exceeded, measured in the same run, in the same unit."""
+    """What can only be exceeded by doing less work than what `limit_name` names; measured in the
+    same run, in the same unit."""
     peer: float | None = None
     """The best peer in the same run, in the same unit."""
     peer_name: str | None = None

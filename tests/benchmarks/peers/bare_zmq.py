@@ -1,10 +1,10 @@
 """The bound for a replay that is served by messages: one ROUTER, numba, and no checks.
 
-It receives the bytes that our server receives, stores and samples them, and trusts everyone: no
-header, no validation, no generations of keys (a priority may land on a row that was overwritten),
-no counters, no rate limit. Everything is one fixed layout; lengths tell inserts from requests. What
-a real server adds shows in its distance from this one. Its batches hold whole stacks, as a learner
-that computes nothing itself would want them.
+It receives what our server receives, but frames uncompressed, stores and samples it, and trusts
+everyone: no header, no validation, no generations of keys (a priority may land on a row that was
+overwritten), no counters, no rate limit. Everything is one fixed layout; lengths tell inserts from
+requests. What a real server adds shows in its distance from this one; what compression saves, too.
+Its batches hold whole stacks, as a learner that computes nothing itself would want them.
 
 Layouts: an insert is the arrays of an `Experience`, a batch those of `Batch`, one after the other
 with the widest elements first, so that all are aligned. Vectors travel in one frame, which is

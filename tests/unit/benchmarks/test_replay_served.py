@@ -62,3 +62,16 @@ def test_a_batch_from_shared_memory_stands_beside_a_gather_by_as_many_threads(
     assert found.limit_name == named
     # A transition has S + n = 7 frames of 84·84 bytes, a batch 512 of them.
     assert found.limit == pytest.approx(1e9 / (512 * 7 * 84 * 84))
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(
+    ("observations", "named"),
+    [("vectors", "bare ZeroMQ"), ("frames", "bare ZeroMQ, uncompressed")],
+)
+def test_a_limit_that_moves_more_bytes_than_compressed_frames_says_so(
+    observations: replay_served.Observations, named: str
+) -> None:
+    found = figures_of(observations)
+    names = {f.limit_name for name, f in found.items() if ".wire." in name}
+    assert names == {named}

@@ -167,6 +167,8 @@ class _Learner:
         self._rejections = Rejections("learner_rejected_messages_total")
         self._update_s = histogram("learner_update_seconds")
         self._batch_wait_s = histogram("learner_batch_wait_seconds")
+        self._unfed_s = 0.0
+        """Waited for the batch that comes next, so far."""
 
     # ------------------------------------------------------------------------------------ the run
 
@@ -268,15 +270,16 @@ class _Learner:
         self._trace.phase("waiting for a batch")
         since_s = time.monotonic()
         batch = feed.next(0.0)
+        if batch is None:
+            # Nothing to overlap with: the last batch's priorities need not wait for the next batch.
+            self._settle(feed)
+            batch = feed.next(WAIT_S)
+            waited_s = time.monotonic() - since_s
+            self._counters.waited_s += waited_s
+            self._unfed_s += waited_s
         if batch is not None:
-            self._batch_wait_s.observe(0.0)
-            return batch
-        # Nothing to overlap with: the last batch's priorities need not wait for the next batch.
-        self._settle(feed)
-        batch = feed.next(WAIT_S)
-        waited_s = time.monotonic() - since_s
-        self._counters.waited_s += waited_s
-        self._batch_wait_s.observe(waited_s)
+            self._batch_wait_s.observe(self._unfed_s)
+            self._unfed_s = 0.0
         return batch
 
     def _update(self, batch: TrainBatch, feed: Feed) -> None:

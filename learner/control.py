@@ -66,6 +66,8 @@ STATUS_PAUSE = 20
 status is long, whoever asks all the time takes a twentieth of the thread."""
 MAX_ASKING = 1_000
 """Who wait for one; others ask again."""
+WATCHES_S = 1.0
+"""Whoever was told a status so short a time before the end is told how the run ended, unasked."""
 CONTROL_BYTES = 2 << 20
 """Largest frame that a member may send: a header, or the episodes of a heartbeat."""
 RECEIVED_MESSAGES = 100
@@ -141,6 +143,8 @@ class ControlPlane:
         self._clock = ListeningClock(time.monotonic(), MAX_LOOK_S)
         self._asking: dict[bytes, None] = {}
         """Who waits for a status, in the order in which they asked."""
+        self._watching: dict[bytes, float] = {}
+        """When who was told one, of late."""
         self._next_status_s = 0.0
         self._report = Report(
             self._head,
@@ -245,6 +249,7 @@ class ControlPlane:
                 if self._turn(time.monotonic()):
                     gather_ms = len(self._head.members) // MEMBERS_PER_GATHER_MS
                     transport.wait(self._wakeup.woken, min(gather_ms, MAX_GATHER_MS))
+            self._tell_end(time.monotonic())
         except BaseException as error:
             log.exception("the control thread failed")
             self.failure = error
@@ -325,9 +330,19 @@ class ControlPlane:
         status = Status(self._report.status().to_plain())
         for peer in self._asking:
             self._send_one(peer, status)
+        self._watching = self._watching_at(began_s) | dict.fromkeys(self._asking, began_s)
         self._asking.clear()
         ended_s = time.monotonic()
         self._next_status_s = ended_s + STATUS_PAUSE * (ended_s - began_s)
+
+    def _watching_at(self, now_s: float) -> dict[bytes, float]:
+        return {peer: at_s for peer, at_s in self._watching.items() if now_s - at_s <= WATCHES_S}
+
+    def _tell_end(self, now_s: float) -> None:
+        """Who watch the run hear that it is over, rather than nothing more."""
+        self._asking |= dict.fromkeys(self._watching_at(now_s))
+        self._next_status_s = now_s
+        self._tell_status()
 
     def _send(self, replies: list[Reply]) -> None:
         for peer, message in replies:

@@ -10,6 +10,7 @@ import zmq
 
 from common import transport
 from common.messages import Status, StatusRequest
+from learner import control as control_module
 from learner.control import ControlPlane
 from learner.recorder import Record, Recorder
 from learner.report import Report
@@ -91,6 +92,43 @@ def test_whoever_asks_without_end_is_answered_now_and_then_and_others_are_as_wel
         wait_until(other_is_answered, "the other is answered")
         # One at a time they would be 200, and the other would have waited for all of them.
         assert answers < 20
+
+
+@pytest.mark.parametrize("phase", ["done", "failed"])
+def test_whoever_watched_until_the_end_is_told_how_it_ended(
+    context: zmq.Context[zmq.Socket[bytes]], phase: str
+) -> None:
+    counters = LearnerCounters()
+    control = ControlPlane(context, "inproc://head", MANIFEST, counters, lambda: 1.0)
+    heard: list[str] = []
+    with closing(context.socket(zmq.DEALER)) as watching:
+
+        def next_status() -> bool:
+            message = transport.receive(watching)
+            if isinstance(message, Status):
+                heard.append(message.status["learner"]["phase"])
+            return message is not None
+
+        with closing(control):
+            watching.connect(control.endpoint)
+            transport.send(watching, StatusRequest())
+            wait_until(next_status, "a status while the run goes on")
+            counters.phase = phase
+        wait_until(next_status, "the last status")
+    assert heard == ["starting", phase]
+
+
+def test_whoever_stopped_watching_long_ago_is_told_nothing_at_the_end(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "WATCHES_S", -1.0)  # Any time is long ago.
+    control = ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)
+    with closing(context.socket(zmq.DEALER)) as left:
+        with closing(control):
+            left.connect(control.endpoint)
+            transport.send(left, StatusRequest())
+            wait_until(lambda: transport.receive(left) is not None, "a status")
+        assert transport.receive(left) is None
 
 
 @pytest.mark.parametrize(("phase", "stays"), [("done", False), ("failed", True)])

@@ -176,4 +176,5 @@ def _measure(name: str, quick: bool, peers: Peers) -> Group:
         traceback.print_exc()
         return Group(name, how, [], f"{type(error).__name__}: {error}", when, facts)
     print(f"{name}: {time.monotonic() - start_s:.0f} s", file=sys.stderr)
-    return Group(name, how, figures, when=when, facts=facts, missing=tuple(peers.missing))
+    missing = tuple(f"{peer} ({why})" for peer, why in peers.missing.items())
+    return Group(name, how, figures, when=when, facts=facts, missing=missing)

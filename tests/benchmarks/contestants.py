@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.benchmarks.peers import ABSENT, PeerError, Peers
+from tests.benchmarks.peers import ABSENT, PeerError, Peers, Unavailable
 
 Round = dict[str, list[float]]
 """Measured values by quantity."""
@@ -61,19 +61,20 @@ def take_turns(contestants: Sequence[Contestant], rounds: int, peers: Peers) -> 
 def _start(
     contestant: Contestant, peers: Peers, stack: ExitStack
 ) -> "subprocess.Popen[str] | None":
-    """Its process, ready; None where it is not installed."""
-    if not contestant.is_peer:
-        return stack.enter_context(_running(sys.executable, contestant))
-    for python in peers.pythons(contestant.name):
-        process = stack.enter_context(_running(python, contestant))
-        if process is not None:
-            return process
-    peers.miss(contestant.name)
+    """Its process, ready; None where what it needs cannot be imported."""
+    reasons = []
+    for python in peers.pythons(contestant.name) if contestant.is_peer else (sys.executable,):
+        try:
+            return stack.enter_context(_running(python, contestant))
+        except Unavailable as error:
+            reasons.append(str(error))
+    if contestant.is_peer:
+        peers.miss(contestant.name, reasons)
     return None
 
 
 @contextmanager
-def _running(python: str, contestant: Contestant) -> Iterator["subprocess.Popen[str] | None"]:
+def _running(python: str, contestant: Contestant) -> Iterator["subprocess.Popen[str]"]:
     command = [python, "-m", f"tests.benchmarks.{contestant.module}", *contestant.arguments]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -83,7 +84,7 @@ def _running(python: str, contestant: Contestant) -> Iterator["subprocess.Popen[
         if said == "ready\n":
             yield process
         elif process.wait() == ABSENT:
-            yield None
+            raise Unavailable(said.strip())
         else:
             raise PeerError(f"exit status {process.returncode} from: {' '.join(command)}")
 

@@ -41,7 +41,7 @@ class Group:
     facts: tuple[str, ...] = ()
     """The machine and the versions."""
     missing: tuple[str, ...] = ()
-    """Peers that were not installed."""
+    """Peers that could not be imported, each with why in brackets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _section(group: Group, facts: Sequence[str]) -> str:
     peers = [f for f in group.figures if "[" in f.name]
     notes = [group.when] if group.when else []
     if group.missing:
-        notes.append(f"Not installed and so not measured: {', '.join(group.missing)}.")
+        notes.append(f"Not measured: {', '.join(group.missing)}.")
     if group.when:
         recorded = group.facts or (NOT_RECORDED,)
         notes += [f"{fact}." for fact in recorded if fact not in facts]

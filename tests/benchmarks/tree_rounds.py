@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.benchmarks.contestants import serve_rounds
-from tests.benchmarks.peers import absent
+from tests.benchmarks.peers import unavailable
 
 CAPACITY = 1 << 21
 """Leaves."""
@@ -159,7 +159,7 @@ def main() -> None:
     try:
         tree = TREES[sys.argv[1]]()
     except ImportError as error:
-        absent(str(error.name))
+        unavailable(error, sys.argv[1])
     tree.set(np.arange(CAPACITY), rng.exponential(size=CAPACITY))
     time_round(tree, rng)  # Compiles.
     serve_rounds(lambda: time_round(tree, rng))

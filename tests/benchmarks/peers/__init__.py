@@ -2,18 +2,19 @@
 
 The scripts here run in the peers' own Pythons, which need not have our dependencies: beside their
 peer they need numpy alone, and parse their options with argparse. Each prints one JSON object per
-line on stdout. A script whose package is absent says which and exits with `ABSENT`. `bare_zmq` is
-no product but a bound, and runs in ours.
+line on stdout. A script whose package is absent, or does not load, says so and exits with `ABSENT`.
+`bare_zmq` is no product but a bound, and runs in ours.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 ABSENT = 69
-"""Exit status of a script whose peer is not installed (EX_UNAVAILABLE of sysexits.h)."""
+"""Exit status of a script whose peer cannot be imported (EX_UNAVAILABLE of sysexits.h)."""
 
 
 PACKAGES = ("cpprb", "dm-reverb", "ray", "stable-baselines3", "tianshou", "torchrl")
@@ -35,9 +36,21 @@ class PeerError(Exception):
     """A peer is installed but its script ended with an error."""
 
 
-def absent(package: str) -> NoReturn:
-    """Ends a peer's script because `package` cannot be imported here."""
-    print(f"{package} is not installed", flush=True)
+class Unavailable(Exception):
+    """A peer that cannot be imported; says why."""
+
+
+_BROKEN = "does not load"
+
+
+def unavailable(error: ImportError, *packages: str) -> NoReturn:
+    """Ends the script of a peer that is made of these packages and cannot be imported here."""
+    if isinstance(error, ModuleNotFoundError) and error.name in packages:
+        print(f"{error.name} is not installed", flush=True)
+    else:
+        # Directories are this machine's own.
+        said = re.sub(r"\S*/", "", " ".join(str(error).split()))
+        print(f"{_BROKEN}: {said}", flush=True)
     sys.exit(ABSENT)
 
 
@@ -50,8 +63,8 @@ class Peers:
 
     def __init__(self, pythons: Sequence[str]) -> None:
         self._pythons = list(pythons)
-        self.missing: list[str] = []
-        """Names of the peers that no Python had."""
+        self.missing: dict[str, str] = {}
+        """Peers that no Python could import, and why."""
 
     @property
     def wanted(self) -> bool:
@@ -62,10 +75,16 @@ class Peers:
         """Where to look for a peer."""
         return [] if peer in self.missing else self._pythons
 
-    def miss(self, peer: str) -> None:
-        """No Python has it."""
-        if peer not in self.missing and self._pythons:
-            self.missing = [*self.missing, peer]
+    def miss(self, peer: str, reasons: Sequence[str]) -> None:
+        """No Python can import it. `reasons`: what each of them said; one where it is installed but
+        does not load is the one to know."""
+        if not reasons:
+            return
+        why = next((reason for reason in reasons if reason.startswith(_BROKEN)), reasons[0])
+        self.missing[peer] = why
+        if why.startswith(_BROKEN):
+            print(f"skipped: {peer} {why}", file=sys.stderr)
+        else:
             print(
                 f"skipped: {peer} is installed for none of {', '.join(self._pythons)}: pip install "
                 "-e '.[peers]' (Reverb and torchrl: on their own, in an environment that suits "
@@ -75,7 +94,7 @@ class Peers:
 
     def forget_missing(self) -> None:
         """Look for all of them again."""
-        self.missing = []
+        self.missing = {}
 
     def versions(self) -> dict[str, str]:
         """Of the peers' packages, wherever they are installed."""
@@ -91,6 +110,7 @@ class Peers:
 
         Raises PeerError when it fails.
         """
+        reasons: list[str] = []
         for python in self.pythons(script):
             command = [python, "-m", f"tests.benchmarks.peers.{script}", *options]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -99,5 +119,6 @@ class Peers:
                 return [json.loads(line) for line in lines if line.startswith("{")]
             if done.returncode != ABSENT:
                 raise PeerError(f"exit status {done.returncode} from: {' '.join(command)}")
-        self.miss(script)
+            reasons += done.stdout.splitlines()[-1:]
+        self.miss(script, reasons)
         return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peers import absent
+from tests.benchmarks.peers import unavailable
 from tests.benchmarks.peers.mp_cpprb import columns
 from tests.benchmarks.served import WORKLOADS, Workload, child
 
@@ -69,7 +69,7 @@ def main() -> None:
     try:
         import cpprb  # noqa: F401
     except ImportError as error:
-        absent(str(error.name))
+        unavailable(error, "cpprb")
     for name, each_frame_once in (("cpprb", False), ("cpprb, each frame once", True)):
         with child(_measure, WORKLOADS[options.workload], each_frame_once) as measuring:
             print(json.dumps({"name": name, "bytes": measuring.recv()}))

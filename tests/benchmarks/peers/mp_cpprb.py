@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peers import absent
+from tests.benchmarks.peers import unavailable
 from tests.benchmarks.peers.script import measure
 from tests.benchmarks.served import SPAWN, Endpoint, Progress, ServedReplay, Workload
 
@@ -68,7 +68,7 @@ def main() -> None:
     try:
         import cpprb  # noqa: F401
     except ImportError as error:
-        absent(str(error.name))
+        unavailable(error, "cpprb")
     measure(ServedReplay("mp_cpprb", _serving, _write, _read, _confirm))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peers import absent
+from tests.benchmarks.peers import unavailable
 from tests.benchmarks.peers.mp_cpprb import columns
 from tests.benchmarks.peers.script import measure
 from tests.benchmarks.served import Endpoint, Progress, ServedReplay, Workload
@@ -130,7 +130,7 @@ def main() -> None:
         import cpprb  # noqa: F401
         import ray  # noqa: F401
     except ImportError as error:
-        absent(str(error.name))
+        unavailable(error, "cpprb", "ray")
     measure(ServedReplay("ray_cpprb", _serving, _write, _read, _confirm))
 
 

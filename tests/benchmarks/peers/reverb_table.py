@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peers import absent
+from tests.benchmarks.peers import unavailable
 from tests.benchmarks.peers.script import measure
 from tests.benchmarks.served import Endpoint, Progress, ServedReplay, Workload
 
@@ -159,7 +159,7 @@ def main() -> None:
     try:
         import reverb  # noqa: F401
     except ImportError as error:
-        absent(str(error.name))
+        unavailable(error, "reverb")
     measure(ServedReplay("reverb", _serving, _write, _read, _confirm), capacity=_MAX_ITEMS)
 
 

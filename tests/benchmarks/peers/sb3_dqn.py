@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.peers import absent
+from tests.benchmarks.peers import unavailable
 
 IMPORTED_S = time.monotonic()
 
@@ -91,8 +91,8 @@ def train(env_id: str, seed: int, target: float, eval_freq: int, eval_envs: int)
         from stable_baselines3 import DQN
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.evaluation import evaluate_policy
-    except ImportError:
-        absent("stable-baselines3")
+    except ImportError as error:
+        unavailable(error, "stable_baselines3", "torch")
     torch.set_num_threads(1)
     settings = dict(ZOO[env_id])
     n_timesteps = settings.pop("n_timesteps")

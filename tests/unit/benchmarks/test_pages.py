@@ -159,10 +159,10 @@ def test_the_page_says_when_and_on_what() -> None:
 
 
 def test_a_group_says_which_peers_were_missing_and_what_else_was_different() -> None:
-    facts, missing = ("2 cores", "numpy 2"), ("ray", "reverb")
+    facts, missing = ("2 cores", "numpy 2"), ("ray (is not installed)", "tree (does not load)")
     group = Group("speed", "How fast.", [RATE], when="Then.", facts=facts, missing=missing)
     shown = page([group], CIRCUMSTANCES)
-    assert "\nThen. Not installed and so not measured: ray, reverb. 2 cores.\n" in shown
+    assert "\nThen. Not measured: ray (is not installed), tree (does not load). 2 cores.\n" in shown
 
 
 def test_groups_of_an_earlier_run_are_kept(tmp_path: Path) -> None:

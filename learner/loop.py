@@ -181,7 +181,7 @@ class _Learner:
             lambda: learner_values(self._counters) | self._rejections.values(),
             [self._update_s, self._batch_wait_s],
         )
-        recorder = Recorder(open_sinks(options.run_dir, config))
+        recorder = Recorder(open_sinks(options.run_dir, config, self._first_env_steps))
         self._peers = self._connect(
             self._manifest,
             self._counters,

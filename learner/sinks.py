@@ -82,10 +82,13 @@ def _ends_with_newline(path: Path) -> bool:
 class TensorBoard:
     """`RUN_DIR/tb`, over environment steps; with the evaluations' videos, as they come.
 
+    Args:
+        env_steps: from which a resumed run goes on; what was written beyond is shown no more.
+
     Raises ConfigError when the package is not installed.
     """
 
-    def __init__(self, directory: Path, config: Config, videos: Path) -> None:
+    def __init__(self, directory: Path, config: Config, videos: Path, env_steps: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -93,7 +96,8 @@ class TensorBoard:
                 "tensorboard = true needs the package tensorboard: pip install 'zapex[watch]', or "
                 "choose tensorboard = false"
             ) from error
-        self._writer = SummaryWriter(str(directory))
+        # What was written at these very steps is not done again.
+        self._writer = SummaryWriter(str(directory), purge_step=env_steps + 1)
         rows = "\n".join(f"|{name}|{value}|" for name, value in config.model_dump().items())
         self._writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{rows}")
         self._replay_servers = config.replay_servers
@@ -175,21 +179,21 @@ def _wandb_id(run_dir: Path) -> str:
     return path.read_text()
 
 
-def open_sinks(run_dir: Path, config: Config) -> list[Sink]:
-    """Those that the configuration wants.
+def open_sinks(run_dir: Path, config: Config, env_steps: int = 0) -> list[Sink]:
+    """Those that the configuration wants. `env_steps`: as of `TensorBoard`.
 
     Raises ConfigError when one needs a package that is not installed, RunDirectoryError when one
     cannot be written.
     """
     try:
-        return _open_sinks(run_dir, config)
+        return _open_sinks(run_dir, config, env_steps)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write metrics to {run_dir} ({error.strerror}): free space or make it writable"
         ) from error
 
 
-def _open_sinks(run_dir: Path, config: Config) -> list[Sink]:
+def _open_sinks(run_dir: Path, config: Config, env_steps: int) -> list[Sink]:
     with contextlib.ExitStack() as undone:
         sinks: list[Sink] = []
 
@@ -199,7 +203,7 @@ def _open_sinks(run_dir: Path, config: Config) -> list[Sink]:
 
         opened(JsonLines(run_dir / "metrics.jsonl"))
         if config.tensorboard:
-            opened(TensorBoard(run_dir / "tb", config, run_dir / "videos"))
+            opened(TensorBoard(run_dir / "tb", config, run_dir / "videos", env_steps))
         if config.wandb_project is not None:
             opened(WeightsAndBiases(config.wandb_project, run_dir, config))
         undone.pop_all()

@@ -1,4 +1,4 @@
-"""What the training loop tells of its waiting, whatever feeds it."""
+"""What the training loop tells of itself, whatever feeds it."""
 
 import threading
 from dataclasses import replace
@@ -14,6 +14,7 @@ from common.config import Config
 from common.metrics import Telemetry
 from learner import loop
 from learner.loop import LearnerOptions, Outcome, train
+from learner.recorder import Sink
 from learner.update import TrainBatch
 from tests.updates import make_batch
 
@@ -69,18 +70,40 @@ class Alone:
     keep_up = stop_members = close = publish
 
 
-def test_a_wait_for_a_batch_is_one_wait_however_often_the_loop_looks_around(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "keep_freed_memory", lambda: None)  # As above.
+@pytest.fixture(autouse=True)
+def _other_tests_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: None)
+
+
+def learn(run_dir: Path, waits_in_vain: list[int], *, resume: bool = False) -> Telemetry:
+    """What a learner told of itself when it was stopped."""
     over = threading.Event()
-    # Zero: it is there when it is asked for.
-    peers = Alone(SlowFeed([2, 1, 0, 3, 0], over))
-    options = LearnerOptions(tmp_path)
+    peers = Alone(SlowFeed(waits_in_vain, over))
+    options = LearnerOptions(run_dir, resume=resume)
     outcome = train(options, CONFIG, peers.connect, over, lambda _: None)
     assert outcome == Outcome(False, "stopped")
+    return peers.telemetry
 
-    values, histograms = peers.telemetry.snapshot()
+
+def test_a_wait_for_a_batch_is_one_wait_however_often_the_loop_looks_around(tmp_path: Path) -> None:
+    # Zero: it is there when it is asked for.
+    values, histograms = learn(tmp_path, [2, 1, 0, 3, 0]).snapshot()
     *counts, total_s = histograms["learner_batch_wait_seconds"]
     assert values["learner_updates_total"] == sum(counts) == 5
     np.testing.assert_allclose(total_s, values["learner_waited_seconds_total"])
+
+
+def test_sinks_hear_where_a_resumed_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def open_sinks(run_dir: Path, config: Config, env_steps: int) -> list[Sink]:
+        opened.append(env_steps)
+        return []
+
+    monkeypatch.setattr(loop, "open_sinks", open_sinks)
+    first = learn(tmp_path, [0, 0]).snapshot()[0]["learner_env_steps_total"]
+    assert first > 0
+    learn(tmp_path, [0], resume=True)
+    assert opened == [0, first]

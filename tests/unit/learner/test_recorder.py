@@ -212,6 +212,23 @@ def test_tensorboard_has_a_score_at_the_steps_of_its_version(tmp_path: Path) -> 
     assert [(e.step, e.value) for e in events.Scalars("eval/episodic_return")] == [(30, 9.5)]
 
 
+def test_tensorboard_does_not_show_what_a_resumed_run_does_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def learn(env_steps: int, *updates: int) -> None:
+        """From that checkpoint to the learner's death."""
+        board = TensorBoard(tmp_path, Config(), tmp_path, env_steps)
+        for update in updates:
+            board.write(record(update, values={"learner_loss": 0.5}))
+        board.close()
+
+    learn(0, 10, 20, 30)
+    learn(200, 25, 35)
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [e.step for e in events.Scalars("losses/td_loss")] == [100, 200, 250, 350]
+    assert events.Tensors("hyperparameters/text_summary")
+
+
 def test_the_first_record_has_no_rates() -> None:
     assert scalars(record(10), None, replay_servers=1) == {}
 

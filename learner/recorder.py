@@ -32,6 +32,8 @@ class Record:
     updates: int
     values: Values = field(default_factory=dict)
     """By the names of `common/metric_table.py`; of histograms their quantiles."""
+    brought: Values = field(default_factory=dict)
+    """As `learner.run_metrics.RunMetrics.brought`."""
     episode_returns: Sequence[float] = ()
     """Raw returns of training episodes that ended since the last record."""
     episode_lengths: Sequence[int] = ()

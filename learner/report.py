@@ -65,7 +65,7 @@ class Report:
         with self._lock:
             scores, self._scores = self._scores, []
         returns, lengths = head.take_episodes()
-        values = head.metrics.record()
+        values, brought = head.metrics.record(), head.metrics.brought
         noted: list[dict[str, float] | None] = [*scores] or [None]
         for score in noted:
             record = Record(
@@ -74,6 +74,7 @@ class Report:
                 counters.env_steps,
                 counters.updates,
                 values,
+                brought,
                 returns,
                 lengths,
                 score,
@@ -86,12 +87,10 @@ class Report:
         """Who waits for whom: once a second, say. `now_s` is monotonic."""
         # Before the first update the learner waits for a minimum of experience, whoever brings it.
         if self._counters.phase == "training":
-            self._actors_wanted.observe(
-                now_s,
-                len(self._head.of_role("actor")),
-                self._head.metrics.values().get("actor_blocked_seconds_total", 0.0),
-                self._counters.waited_s,
-            )
+            metrics, name = self._head.metrics, "actor_blocked_seconds_total"
+            actors_waited_s = metrics.values().get(name, 0.0) - metrics.brought.get(name, 0.0)
+            actors = len(self._head.of_role("actor"))
+            self._actors_wanted.observe(now_s, actors, actors_waited_s, self._counters.waited_s)
 
     def status(self) -> RunStatus:
         """How the run goes now."""

@@ -63,6 +63,7 @@ class RunMetrics:
         self._stored: dict[int | None, Values] = {}
         """What was told last of each storage."""
         self._totals: Values = {}
+        self._brought: Values = {}
         self._histograms: Histograms = {}
         self._recorded: Histograms = {}
 
@@ -90,9 +91,12 @@ class RunMetrics:
             if not -MAX_VALUE <= value <= MAX_VALUE:  # Nor is NaN.
                 continue
             if name in _COUNTERS:
-                growth = value - last.get(name, 0.0)
+                told = last.get(name)
+                growth = value - (told or 0.0)
                 if growth > 0.0:
                     totals[name] = totals.get(name, 0.0) + growth
+                    if told is None:
+                        self._brought[name] = self._brought.get(name, 0.0) + growth
                 elif name not in totals:
                     totals[name] = 0.0
             elif name not in _GAUGES:
@@ -121,6 +125,12 @@ class RunMetrics:
                 if name in _GAUGES:
                     gauges.setdefault(name, []).append(value)
         return self._totals | {name: METRICS[name].combine(v) for name, v in gauges.items()}
+
+    @property
+    def brought(self) -> Values:
+        """What counters' totals have of first reports. Members that come back to a restarted head
+        tell all that they have counted since they began: no part of what happens now."""
+        return dict(self._brought)
 
     def record(self) -> Values:
         """`values`, and of each histogram its quantiles since the last record: NAME_p50, _p90,

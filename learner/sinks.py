@@ -226,8 +226,9 @@ def scalars(record: Record, last: Record | None, replay_servers: int) -> dict[st
             ("learner_waited_seconds_total", "charts/learner_waiting", 1),
         ):
             if name in record.values and name in last.values:
-                waited_s = record.values[name] - last.values[name]
-                found[tag] = waited_s / (elapsed_s * processes)
+                waited_s = _waited_s(record, name) - _waited_s(last, name)
+                # What a process tells, once a second by its own clock, may be of a little more.
+                found[tag] = min(waited_s / (elapsed_s * processes), 1.0)
     if record.episode_returns:
         found["charts/episodic_return"] = _mean(record.episode_returns)
         found["charts/episodic_length"] = _mean(record.episode_lengths)
@@ -235,6 +236,10 @@ def scalars(record: Record, last: Record | None, replay_servers: int) -> dict[st
         found["eval/episodic_return"] = record.evaluation["return_mean"]
         found["eval/episodic_return_std"] = record.evaluation["return_std"]
     return found
+
+
+def _waited_s(record: Record, name: str) -> float:
+    return record.values[name] - record.brought.get(name, 0.0)
 
 
 def _mean(values: Any) -> float:

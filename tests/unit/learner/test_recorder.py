@@ -229,6 +229,22 @@ def test_tensorboard_does_not_show_what_a_resumed_run_does_again(tmp_path: Path)
     assert events.Tensors("hyperparameters/text_summary")
 
 
+@pytest.mark.parametrize(
+    ("counted_s", "brought_s", "share"),
+    [
+        (50.0, 0.0, 1.0),  # More than two servers can wait in 20 s.
+        # One of them came back to a restarted head, having waited an hour.
+        (3_600.0, 3_600.0, 0.0),
+        (3_610.0, 3_600.0, 0.25),
+    ],
+)
+def test_the_share_of_waiting_is_of_now(counted_s: float, brought_s: float, share: float) -> None:
+    blocked = "replay_insert_blocked_seconds_total"
+    last = record(10, values={blocked: 3.0}, brought={blocked: 1.0})
+    now = record(20, values={blocked: 3.0 + counted_s}, brought={blocked: 1.0 + brought_s})
+    assert scalars(now, last, replay_servers=2)["charts/actors_waiting"] == share
+
+
 def test_the_first_record_has_no_rates() -> None:
     assert scalars(record(10), None, replay_servers=1) == {}
 

@@ -63,6 +63,21 @@ def test_a_process_that_comes_back_goes_on_with_what_it_has_counted() -> None:
     np.testing.assert_allclose(metrics.histograms[STEP_S], observed(0.02, 5.0)[STEP_S])
 
 
+def test_what_a_process_had_counted_when_it_was_first_heard_of_is_told_apart() -> None:
+    metrics = RunMetrics()
+    metrics.begin(1, token=7)
+    metrics.add(1, {STEPS: 100.0}, {})
+    metrics.add(1, {STEPS: 130.0}, {})
+    metrics.forget([1])
+    # Known, and so not brought a second time.
+    metrics.begin(2, token=7)
+    metrics.add(2, {STEPS: 140.0}, {})
+    metrics.begin(3, token=8)
+    metrics.add(3, {STEPS: 3.0}, {})
+    assert metrics.values() == {STEPS: 143.0}
+    assert metrics.brought == {STEPS: 103.0}
+
+
 def test_a_replay_server_goes_on_with_what_its_storage_has_kept_and_nothing_else() -> None:
     metrics = RunMetrics()
     for session, number, inserted in ((1, 0, 500_000.0), (2, 1, 300_000.0)):

@@ -255,7 +255,9 @@ _METRICS = (
         combine=max,
     ),
     _histogram(
-        "replay_insert_seconds", "s", "From an insert's arrival to its being stored.",
+        "replay_insert_seconds", "s",
+        "An insert's time in line: from its arrival to the turn in which it is stored, which is "
+        "not counted.",
         "Microseconds, unless the limiter holds it.",
         "As replay_insert_blocked_seconds_total. While that stands still: the server is "
         "overloaded; fewer actors, or more replay_servers.",

@@ -208,3 +208,14 @@ def test_keys_of_several_batches_go_out_in_one_message_as_they_would_in_many() -
     for name in ("table_size", "inserted", "sampled", "mass"):
         assert getattr(drawn, name) == getattr(batches[-1], name)
         assert getattr(rest, name) == getattr(last, name)
+
+
+def test_an_inserts_time_in_line_ends_with_the_turn_in_which_it_is_stored() -> None:
+    table = make_table()
+    in_line = next(h for h in table.histograms if h.metric.name == "replay_insert_seconds")
+    table.replies(ACTOR, insert(steps()), 2.0)
+    table.replies(ACTOR, insert(steps(), sequence=1), 5.0)
+    assert len(list(table.advance())) == 2
+    # 3 s of the first, none of the second.
+    *counts, total_s = in_line.read()
+    assert (sum(counts), counts[0], total_s) == (2, 1, 3.0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import learner.run_metrics
-from common.metric_table import METRICS, histogram
-from learner.run_metrics import RunMetrics
+from common.metric_table import METRICS, histogram, page
+from learner.run_metrics import QUANTILES, RunMetrics
 
 STEPS, UNDER_WAY, STEP_S = (
     "actor_env_steps_total",
@@ -125,6 +125,15 @@ def test_a_record_has_the_quantiles_of_what_came_since_the_last_one() -> None:
 
     metrics.add(1, {}, observed(*[0.02] * 98, 0.2, 0.2, *[2.0] * 50))
     assert 1.0 < metrics.record()[f"{STEP_S}_p50"] <= 2.5
+
+
+def test_the_page_names_whatever_a_record_makes_of_a_histogram() -> None:
+    metrics = RunMetrics()
+    metrics.add(1, {}, observed(0.02))
+    suffixes = {name.removeprefix(STEP_S) for name in metrics.record()}
+    assert len(suffixes) == len(QUANTILES)
+    for suffix in suffixes:
+        assert f"`NAME{suffix}`" in page()
 
 
 def test_histograms_of_several_members_and_of_gone_ones_add_up() -> None:

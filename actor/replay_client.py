@@ -46,7 +46,7 @@ class ReplayClient:
         compression: str = "none",
     ) -> None:
         self._context = context
-        self._link = _Link(context, endpoint, 0)
+        self._link = _Link(context, endpoint, 0, 0)
         self._parting: list[_Link] = []
         self._session = session
         self._window = window
@@ -55,6 +55,8 @@ class ReplayClient:
         self._compression = "none" if endpoint.startswith("inproc://") else compression
         self._sequence = 0
         """Beyond all that were ever sent."""
+        self._connection = 0
+        """The number of the newest one, whatever server it leads to."""
         self.resent = 0
         """Inserts sent again after a new connection."""
         self.abandoned = 0
@@ -81,7 +83,10 @@ class ReplayClient:
             self._parting.remove(parting)
         self._link.deadline_s = time.monotonic() + PARTING_S
         self._parting.append(self._link)
-        self._link = parting or _Link(self._context, endpoint, self._sequence)
+        if parting is None:
+            self._connection += 1
+            parting = _Link(self._context, endpoint, self._sequence, self._connection)
+        self._link = parting
 
     def insert(self, blocks: Blocks, weights_version: int) -> None:
         """Send blocks. The window must not be full."""
@@ -97,6 +102,7 @@ class ReplayClient:
             blocks.row_kind,
             blocks.priority,
             oldest=next(iter(link.unacknowledged), link.sequence),
+            connection=link.connection,
         )
         link.unacknowledged[link.sequence] = message, time.perf_counter()
         link.sequence += 1
@@ -141,8 +147,11 @@ class ReplayClient:
     def _send_again(self, link: "_Link") -> None:
         # A server without what was acknowledged takes the oldest that there is for the next one.
         oldest = next(iter(link.unacknowledged), link.sequence)
+        self._connection += 1
+        link.connection = self._connection
         for insert, _ in link.unacknowledged.values():
-            transport.send(link.socket, replace(insert, oldest=oldest))
+            again = replace(insert, oldest=oldest, connection=link.connection)
+            transport.send(link.socket, again)
         self.resent += len(link.unacknowledged)
 
     def _acknowledge(self, link: "_Link", sequence: int) -> None:
@@ -167,9 +176,9 @@ class _Link:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, sequence: int
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, sequence: int, connection: int
     ) -> None:
-        self.endpoint, self.sequence = endpoint, sequence
+        self.endpoint, self.sequence, self.connection = endpoint, sequence, connection
         self.socket, self.watch = transport.connect_watched(context, zmq.DEALER, endpoint)
         self.unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
         self.deadline_s = 0.0

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from common.compression import CompressedArray
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 MAX_INSERT_BYTES = 256 << 20
 """Of an insert's observations, unpacked: a stranger's few bytes must not become many."""
@@ -296,6 +296,9 @@ class Insert(Message):
     oldest: int = 0
     """The lowest sequence number that was not acknowledged when this was sent: what lies between it
     and this one comes first, or comes again."""
+    connection: int = 0
+    """Counts this session's connections: acknowledgements go to the newest, though what came over
+    an older one may be read last."""
 
 
 @dataclass(frozen=True, slots=True)

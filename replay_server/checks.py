@@ -50,8 +50,10 @@ class InsertCheck:
                 f"insert.obs has {insert.obs.nbytes} bytes, at most {MAX_INSERT_BYTES}",
                 Reason.TOO_LARGE,
             )
-        if insert.session < 0 or insert.sequence < 0:
-            raise MalformedMessage("insert: session and sequence count from 0", Reason.SEQUENCE)
+        if insert.session < 0 or insert.sequence < 0 or insert.connection < 0:
+            raise MalformedMessage(
+                "insert: session, sequence and connection count from 0", Reason.SEQUENCE
+            )
         fault = first_fault(
             insert.action, num_actions, insert.row_kind, insert.reward, insert.priority
         )

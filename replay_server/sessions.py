@@ -21,11 +21,19 @@ class Session:
     received: int = -1
     """Highest sequence number stored or waiting."""
     peer: bytes = b""
-    """Where its acknowledgements go: changes when it reconnects."""
+    """Where its acknowledgements go: its newest connection."""
+    connection: int = 0
+    """The number it gives to that."""
     waiting: int = 0
     """Inserts that are yet to be stored."""
     given_up: int = 0
     """The oldest of these, which nobody waits for: the actor was sent elsewhere, and came back."""
+
+    def hear(self, peer: bytes, connection: int) -> None:
+        """An insert came from there. ZeroMQ may hand over what a dead connection left behind after
+        what came over the new one, and acknowledgements to the dead one would reach nobody."""
+        if connection >= self.connection:
+            self.peer, self.connection = peer, connection
 
 
 class Sessions(OrderedDict[int, Session]):

@@ -185,11 +185,11 @@ class Table:
         session = self._sessions.get(insert.session) or Session()
         if insert.sequence <= session.received:
             self.counters.duplicates += 1
-            session.peer = peer
+            session.hear(peer, insert.connection)
             self._sessions.move_to_end(insert.session)
             if insert.sequence <= session.stored:
                 return [(peer, Ack(insert.session, insert.sequence))]
-            return []  # It waits already; its acknowledgement now goes to the new connection.
+            return []  # It waits already.
         if insert.sequence > max(session.received + 1, insert.oldest):
             # What lies between was lost with a connection; it comes again, in order, and this too.
             return []
@@ -208,7 +208,7 @@ class Table:
             )
         # Nobody makes this process unpack what it then has no use for.
         self._checks.unpack(insert)
-        session.peer = peer
+        session.hear(peer, insert.connection)
         session.received = insert.sequence
         session.given_up = given_up
         session.waiting += 1

@@ -61,6 +61,7 @@ def insert(
     session: int = 0,
     sequence: int = 0,
     oldest: int | None = None,
+    connection: int = 0,
     weights_version: int = 0,
     layout: BlockLayout = LAYOUT,
     spec: EnvSpec = SPEC,
@@ -86,6 +87,7 @@ def insert(
         row_kind,
         np.where(starts, number[:, : layout.length] % 15 / 4 + 0.25, TRAP).astype(np.float32),
         oldest=sequence if oldest is None else oldest,
+        connection=connection,
     )
 
 

@@ -123,6 +123,10 @@ def test_an_actor_sends_its_window_again(server: Server) -> None:
         assert isinstance(again, Insert)
         assert (again.session, again.sequence) == (first.session, first.sequence) == (5, 0)
         assert actor.resent == 1
+        actor.insert(blocks(), weights_version=3)
+        after = server.hear(actor.poll)
+        assert isinstance(after, Insert)
+        assert (first.connection, again.connection, after.connection) == (0, 1, 1)
 
 
 def test_a_server_that_lost_what_it_had_acknowledged_takes_the_window(server: Server) -> None:

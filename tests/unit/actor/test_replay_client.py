@@ -105,6 +105,7 @@ def test_who_comes_back_to_its_first_server_goes_on_there(
         client.insert(BLOCKS, 1)
         insert = server.hear()
         assert (insert.sequence, insert.oldest) == (sequence, sequence)
+        assert insert.connection == sequence  # Each time a new one.
         server.acknowledge(sequence)
         client.poll()
         assert client.unacknowledged == 0

@@ -2,6 +2,7 @@
 is told."""
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,6 +198,24 @@ def test_a_reconnected_peer_is_acknowledged_at_its_new_address_and_stored_once()
         (b"anew", Ack(0, 4)),
     ]
     assert (table.counters.inserted_blocks, table.counters.duplicates) == (5, 3)
+
+
+def test_what_a_dead_connection_left_behind_does_not_take_the_acknowledgements_with_it() -> None:
+    """Inserts of the old connection and the same of the new one lie at the socket, and ZeroMQ
+    hands over one of each in turn, the old one last."""
+    table = make_table(samples_per_insert=1.0, tolerance=2.0)
+    table.handle(b"other", insert(steps(2), session=9), 0.0)  # The limiter holds what comes now.
+    for sequence in range(3):
+        again = insert(steps(), session=1, sequence=sequence, oldest=0, connection=1)
+        assert table.handle(b"new", again, 0.0) == []
+        assert table.handle(b"old", replace(again, connection=0), 0.0) == []
+    # One that the old connection alone brought is stored, too.
+    assert table.handle(b"old", insert(steps(), session=1, sequence=3, oldest=0), 0.0) == []
+
+    replies = table.handle(LEARNER, request(8), 0.0)
+
+    acks = [reply for reply in replies if isinstance(reply[1], Ack)]
+    assert acks == [(b"new", Ack(1, sequence)) for sequence in range(4)]
 
 
 def test_who_was_sent_elsewhere_and_comes_back_has_a_window_of_its_own() -> None:

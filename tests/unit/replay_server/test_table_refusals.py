@@ -132,6 +132,7 @@ BAD_INSERTS: list[tuple[str, Insert, str, Reason]] = [
         RANGE,
     ),
     ("negative sequence", replace(GOOD, sequence=-1), "count from 0", SEQUENCE),
+    ("negative connection", replace(GOOD, connection=-1), "count from 0", SEQUENCE),
     ("negative session", replace(GOOD, session=-1), "count from 0", SEQUENCE),
 ]
 

@@ -46,6 +46,8 @@ MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
 MAX_WAITING = 100_000
 """Inserts of all actors together that may wait for the limiter."""
+HELD_BESIDES = 4 << 10
+"""Bytes that an insert takes beside its arrays: Python's objects, ZeroMQ's buffers."""
 MAX_GIVEN_UP = 4
 """Windows of inserts of one actor that may wait although it has been elsewhere since."""
 MIN_WAITING_BYTES = 1 << 30
@@ -115,7 +117,7 @@ class Table:
         self._insert_window = insert_window
         self._frames = FramePacker(storage, compression)
         self._checks = InsertCheck(storage)
-        self._waiting: deque[tuple[Insert, float]] = deque()
+        self._waiting: deque[tuple[Insert, int, float]] = deque()
         self._waiting_bytes = 0
         self._max_waiting = max(storage.nbytes, MIN_WAITING_BYTES)
         self._sessions = Sessions()
@@ -213,7 +215,7 @@ class Table:
         session.given_up = given_up
         session.waiting += 1
         self._sessions.remember(insert.session, session)
-        self._waiting.append((insert, self._now_s))
+        self._waiting.append((insert, nbytes, self._now_s))
         self._waiting_bytes += nbytes
         return []
 
@@ -344,8 +346,8 @@ class Table:
         way while the next is gathered; to be used up before anything else is asked of the table."""
         batches = yield from self._serve(batches)
         while inserts and self._waiting and self.limiter.can_insert():
-            insert, since_s = self._waiting.popleft()
-            self._waiting_bytes -= _held_bytes(insert)
+            insert, nbytes, since_s = self._waiting.popleft()
+            self._waiting_bytes -= nbytes
             self._insert_s.observe(self._now_s - since_s)
             yield self._store(insert)
             inserts -= 1
@@ -413,4 +415,7 @@ class Table:
 def _held_bytes(insert: Insert) -> int:
     """Memory that an insert takes while it waits."""
     obs = insert.obs
-    return obs.data.nbytes if isinstance(obs, CompressedArray) else obs.nbytes
+    nbytes: int = obs.data.nbytes if isinstance(obs, CompressedArray) else obs.nbytes
+    for column in (insert.action, insert.reward, insert.row_kind, insert.priority):
+        nbytes += column.nbytes
+    return nbytes + HELD_BESIDES

@@ -16,7 +16,7 @@ from common import codec
 from common.blocks import MAX_REWARD
 from common.errors import MalformedMessage, Reason
 from common.messages import Ack, Batch, Insert, Message, PartRequest, Rejected, SampleRequest
-from replay_server.table import Table
+from replay_server.table import HELD_BESIDES, Table
 from tests.contract.examples import EXAMPLES
 from tests.experience import SPEC, insert, steps
 from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, rejected, request
@@ -267,15 +267,16 @@ def test_inserts_that_wait_take_no_more_memory_than_the_replay(
     """However many sessions somebody invents."""
     monkeypatch.setattr(replay_server.table, "MIN_WAITING_BYTES", 0)
     # The limiter lets in what it needs for one batch, and then waits for the learner.
-    table = make_table(samples_per_insert=4.0, tolerance=2.0)
-    invented = 2 * table.storage.nbytes // STORED.obs.nbytes
+    table = make_table(slots=1_000, samples_per_insert=4.0, tolerance=2.0)
+    nbytes = sum(getattr(STORED, array).nbytes for array in ARRAYS) + HELD_BESIDES
+    invented = 2 * table.storage.nbytes // nbytes
     acks = 0
     for session in range(invented):
         replies = table.handle(ACTOR, insert(steps(2), session=session), 0.0)
         acks += sum(isinstance(reply, Ack) for _, reply in replies)
 
     waiting = invented - acks - rejected(table)[Reason.FLOOD]
-    assert waiting == table.storage.nbytes // STORED.obs.nbytes
+    assert waiting == table.storage.nbytes // nbytes
     # When the learner takes its samples, there is room again.
     assert isinstance(table.handle(LEARNER, request(8), 0.0)[0][1], Batch)
     table.handle(ACTOR, insert(steps(2), session=invented), 0.0)

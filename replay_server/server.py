@@ -130,6 +130,10 @@ def build_table(
         discount=config.discount,
         batch_size=config.batch_size,
         insert_window=config.insert_window,
+        # A buffer for the blocks of an insert is larger than the insert.
+        windows_bytes=config.actors
+        * config.insert_window
+        * block_bytes(manifest.spec, manifest.layout, config.envs_per_actor),
         compression=config.compression,
         rejections=rejections,
     )

@@ -8,7 +8,7 @@ them as far as the limiter lets it, so that the error never leaves its band. Wha
 stored.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import INSERTED, SAMPLED
-from common.compression import CompressedArray
 from common.errors import MalformedMessage, Reason, WireError
 from common.messages import (
     Ack,
@@ -37,6 +36,7 @@ from replay_server.frame_packer import FramePacker
 from replay_server.sampler import Sampler
 from replay_server.sessions import Session, Sessions
 from replay_server.storage import Storage
+from replay_server.waiting import MIN_WAITING_BYTES, Waiting, WaitingInserts, held_bytes
 
 Reply = tuple[bytes, Message]
 Sampled = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -44,20 +44,15 @@ Sampled = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 MAX_REQUESTED_BATCHES = 64
 """Batches a learner may be owed at once."""
-MAX_WAITING = 100_000
-"""Inserts of all actors together that may wait for the limiter."""
-HELD_BESIDES = 4 << 10
-"""Bytes that an insert takes beside its arrays: Python's objects, ZeroMQ's buffers."""
 MAX_GIVEN_UP = 4
 """Windows of inserts of one actor that may wait although it has been elsewhere since."""
-MIN_WAITING_BYTES = 1 << 30
-"""They may take as much memory as the replay itself, or so much if that is less."""
 OBSERVED_PERIOD_S = 0.05
 """Of the batches, and of the messages with priorities, that come within so long, one is counted in
 the histograms."""
 MAX_LEARNERS = 1_000
 """Peers that may be owed batches: who asks and vanishes is remembered until it is his turn."""
-MAX_OWED = MAX_LEARNERS * MAX_REQUESTED_BATCHES
+_ALL = 1 << 62
+"""More than there ever are."""
 _NOTHING = np.empty(0, np.int64), np.empty(0)
 
 
@@ -93,6 +88,7 @@ class Table:
         discount: γ per environment step, for the n-step returns of batches.
         batch_size: N, transitions in each batch.
         insert_window: inserts an actor may have unacknowledged.
+        windows_bytes: what all actors of the run together may have unacknowledged.
         compression: method for the images of batches.
         rejections: where messages that are not accepted are counted.
     """
@@ -106,6 +102,7 @@ class Table:
         discount: float,
         batch_size: int,
         insert_window: int,
+        windows_bytes: int = 0,
         compression: str = "none",
         rejections: Rejections | None = None,
     ) -> None:
@@ -117,9 +114,8 @@ class Table:
         self._insert_window = insert_window
         self._frames = FramePacker(storage, compression)
         self._checks = InsertCheck(storage)
-        self._waiting: deque[tuple[Insert, int, float]] = deque()
-        self._waiting_bytes = 0
-        self._max_waiting = max(storage.nbytes, MIN_WAITING_BYTES)
+        # As much as the replay itself, or as the run's actors may have under way.
+        self._waiting = WaitingInserts(max(storage.nbytes, MIN_WAITING_BYTES, windows_bytes))
         self._sessions = Sessions()
         self._owed: OrderedDict[bytes, _Owed] = OrderedDict()
         self._now_s = 0.0
@@ -195,12 +191,8 @@ class Table:
         if insert.sequence > max(session.received + 1, insert.oldest):
             # What lies between was lost with a connection; it comes again, in order, and this too.
             return []
-        nbytes = _held_bytes(insert)
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + nbytes > self._max_waiting:
-            raise MalformedMessage(
-                f"{len(self._waiting)} inserts wait already: too many actors, or a flood",
-                Reason.FLOOD,
-            )
+        waiting = Waiting(insert, held_bytes(insert), session.stored >= 0, self._now_s)
+        self._waiting.check_room(waiting)
         given_up = session.waiting if insert.oldest > session.received else session.given_up
         window = self._insert_window
         if session.waiting - given_up >= window or given_up >= MAX_GIVEN_UP * window:
@@ -215,8 +207,7 @@ class Table:
         session.given_up = given_up
         session.waiting += 1
         self._sessions.remember(insert.session, session)
-        self._waiting.append((insert, nbytes, self._now_s))
-        self._waiting_bytes += nbytes
+        self._waiting.append(waiting)
         return []
 
     def _store(self, insert: Insert) -> Reply:
@@ -340,16 +331,15 @@ class Table:
 
     # ---------------------------------------------------------------------------------------- both
 
-    def advance(self, inserts: int = MAX_WAITING, batches: int = MAX_OWED) -> Iterator[Reply]:
+    def advance(self, inserts: int = _ALL, batches: int = _ALL) -> Iterator[Reply]:
         """Serve what is owed and store what waits, as much as the limiter allows, but no more than
         so many batches and inserts. Gives what to send one by one, so that a batch can be on its
         way while the next is gathered; to be used up before anything else is asked of the table."""
         batches = yield from self._serve(batches)
         while inserts and self._waiting and self.limiter.can_insert():
-            insert, nbytes, since_s = self._waiting.popleft()
-            self._waiting_bytes -= nbytes
-            self._insert_s.observe(self._now_s - since_s)
-            yield self._store(insert)
+            waiting = self._waiting.pop()
+            self._insert_s.observe(self._now_s - waiting.since_s)
+            yield self._store(waiting.insert)
             inserts -= 1
             batches = yield from self._serve(batches)
 
@@ -410,12 +400,3 @@ class Table:
         filled = filled[np.argsort(storage.number[filled])]
         self._sessions.restore(storage.session[filled], storage.sequence[filled])
         self.limiter.resume(int(storage.counters[INSERTED]), int(storage.counters[SAMPLED]))
-
-
-def _held_bytes(insert: Insert) -> int:
-    """Memory that an insert takes while it waits."""
-    obs = insert.obs
-    nbytes: int = obs.data.nbytes if isinstance(obs, CompressedArray) else obs.nbytes
-    for column in (insert.action, insert.reward, insert.row_kind, insert.priority):
-        nbytes += column.nbytes
-    return nbytes + HELD_BESIDES

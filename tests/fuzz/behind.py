@@ -47,6 +47,7 @@ from common.messages import (
 from common.networks import build_network
 from common.spec import EnvSpec
 from replay_server.table import Table
+from replay_server.waiting import HELD_BESIDES
 from tests.experience import insert, steps
 from tests.fuzz.mutations import Frames
 from tests.fuzz.peers import Liar, frames_of
@@ -292,7 +293,7 @@ TARGETS = (TableTarget, HeadTarget, ActorTarget, MemberTarget)
 def small_bounds() -> Iterator[None]:
     with (
         patch.object(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", FEW),
-        patch.object(replay_server.table, "MAX_WAITING", FEW),
+        patch.object(replay_server.table, "MIN_WAITING_BYTES", FEW // 2 * HELD_BESIDES),
         patch.object(replay_server.table, "MAX_LEARNERS", FEW),
         patch.object(learner.head, "MAX_MEMBERS", FEW),
         patch.object(learner.head, "MAX_WAITING", FEW),

@@ -14,9 +14,14 @@ import replay_server.checks
 import replay_server.sessions
 from common import codec
 from common.blocks import MAX_REWARD
+from common.config import Config
 from common.errors import MalformedMessage, Reason
+from common.manifest import Manifest
 from common.messages import Ack, Batch, Insert, Message, PartRequest, Rejected, SampleRequest
-from replay_server.table import HELD_BESIDES, Table
+from common.spec import EnvSpec
+from replay_server.server import build_table
+from replay_server.table import Table
+from replay_server.waiting import held_bytes
 from tests.contract.examples import EXAMPLES
 from tests.experience import SPEC, insert, steps
 from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, rejected, request
@@ -261,6 +266,15 @@ def test_an_insert_that_would_unpack_to_more_than_any_actor_sends_is_rejected_un
     assert rejected(table) == {Reason.TOO_LARGE: 1}
 
 
+def filled_by_a_stranger(table: Table, inserts: int) -> int:
+    """So many under invented sessions; how many of them wait."""
+    acks = 0
+    for session in range(100, 100 + inserts):
+        replies = table.handle(b"stranger", insert(steps(2), session=session), 0.0)
+        acks += sum(isinstance(reply, Ack) for _, reply in replies)
+    return inserts - acks - rejected(table)[Reason.FLOOD]
+
+
 def test_inserts_that_wait_take_no_more_memory_than_the_replay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -268,38 +282,76 @@ def test_inserts_that_wait_take_no_more_memory_than_the_replay(
     monkeypatch.setattr(replay_server.table, "MIN_WAITING_BYTES", 0)
     # The limiter lets in what it needs for one batch, and then waits for the learner.
     table = make_table(slots=1_000, samples_per_insert=4.0, tolerance=2.0)
-    nbytes = sum(getattr(STORED, array).nbytes for array in ARRAYS) + HELD_BESIDES
-    invented = 2 * table.storage.nbytes // nbytes
-    acks = 0
-    for session in range(invented):
-        replies = table.handle(ACTOR, insert(steps(2), session=session), 0.0)
-        acks += sum(isinstance(reply, Ack) for _, reply in replies)
+    most = table.storage.nbytes // held_bytes(STORED)
 
-    waiting = invented - acks - rejected(table)[Reason.FLOOD]
-    assert waiting == table.storage.nbytes // nbytes
+    assert filled_by_a_stranger(table, 2 * most) == most
+
+    refused = rejected(table)[Reason.FLOOD]
     # When the learner takes its samples, there is room again.
     assert isinstance(table.handle(LEARNER, request(8), 0.0)[0][1], Batch)
-    table.handle(ACTOR, insert(steps(2), session=invented), 0.0)
-    assert rejected(table)[Reason.FLOOD] == invented - acks - waiting
+    table.handle(ACTOR, insert(steps(2), session=9), 0.0)
+    assert rejected(table)[Reason.FLOOD] == refused
+
+
+def test_who_invents_sessions_takes_no_room_from_actors_that_were_there_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay_server.table, "MIN_WAITING_BYTES", 0)
+    table = make_table(slots=1_000, samples_per_insert=4.0, tolerance=2.0)
+    assert table.handle(ACTOR, STORED, 0.0) == [(ACTOR, Ack(3, 0))]
+    most = table.storage.nbytes // held_bytes(STORED)
+    assert filled_by_a_stranger(table, most + 1) == most
+
+    for sequence in range(1, 1 + most):
+        message = insert(steps(2), session=3, sequence=sequence, oldest=1)
+        assert table.handle(ACTOR, message, 0.0) == []
+    (reply,) = table.handle(ACTOR, insert(steps(2), session=3, sequence=1 + most, oldest=1), 0.0)
+    assert isinstance(reply[1], Rejected)  # What they have is bounded, too.
+
+
+def test_all_actors_of_a_run_may_have_full_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though that is more than the replay, and nothing is stored while the limiter waits."""
+    monkeypatch.setattr(replay_server.table, "MIN_WAITING_BYTES", 0)
+    actors, window, envs, dims = 20, 3, 4, 500
+    config = Config(
+        actors=actors,
+        insert_window=window,
+        envs_per_actor=envs,
+        block_length=8,
+        replay_capacity=64,
+        batch_size=4,
+        min_size_to_sample=1,
+        samples_per_insert=100.0,
+    )
+    manifest = Manifest("run", config, EnvSpec((dims,), "<f4", 2))
+    table = build_table(manifest, None)
+    full = insert(steps(envs, manifest.layout), layout=manifest.layout, spec=manifest.spec)
+    for session in range(actors):
+        for sequence in range(window):
+            message = replace(full, session=session, sequence=sequence, oldest=0)
+            table.handle(ACTOR, message, 0.0)
+    assert rejected(table) == {}
+    assert len(table._waiting) * held_bytes(full) > table.storage.nbytes
 
 
 def test_invented_sessions_and_learners_are_not_remembered_beyond_a_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replay_server.table, "MAX_WAITING", 3)
+    monkeypatch.setattr(replay_server.table, "MIN_WAITING_BYTES", 0)
     monkeypatch.setattr(replay_server.table, "MAX_LEARNERS", 3)
     monkeypatch.setattr(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", 5)
     # Nobody samples from the first, so its limiter makes inserts wait; the second holds nothing.
     table = make_table(samples_per_insert=4.0, tolerance=2.0)
     empty = make_table()
+    most = table.storage.nbytes // held_bytes(insert(steps()))
     for number in range(100):
         # Out of order, and nothing of the session was ever accepted: not worth a memory.
         table.handle(ACTOR, insert(steps(), session=number, sequence=9, oldest=0), 0.0)
         table.handle(ACTOR, insert(steps(), session=1_000 + number), 0.0)
         empty.handle(b"%d" % number, request(), 0.0)
-    assert len(table._waiting) == 3
-    assert len(table._sessions) <= 5 + 3
-    assert rejected(table) == {Reason.FLOOD: 100 - 3 - table.counters.inserted_blocks}
+    assert len(table._waiting) == most
+    assert len(table._sessions) <= 5 + most
+    assert rejected(table) == {Reason.FLOOD: 100 - most - table.counters.inserted_blocks}
     assert len(empty._owed) == 3
     assert rejected(empty) == {Reason.FLOOD: 97}
     # One that is owed batches may still ask for more.

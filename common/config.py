@@ -108,7 +108,7 @@ class Config(BaseModel):
     """The exponent's range over the environments."""
     block_length: PositiveInt = 64
     """Transitions in a block: what an actor sends at once for each environment."""
-    insert_window: Annotated[int, Field(ge=1, le=1000)] = 4
+    insert_window: Annotated[int, Field(ge=1, le=64)] = 4
     """Inserts an actor may have unacknowledged before it stops stepping."""
     actor_memory_limit: Annotated[PositiveFloat | None, BeforeValidator(_none)] = None
     """Resident memory, in MiB, of an actor and the processes below it, what they share counted for

@@ -108,7 +108,7 @@ def bind(
     Args:
         for_this_host: its peers are processes of this host with the same key file; without keys
             this makes no difference.
-        queue_messages: kept per peer and direction.
+        queue_messages: kept per peer and direction; what finds no room is not sent.
         max_message_bytes: a larger frame from a peer closes its connection.
         received_messages: kept of each peer until they are looked at; None: `queue_messages`.
 

@@ -39,11 +39,15 @@ from replay_server.placement import in_memory, numbered
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler, uniform_bytes
 from replay_server.storage import Storage
 from replay_server.sum_tree import tree_bytes
-from replay_server.table import Reply, Table
+from replay_server.table import MAX_REQUESTED_BATCHES, Reply, Table
 
 POLL_MS = 20
 INSERTS_AHEAD = 16
 """Messages of one peer that are received before this process looks at them; others wait there."""
+ANSWERS_AHEAD = 2 * MAX_REQUESTED_BATCHES
+"""Messages kept for one peer that does not read them; more are dropped, and what it is owed. Nobody
+honest has more than MAX_REQUESTED_BATCHES batches or acknowledgements to come, and ZeroMQ hears
+only of every half of the queue that it was read."""
 SAMPLED_PER_TURN, STORED_PER_TURN = 2, 4
 """Batches sampled, and inserts stored, before acknowledgements are sent and the head is heard
 again. When both sides want more than there is, this is how they share it."""
@@ -161,17 +165,8 @@ def run_replay_server(
     if options.advertise:
         transport.check_address(options.advertise)
     # Bound before joining: a busy port is this process's own trouble, not the run's.
-    socket, endpoint = transport.bind(
-        context,
-        zmq.ROUTER,
-        options.bind,
-        # With keys a frame is some bytes longer.
-        max_message_bytes=MAX_INSERT_BYTES + (1 << 10),
-        received_messages=INSERTS_AHEAD,
-    )
+    socket, endpoint = bind(context, options.bind)
     served_at = options.advertise or endpoint
-    # Replies to a peer that is gone are an error here instead of silently dropped.
-    socket.router_mandatory = True
     with (
         contextlib.closing(socket),
         Membership(
@@ -214,6 +209,22 @@ def run_replay_server(
         serve(socket, served_at, table, membership, stop, trace, flusher)
         trace.close()
         table.storage.flush()
+
+
+def bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[zmq.Socket[bytes], str]:
+    """The socket for `serve`, and its endpoint; raises as `transport.bind`."""
+    socket, endpoint = transport.bind(
+        context,
+        zmq.ROUTER,
+        address,
+        queue_messages=ANSWERS_AHEAD,
+        # With keys a frame is some bytes longer.
+        max_message_bytes=MAX_INSERT_BYTES + (1 << 10),
+        received_messages=INSERTS_AHEAD,
+    )
+    # Replies to a peer that is gone are an error here instead of silently dropped.
+    socket.router_mandatory = True
+    return socket, endpoint
 
 
 def _on_disk(path: Path | None) -> Path | None:

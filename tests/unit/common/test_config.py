@@ -23,7 +23,7 @@ from common.errors import ConfigError
         ("seed", 1 << 31, f"less than {1 << 31}"),
         ("n_step", 0, "greater than or equal to 1"),
         ("n_step", 256, "less than or equal to 255"),
-        ("insert_window", 1001, "less than or equal to 1000"),
+        ("insert_window", 65, "less than or equal to 64"),
         ("prefetch_batches", 65, "less than or equal to 64"),
         ("discount", 1.01, "less than or equal to 1"),
         ("discount", -0.1, "greater than or equal to 0"),

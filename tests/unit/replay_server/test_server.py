@@ -17,7 +17,7 @@ from common.metrics import Histogram
 from common.trace import NO_TRACE
 from replay_server import server
 from replay_server.server import SAMPLED_PER_TURN, STORED_PER_TURN, serve
-from replay_server.table import Table
+from replay_server.table import MAX_REQUESTED_BATCHES, Table
 from tests.experience import LAYOUT, insert, steps
 from tests.unit.replay_server.tables import (
     IMAGE_LAYOUT,
@@ -175,6 +175,56 @@ def test_neither_side_gets_more_than_its_share_while_both_want_more() -> None:
     for i, count in enumerate(stored):
         turn = i // SAMPLED_PER_TURN
         assert min(STORED_PER_TURN * turn, inserts) <= count <= STORED_PER_TURN * (turn + 1)
+
+
+BATCH = 16
+"""Of images: 225 KB, so that a few of them fill what the system keeps of a connection."""
+
+
+@contextmanager
+def served_by_wire() -> Iterator[tuple[Table, zmq.Socket[bytes]]]:
+    """A table with images, and a peer that keeps little of what it does not read."""
+    table = make_table(slots=8, batch_size=BATCH, spec=IMAGES, layout=IMAGE_LAYOUT)
+    table.handle(b"before", packed_insert(0), 0.0)
+    with zmq.Context() as context:
+        socket, endpoint = server.bind(context, "tcp://127.0.0.1:0")
+        with closing(socket), closing(context.socket(zmq.DEALER)) as peer:
+            peer.rcvhwm, peer.rcvbuf, peer.linger = 1, 4_096, 0
+            peer.connect(endpoint)
+            with serving(socket, endpoint, table):
+                yield table, peer
+
+
+def made(table: Table, batches: int) -> None:
+    wait_until(lambda: table.limiter.samples == batches * BATCH, f"{batches} batches are made")
+
+
+def test_what_a_peer_does_not_read_is_not_kept_without_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "ANSWERS_AHEAD", 4)
+    asked = 100
+    with served_by_wire() as (table, peer):
+        for number in range(asked):
+            assert transport.send(peer, part(BATCH, BATCH, number))
+        made(table, asked)
+        answers: list[Message | None] = []
+
+        def is_answered_again() -> bool:
+            assert transport.send(peer, part(0, number=asked))
+            answers.append(transport.receive(peer))
+            return getattr(answers[-1], "request", None) == asked
+
+        wait_until(is_answered_again, "once it reads, it is answered again")
+    assert sum(isinstance(answer, Batch) for answer in answers) < asked
+
+
+def test_a_learner_that_is_busy_gets_all_batches_that_it_may_ask_for() -> None:
+    with served_by_wire() as (table, peer):
+        assert transport.send(peer, request(MAX_REQUESTED_BATCHES))
+        made(table, MAX_REQUESTED_BATCHES)
+        for _ in range(MAX_REQUESTED_BATCHES):
+            assert isinstance(heard(peer), Batch)
 
 
 def test_images_of_a_turns_inserts_are_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:

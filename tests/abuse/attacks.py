@@ -95,7 +95,7 @@ GARBAGE = {
     "no socket type": GREETING + b"\x04\x06\x05READY" + b"\x00\x05hello",
     "long properties": GREETING + b"\x06" + struct.pack(">Q", 1 << 31) + b"\x05READY",
     "a terabyte": GREETING + READY + LONG_FRAME + bytes(10_000),
-    "more without end": GREETING + READY + b"\x01\x01x" * 5_000,
+    "a message that is not finished": GREETING + READY + b"\x01\x01x" * 5_000,
 }
 
 

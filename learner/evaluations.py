@@ -89,6 +89,11 @@ class Evaluations:
     def expects(self, version: int) -> bool:
         return version in self._expected
 
+    @property
+    def newest(self) -> float | None:
+        """The version whose score came last, in whatever part of the run."""
+        return self._state.evaluations[-1]["updates"] if self._state.evaluations else None
+
     def patience_s(self, wall_s: float) -> float:
         """How long to wait for the score of the last weights, in seconds: an evaluator plays to the
         end what it has begun, and then games that may be longer than any before."""

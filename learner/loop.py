@@ -23,7 +23,7 @@ from common.device import use_device
 from common.environments import probe_spec
 from common.exporter import NO_METRICS, Exporter, MetricsOptions
 from common.manifest import Manifest
-from common.messages import ACTING, EVALUATION, NamedTensors
+from common.messages import ACTING
 from common.metric_table import histogram
 from common.metrics import Telemetry
 from common.networks import build_network
@@ -42,7 +42,7 @@ from learner.checkpoint import (
 from learner.control import ControlPlane
 from learner.device import choose_device
 from learner.divergence import check_result, check_weights
-from learner.evaluations import FINAL_EVALUATION_S, Evaluations
+from learner.evaluations import Evaluations
 from learner.feed import Feed
 from learner.host_memory import keep_freed_memory
 from learner.peers import Connect
@@ -51,6 +51,7 @@ from learner.recorder import Recorder
 from learner.result import write_result
 from learner.resume import check_resumable, counters_of, inserted_since
 from learner.saving import Saving
+from learner.scores import Scores
 from learner.sinks import open_sinks
 from learner.status import learner_values
 from learner.targets import Targets
@@ -193,6 +194,7 @@ class _Learner:
             announcement=Announcement(options.run_dir),
             health=exporter.health,
         )
+        self._scores = Scores(self._peers, self._evaluations, self._state.epoch, self._wall_s)
         exporter.show(self._state.run_id, "learner", 0, telemetry, self._peers.head_telemetry)
         try:
             ready(self._peers.endpoint)
@@ -223,7 +225,7 @@ class _Learner:
         if self._resume_from is None:
             # Before the optimiser is there, which takes a while: actors need nothing more.
             first = Snapshot(network, self._config.publish_dtype)
-            self._publish_tensors(ACTING, 0, first.tensors())
+            self._hand_out(0, first)
         self._learner = QLearner(network, self._config, device)
         if self._resume_from is not None:
             restore_learner(self._resume_from, self._learner)
@@ -251,12 +253,13 @@ class _Learner:
                 batch = self._next_batch(feed)
                 if batch is not None:
                     self._update(batch, feed)
-                self._take_evaluations()
+                self._scores.take()
                 if self._evaluations.solved:
                     return Outcome(True, "target")
                 if self._state.env_steps >= self._config.total_env_steps:
                     self._settle(feed)
-                    self._evaluate_finally()
+                    self._counters.phase = "finishing"
+                    self._scores.wait_for_last(self._learner, self._stop, self._health)
                     return Outcome(self._evaluations.reached, "budget")
             return Outcome(False, "stopped")
         finally:
@@ -305,7 +308,7 @@ class _Learner:
             if self._learner.device.type != "cuda":
                 self._send_weights()
         if updates % config.eval_period == 0:
-            self._evaluate()
+            self._scores.ask(self._learner)
         if updates % config.checkpoint_period == 0:
             self._settle(feed)
             self._trace.phase("checkpoint")
@@ -333,7 +336,7 @@ class _Learner:
         counters.inserted, counters.sampled = sum(batch.inserted.values()), batch.sampled
         counters.experience_age = max(state.updates - batch.mean_version, 0.0)
 
-    # --------------------------------------------------------------------------- weights and scores
+    # -------------------------------------------------------------------------------------- weights
 
     def _publish(self) -> None:
         """Have the weights brought to the host; a GPU goes on training meanwhile."""
@@ -343,50 +346,10 @@ class _Learner:
     def _send_weights(self) -> None:
         if self._unsent is not None:
             (version, snapshot), self._unsent = self._unsent, None
-            self._publish_tensors(ACTING, version, snapshot.tensors())
+            self._hand_out(version, snapshot)
 
-    def _publish_tensors(self, topic: bytes, version: int, tensors: NamedTensors) -> None:
-        self._peers.publish(topic, self._state.epoch, version, tensors)
-
-    def _evaluate(self) -> None:
-        version = self._learner.updates
-        tensors = self._learner.snapshot().tensors()
-        self._evaluations.expect(version, tensors, self._wall_s())
-        self._publish_tensors(EVALUATION, version, tensors)
-
-    def _take_evaluations(self) -> None:
-        self._evaluations.follow(self._peers.evaluator)
-        for result in self._peers.take_evaluations():
-            facts = self._evaluations.take(result, self._wall_s())
-            if facts is not None:
-                self._peers.note_score(facts)
-            if self._evaluations.solved:
-                return
-
-    def _evaluate_finally(self) -> None:
-        """The budget is spent: the last weights get their score too, if anybody can give it."""
-        self._counters.phase = "finishing"
-        if self._peers.evaluator is None:
-            return
-        version = self._learner.updates
-        evaluations = self._state.evaluations
-        if evaluations and evaluations[-1]["updates"] == version:
-            return
-        if not self._evaluations.expects(version):
-            self._evaluate()
-        since_s = there_s = self._wall_s()
-        patience_s = self._evaluations.patience_s(since_s)
-        while self._evaluations.expects(version):
-            now_s = self._wall_s()
-            if self._peers.evaluator is not None:
-                there_s = now_s
-            if now_s - since_s > patience_s or now_s - there_s > FINAL_EVALUATION_S:
-                log.warning("no score of the last weights within %.0f s", now_s - since_s)
-                return
-            if self._stop.wait(WAIT_S):
-                return
-            self._health.turned("training")
-            self._take_evaluations()
+    def _hand_out(self, version: int, snapshot: Snapshot) -> None:
+        self._peers.publish(ACTING, self._state.epoch, version, snapshot.tensors())
 
     # ------------------------------------------------------------------------------------- the end
 

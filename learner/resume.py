@@ -14,6 +14,8 @@ FIXED_ON_RESUME = (
     "resize",
     "greyscale",
     "frame_stack",
+    "life_loss_ends_episode",
+    "reward_clip",
     "block_length",
     "n_step",
     "replay_capacity",

@@ -1,5 +1,7 @@
 """The run's environment steps, counted by a replay that may come back with less."""
 
+from typing import Any
+
 import pytest
 
 from common.config import Config
@@ -40,8 +42,32 @@ def test_a_run_counts_on_after_either() -> None:
     assert counted == 1_000 + 50 + 40 + 10
 
 
-def test_a_run_keeps_the_files_its_experience_is_divided_into() -> None:
-    two = Config(replay_servers=2)
-    check_resumable(two, two)
-    with pytest.raises(RunDirectoryError, match="cannot change replay_servers from 2 to 3"):
-        check_resumable(two, Config(replay_servers=3))
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("env", "CartPole-v1", "Acrobot-v1"),
+        ("env_kwargs", {"frameskip": 4}, {"frameskip": 5}),
+        ("obs_key", None, "image"),
+        ("resize", (84, 84), (42, 42)),
+        ("greyscale", False, True),
+        ("frame_stack", 4, 1),
+        ("life_loss_ends_episode", True, False),
+        ("reward_clip", 1.0, None),
+        ("block_length", 64, 32),
+        ("n_step", 3, 1),
+        ("replay_capacity", 1_000_000, 500_000),
+        ("replay_servers", 2, 3),
+    ],
+)
+def test_a_run_keeps_what_its_experience_was_stored_with(key: str, old: Any, new: Any) -> None:
+    before, after = Config(**{key: old}), Config(**{key: new})
+    check_resumable(before, before)
+    with pytest.raises(RunDirectoryError) as refused:
+        check_resumable(before, after)
+    assert f"cannot change {key} from {old!r} to {new!r}" in str(refused.value)
+
+
+def test_whatever_is_not_stored_may_change() -> None:
+    # γ and the loss are applied to what is sampled, not to what is stored.
+    changes = {"discount": 0.9, "reward_clip": 1.0, "vectorization": "async", "seed": 1}
+    check_resumable(Config(reward_clip=1.0), Config(**changes))

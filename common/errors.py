@@ -11,7 +11,7 @@
     ├── HeadUnreachable         nobody answered at the head's address in time
     ├── AddressInUse            another process listens there
     ├── RunDirectoryError       the run directory cannot be used as asked
-    ├── CheckpointError         a checkpoint is missing, damaged or belongs to another network
+    ├── CheckpointError         a checkpoint is missing, unreadable, damaged or of another network
     ├── NonFiniteLoss           the loss became NaN or infinite
     └── RoleFailed              a role of a launched run died for good
 

@@ -120,8 +120,16 @@ def best_score(directory: Path) -> float | None:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """Complete numbered checkpoints, oldest first."""
-    numbered = (p for p in directory.glob("*.safetensors") if p.stem.isdigit())
+    """Complete numbered checkpoints, oldest first. Raises CheckpointError when the directory cannot
+    be read."""
+    try:
+        # `glob` would find nothing where it may not look.
+        paths = list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    numbered = (p for p in paths if p.suffix == ".safetensors" and p.stem.isdigit())
     return sorted(numbered, key=lambda p: int(p.stem))
 
 
@@ -131,11 +139,11 @@ def newest_intact(directory: Path) -> Path | None:
     Newer ones that are not are renamed, for they would be in the way of those to come, and what was
     being written when its process died is removed.
 
-    Raises CheckpointError when none is intact, or one is of another release.
+    Raises CheckpointError when none is intact, or one cannot be opened or is of another release.
     """
+    found, damaged = checkpoints(directory), []
     for partial in directory.glob("*.partial"):
         partial.unlink()
-    found, damaged = checkpoints(directory), []
     for path in reversed(found):
         try:
             _read(path)
@@ -238,7 +246,12 @@ def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Non
     try:
         # Not its parents: a run directory that was removed is not to come back without its rest.
         path.parent.mkdir(exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(contiguous, temporary, metadata=metadata)
+        # safetensors replaces the file by one that nobody else may read, whatever the umask says.
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -268,14 +281,31 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or error
+    return CheckpointError(f"cannot read {path} ({reason}): make it readable and try again")
+
+
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises _Damaged for a file that is not what was written, CheckpointError when that cannot be
+    told."""
+    try:
+        # safetensors takes a file that may not be opened for one that is not there.
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise _Damaged(f"{path} is missing") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             facts = json.loads(metadata["zapex"])
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, struct.error) as error:
-        raise _Damaged(f"{path} is missing, damaged or no zapex checkpoint ({error})") from error
+    except (SafetensorError, KeyError, ValueError, struct.error) as error:
+        raise _Damaged(f"{path} is damaged or no zapex checkpoint ({error})") from error
+    # PyTorch opens the file once more, and says so in a RuntimeError when it cannot.
+    except (OSError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
     # Releases up to 0.1 wrote no digest.
     digest = metadata.get("sha256")
     if tensors and digest is not None and digest != _digest(metadata["zapex"], found):

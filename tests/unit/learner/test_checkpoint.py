@@ -1,6 +1,8 @@
 """Checkpoints: complete or not there; a restored learner goes on as if nothing had happened."""
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +231,20 @@ def test_a_power_cut_while_writing_leaves_the_checkpoint_before_it(
     second = save(tmp_path, learner, keep=1)
     assert checkpoints(tmp_path) == [second]
     assert load_run_state(second)[0].updates == 2
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_others_may_read_it_as_they_may_any_file(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        learner = make_learner()
+        paths = [
+            save(tmp_path, learner),
+            save_best(tmp_path, learner.online.state_dict(), SPEC, {}),
+        ]
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [mode, mode]
 
 
 # ------------------------------------------------------------------------------ what cannot be read

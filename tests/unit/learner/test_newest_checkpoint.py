@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from common.errors import CheckpointError
 from learner.checkpoint import checkpoints, newest_intact, restore_learner
+from tests.scarcity import no_more_files
 from tests.unit.learner.test_checkpoint import (
     empty,
     make_learner,
@@ -128,3 +129,39 @@ def test_one_without_a_digest_is_of_an_older_release_and_good(tmp_path: Path) ->
         facts = file.metadata()["zapex"]
     metadata(facts)(paths[2])
     assert newest_intact(tmp_path) == paths[2]
+
+
+def test_one_that_cannot_be_opened_may_be_intact_and_stays(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    content = paths[2].read_bytes()
+    paths[2].unlink()
+    paths[2].symlink_to(paths[2])  # Refused to root, too.
+    with pytest.raises(CheckpointError) as refused:
+        newest_intact(tmp_path)
+    assert str(refused.value) == (
+        f"cannot read {paths[2]} (Too many levels of symbolic links): make it readable and "
+        "try again"
+    )
+    assert checkpoints(tmp_path) == paths
+    paths[2].unlink()
+    paths[2].write_bytes(content)
+    assert newest_intact(tmp_path) == paths[2]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_nor_is_one_damaged_or_missing_while_the_process_can_open_no_files(
+    tmp_path: Path, spare: int
+) -> None:
+    """With none to spare the directory cannot be read, with one a file cannot, which is opened
+    twice."""
+    paths = three(tmp_path)
+    assert newest_intact(tmp_path) == paths[2]  # What it imports is imported.
+    refusal: CheckpointError | None = None
+    with no_more_files(spare):
+        try:
+            newest_intact(tmp_path)
+        except CheckpointError as error:
+            refusal = error
+    assert str(refusal).startswith(f"cannot read {paths[2] if spare else tmp_path} (")
+    assert "Too many open files" in str(refusal)
+    assert checkpoints(tmp_path) == paths

@@ -60,11 +60,6 @@ class RunState:
     evaluated: int = 0
     """Evaluations so far."""
 
-    def note_best(self, score: float | None) -> None:
-        """Weights with that score are kept."""
-        if score is not None and (self.best_score is None or score > self.best_score):
-            self.best_score = score
-
     def note_evaluation(self, facts: dict[str, float]) -> None:
         """Keep the newest one's facts."""
         self.evaluated += 1
@@ -111,11 +106,11 @@ def save_best(
 
 def best_score(directory: Path) -> float | None:
     """What the weights that are kept as the best ones scored; None: there are none, or none that
-    are as they were written."""
+    are as they were written. Raises CheckpointError when that cannot be told."""
     try:
         _, facts = _read(directory / f"{BEST}.safetensors")
         return float(facts["return_mean"])
-    except (CheckpointError, KeyError, TypeError, ValueError):
+    except (_Damaged, KeyError, TypeError, ValueError):
         return None
 
 

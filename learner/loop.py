@@ -31,14 +31,7 @@ from common.rejections import Rejections
 from common.security import NOTHING_TOLD, Security, security_of
 from common.trace import trace_to
 from learner.announcement import Announcement
-from learner.checkpoint import (
-    RunState,
-    best_score,
-    load_run_state,
-    newest_intact,
-    restore_learner,
-    save_checkpoint,
-)
+from learner.checkpoint import RunState, restore_learner, save_checkpoint
 from learner.control import ControlPlane
 from learner.device import choose_device
 from learner.divergence import check_result, check_weights
@@ -49,7 +42,7 @@ from learner.peers import Connect
 from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
-from learner.resume import check_resumable, counters_of, inserted_since
+from learner.resume import counters_of, inserted_since, resume
 from learner.saving import Saving
 from learner.scores import Scores
 from learner.sinks import open_sinks
@@ -140,13 +133,10 @@ class _Learner:
         self._options, self._config, self._connect, self._stop = options, config, connect, stop
         self._security = security
         self._directory = options.run_dir / "checkpoints"
-        self._resume_from = newest_intact(self._directory) if options.resume else None
-        if self._resume_from is not None:
-            self._state, self._spec = load_run_state(self._resume_from)
-            self._state.epoch += 1
-            # What came after the checkpoint is done again, but the best weights are kept at once.
-            self._state.note_best(best_score(self._directory))
-            check_resumable(run_directory.stored_config(options.run_dir), config)
+        self._resume_from: Path | None = None
+        resumed = resume(options.run_dir, self._directory, config) if options.resume else None
+        if resumed is not None:
+            self._resume_from, self._state, self._spec = resumed
         else:
             with Deadlines(config):
                 self._spec = probe_spec(config)

@@ -1,10 +1,13 @@
 """What a run that goes on may not change, and what it begins with."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from common import run_directory
 from common.config import Config
 from common.errors import RunDirectoryError
-from learner.checkpoint import RunState
+from common.spec import EnvSpec
+from learner.checkpoint import RunState, best_score, load_run_state, newest_intact
 from learner.status import LearnerCounters
 
 FIXED_ON_RESUME = (
@@ -22,6 +25,27 @@ FIXED_ON_RESUME = (
     "replay_servers",
 )
 """What the stored experience depends on."""
+
+
+def resume(
+    run_dir: Path, checkpoints: Path, wanted: Config
+) -> tuple[Path, RunState, EnvSpec] | None:
+    """The checkpoint that a run goes on from, and what it begins with; None: there is none.
+
+    Raises:
+        CheckpointError: there are checkpoints and none to go on from, or one cannot be read.
+        RunDirectoryError: `wanted` cannot go on with what is stored.
+    """
+    path = newest_intact(checkpoints)
+    if path is None:
+        return None
+    state, spec = load_run_state(path)
+    check_resumable(run_directory.stored_config(run_dir), wanted)
+    state.epoch += 1
+    # Weights that scored best after the checkpoint are kept already, and some from before it may
+    # not be: they could not be written, or were lost.
+    state.best_score = best_score(checkpoints)
+    return path, state, spec
 
 
 def check_resumable(stored: Config, wanted: Config) -> None:

@@ -1,12 +1,21 @@
-"""The run's environment steps, counted by a replay that may come back with less."""
+"""What a run goes on with, and its environment steps: its replay may come back with less."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from common import run_directory
 from common.config import Config
-from common.errors import RunDirectoryError
-from learner.resume import check_resumable, inserted_since
+from common.errors import CheckpointError, RunDirectoryError
+from common.messages import EvalResult
+from learner.checkpoint import RunState, best_score, save_best, save_checkpoint
+from learner.evaluations import Evaluations
+from learner.resume import check_resumable, inserted_since, resume
+from learner.status import LearnerCounters
+from tests.unit.learner.test_checkpoint import SPEC, make_learner, truncate
 
 
 @pytest.mark.parametrize(
@@ -71,3 +80,78 @@ def test_whatever_is_not_stored_may_change() -> None:
     # γ and the loss are applied to what is sampled, not to what is stored.
     changes = {"discount": 0.9, "reward_clip": 1.0, "vectorization": "async", "seed": 1}
     check_resumable(Config(reward_clip=1.0), Config(**changes))
+
+
+# ------------------------------------------------------------------------ what a run goes on with
+
+
+class Stored:
+    """A run that was killed, with one checkpoint."""
+
+    def __init__(self, directory: Path, state: RunState, **config: Any) -> None:
+        self.run_dir, self.checkpoints = directory / "run", directory / "run" / "checkpoints"
+        self.config, self._learner = Config(**config), make_learner()
+        run_directory.create(self.run_dir, self.config)
+        save_checkpoint(self.checkpoints, self._learner, state, SPEC, keep=1)
+
+    def keep_best(self, score: float) -> Path:
+        weights = self._learner.online.state_dict()
+        return save_best(self.checkpoints, weights, SPEC, {"return_mean": score})
+
+    def resume(self, **changes: Any) -> RunState:
+        wanted = self.config.model_copy(update=changes)
+        resumed = resume(self.run_dir, self.checkpoints, wanted)
+        assert resumed is not None
+        return resumed[1]
+
+
+def test_a_run_without_a_checkpoint_begins(tmp_path: Path) -> None:
+    assert resume(tmp_path, tmp_path / "checkpoints", Config()) is None
+
+
+def test_each_start_is_another_epoch(tmp_path: Path) -> None:
+    assert Stored(tmp_path, RunState("run", epoch=3)).resume().epoch == 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "damage", "best"),
+    [
+        (50.0, None, 50.0),  # 100 could not be written before the learner was killed.
+        (50.0, truncate, None),
+        (50.0, Path.unlink, None),
+        (150.0, None, 150.0),  # It came after the checkpoint.
+    ],
+)
+def test_the_best_weights_are_those_that_are_kept(
+    tmp_path: Path, kept: float, damage: Callable[[Path], None] | None, best: float | None
+) -> None:
+    stored = Stored(tmp_path, RunState("run", best_score=100.0))
+    path = stored.keep_best(kept)
+    if damage is not None:
+        damage(path)
+    assert stored.resume().best_score == best
+
+
+@pytest.mark.parametrize("damage", [None, truncate])
+def test_a_score_that_is_better_than_what_is_kept_takes_its_place(
+    tmp_path: Path, damage: Callable[[Path], None] | None
+) -> None:
+    stored = Stored(tmp_path, RunState("run", best_score=100.0))
+    path = stored.keep_best(50.0)
+    if damage is not None:
+        damage(path)
+    state = stored.resume()
+    evaluations = Evaluations(Config(), SPEC, state, LearnerCounters(), stored.checkpoints)
+    evaluations.expect(1, {"w": np.zeros(3, np.float32)}, 0.0)
+    returns, lengths = np.full(2, 80.0, np.float32), np.full(2, 80, np.int32)
+    evaluations.take(EvalResult(1, state.epoch, 1, 0.5, returns, lengths), 1.0)
+    assert best_score(stored.checkpoints) == state.best_score == 80.0
+
+
+def test_best_weights_that_cannot_be_opened_are_not_written_over(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, RunState("run", best_score=100.0))
+    path = stored.keep_best(100.0)
+    path.unlink()
+    path.symlink_to(path)  # Refused to root, too.
+    with pytest.raises(CheckpointError, match=r"cannot read .*/best\.safetensors"):
+        stored.resume()

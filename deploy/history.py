@@ -63,12 +63,11 @@ class History:
 
     @property
     def best_evaluation(self) -> Line | None:
-        """Of the weights that the learner keeps as its best: those that solved the task or else had
-        the highest score, the newest of several."""
-        evaluations = [e for e in self.evaluations if not e.get("weights_lost")]
-        if not evaluations or (self.result or {}).get("solved"):
-            return evaluations[-1] if evaluations else None
-        return max(reversed(evaluations), key=lambda e: float(e["return_mean"]))
+        """Of the weights that the learner keeps as its best: the newest of those with the highest
+        score, of all or since the task was solved."""
+        kept = [e for e in self.evaluations if not e.get("weights_lost")]
+        since = max((i for i, e in enumerate(kept) if e.get("solved")), default=0)
+        return max(reversed(kept[since:]), key=lambda e: float(e["return_mean"]), default=None)
 
     def column(self, name: str) -> list[Point]:
         """(env_steps, wall_s, value) of each line that has the value."""

@@ -54,6 +54,7 @@ class RunState:
     """Time the run has taken in all its parts, in seconds."""
     best_score: float | None = None
     solved: bool = False
+    """Whether the present target was reached, in whatever part of the run."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """env_steps, updates, wall_s, return_mean, return_std and episodes of each; of more than
     `MAX_EVALUATIONS` so many, evenly spread."""

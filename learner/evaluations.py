@@ -147,6 +147,8 @@ class Evaluations:
         self.reached, self.solved = judge(
             result.episode_return, config.target_return, config.confirm_episodes
         )
+        if self.solved:
+            facts["solved"] = True
         if state.best_score is None or score >= state.best_score or self.solved:
             self._note_best(expected.tensors, facts)
         self._counters.best_score = state.best_score

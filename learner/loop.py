@@ -80,6 +80,7 @@ class Outcome:
     """How a run ended."""
 
     solved: bool
+    """As in the run's result."""
     reason: str
     """target, budget or stopped."""
 
@@ -193,9 +194,9 @@ class _Learner:
             self._build()
             # Only now is it sure that a resumed run can have these values.
             run_directory.store_config(options.run_dir, config)
-            outcome = self._train()
-            self._finish(outcome)
-            return outcome
+            reason = self._train()
+            self._finish(reason)
+            return Outcome(self._state.solved, reason)
         except BaseException:
             self._counters.phase = "failed"
             raise
@@ -226,13 +227,14 @@ class _Learner:
         # next start is another epoch.
         self._checkpoint(required=self._resume_from is None)
 
-    def _train(self) -> Outcome:
+    def _train(self) -> str:
+        """Why it ended."""
         self._counters.phase = "waiting"
         thread_trace = trace_to(self._options.profile, "learner-prefetch")
         feed = None
         while feed is None:
             if self._stop.is_set():
-                return Outcome(False, "stopped")
+                return "stopped"
             feed = self._peers.open_feed(
                 WAIT_S, self._learner.device, self._trace, thread_trace, self._rejections
             )
@@ -245,13 +247,15 @@ class _Learner:
                     self._update(batch, feed)
                 self._scores.take()
                 if self._evaluations.solved:
-                    return Outcome(True, "target")
+                    self._state.solved = True
+                    return "target"
                 if self._state.env_steps >= self._config.total_env_steps:
                     self._settle(feed)
                     self._counters.phase = "finishing"
                     self._scores.wait_for_last(self._learner, self._stop, self._health)
-                    return Outcome(self._evaluations.reached, "budget")
-            return Outcome(False, "stopped")
+                    self._state.solved |= self._evaluations.reached
+                    return "budget"
+            return "stopped"
         finally:
             try:
                 self._settle(feed)
@@ -359,16 +363,15 @@ class _Learner:
         log.info("checkpoint %s", path)
         self._evaluations.save_best()
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, reason: str) -> None:
         self._counters.phase = "finishing"
         wall_s = self._wall_s()
-        self._state.solved |= outcome.solved
         self._checkpoint(required=True)
         write_result(
             self._options.run_dir,
             config=self._config,
             state=self._state,
-            reason=outcome.reason,
+            reason=reason,
             wall_s=wall_s,
             part_s=wall_s - self._first_wall_s,
             part_updates=self._state.updates - self._first_updates,

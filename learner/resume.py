@@ -40,8 +40,10 @@ def resume(
     if path is None:
         return None
     state, spec = load_run_state(path)
-    check_resumable(run_directory.stored_config(run_dir), wanted)
+    stored = run_directory.stored_config(run_dir)
+    check_resumable(stored, wanted)
     state.epoch += 1
+    state.solved &= wanted.target_return == stored.target_return
     # Weights that scored best after the checkpoint are kept already, and some from before it may
     # not be: they could not be written, or were lost.
     state.best_score = best_score(checkpoints)

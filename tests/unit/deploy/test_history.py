@@ -204,19 +204,25 @@ def test_an_evaluation_without_a_score_and_a_place_is_none(odd: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "solved", "best"),
+    ("scores", "solving", "best"),
     [
-        ([3.0, 9.0, 9.0, 5.0], False, 2),
+        ([3.0, 9.0, 9.0, 5.0], [], 2),
         # Solving took more episodes, whose mean was lower; these weights are kept all the same.
-        ([3.0, 9.0, 8.0], True, 2),
-        ([-5.0], False, 0),
+        ([3.0, 9.0, 8.0], [2], 2),
+        # It was resumed, with another target or without one.
+        ([3.0, 9.0, 8.0, 7.0, 2.0], [2], 2),
+        ([3.0, 9.0, 8.0, 8.5, 2.0], [2], 3),
+        ([3.0, 9.0, 8.0, 8.5, 8.2], [2, 4], 4),
+        ([-5.0], [], 0),
     ],
 )
 def test_the_best_evaluation_is_that_of_the_weights_which_are_kept(
-    scores: list[float], solved: bool, best: int
+    scores: list[float], solving: list[int], best: int
 ) -> None:
     lines = [evaluated(float(i), 100 * i, score) for i, score in enumerate(scores)]
-    history = of_lines(*lines, result={"solved": solved})
+    for i in solving:
+        lines[i]["evaluation"]["solved"] = True
+    history = of_lines(*lines, result={"solved": bool(solving)})
     assert history.best_evaluation == lines[best]["evaluation"]
 
 

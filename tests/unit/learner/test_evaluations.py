@@ -179,5 +179,7 @@ def test_the_last_score_is_awaited_as_long_as_evaluations_take(stage: Stage) -> 
 def test_enough_good_games_solve_the_run(tmp_path: Path) -> None:
     stage = Stage(tmp_path, target_return=5.0, confirm_episodes=2)
     stage.publish()
-    stage.score(1, 6.0)
+    facts = stage.score(1, 6.0)
     assert (stage.evaluations.reached, stage.evaluations.solved) == (True, True)
+    assert facts is not None
+    assert facts["solved"]

@@ -114,6 +114,16 @@ def test_each_start_is_another_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "solved"), [(5.0, True), (400.0, False), (4.0, False), (None, False)]
+)
+def test_a_run_with_another_target_is_not_solved_yet(
+    tmp_path: Path, target: float | None, solved: bool
+) -> None:
+    stored = Stored(tmp_path, RunState("run", solved=True), target_return=5.0)
+    assert stored.resume(target_return=target).solved == solved
+
+
+@pytest.mark.parametrize(
     ("kept", "damage", "best"),
     [
         (50.0, None, 50.0),  # 100 could not be written before the learner was killed.

@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.config import Config, config_from_mapping, read_toml, to_toml
 from common.errors import RunDirectoryError
@@ -30,6 +31,9 @@ from common.file_lock import exclusive
 
 CONFIG_FILE = "config.toml"
 RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
+TAIL_BYTES = 32 * 1024
+"""How much of it is read for its last line: several, of a second each."""
 WANDB_ID_FILE = "wandb_id"
 PROBE_FILE, PROBE_BYTES = ".writable", 4096
 """Written and removed again, to see whether that is possible."""
@@ -151,6 +155,22 @@ def verdict(run_dir: Path, config: Config) -> bool | None:
     return solved if solved or env_steps >= config.total_env_steps else None
 
 
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole one of a file of metrics; empty: there is none. Raises OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - TAIL_BYTES, 0))
+        tail = file.read(TAIL_BYTES)
+    for text in reversed(tail.split(b"\n")):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            return line
+    return {}
+
+
 def _unwritable(run_dir: Path, error: OSError) -> RunDirectoryError:
     return RunDirectoryError(
         f"cannot write to {run_dir} ({error.strerror}): make it writable or choose another "
@@ -191,7 +211,7 @@ def _clear(run_dir: Path) -> None:
         "*.partial",
         "checkpoints/*.damaged",
         "logs/*.log",
-        "metrics.jsonl",
+        METRICS_FILE,
         WANDB_ID_FILE,
         "trace.json",
         "profile/*",

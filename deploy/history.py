@@ -16,9 +16,8 @@ import numpy as np
 from common import run_directory
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
-from common.run_directory import RESULT_FILE
+from common.run_directory import METRICS_FILE, RESULT_FILE
 
-METRICS_FILE = "metrics.jsonl"
 MAX_LINES = 5_000
 """Of a longer run every second, third, … line is kept: a day has 86,400."""
 

@@ -324,6 +324,9 @@ class _Learner:
         state, counters = self._state, self._counters
         state.env_steps += inserted_since(state.replay_inserted, batch.inserted)
         state.replay_inserted |= batch.inserted
+        if self._resume_from is not None and state.updates == self._first_updates:
+            # What the replay took in since the checkpoint was not of this part of the run.
+            self._first_env_steps = state.env_steps
         state.updates = self._learner.updates
         counters.updates, counters.env_steps = state.updates, state.env_steps
         counters.table_size = batch.table_size

@@ -1,5 +1,6 @@
 """What a run that goes on may not change, and what it begins with."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +48,18 @@ def resume(
     # Weights that scored best after the checkpoint are kept already, and some from before it may
     # not be: they could not be written, or were lost.
     state.best_score = best_score(checkpoints)
+    # A killed learner had run on after its checkpoint, and the steps of that time count.
+    state.wall_s = max(state.wall_s, _told_s(run_dir))
     return path, state, spec
+
+
+def _told_s(run_dir: Path) -> float:
+    """The run's wall time as metrics.jsonl tells it last, in seconds; 0: it does not."""
+    try:
+        told = run_directory.last_line(run_dir / run_directory.METRICS_FILE).get("wall_s")
+    except OSError:
+        return 0.0
+    return float(told) if isinstance(told, int | float) and math.isfinite(told) else 0.0
 
 
 def check_resumable(stored: Config, wanted: Config) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.config import Config
 from common.errors import ConfigError, RunDirectoryError
-from common.run_directory import WANDB_ID_FILE, replace_text
+from common.run_directory import METRICS_FILE, WANDB_ID_FILE, replace_text
 from learner.recorder import Record, Sink
 from learner.videos import NewVideos, gif_summary
 
@@ -201,7 +201,7 @@ def _open_sinks(run_dir: Path, config: Config, env_steps: int) -> list[Sink]:
             undone.callback(sink.close)
             sinks.append(sink)
 
-        opened(JsonLines(run_dir / "metrics.jsonl"))
+        opened(JsonLines(run_dir / METRICS_FILE))
         if config.tensorboard:
             opened(TensorBoard(run_dir / "tb", config, run_dir / "videos", env_steps))
         if config.wandb_project is not None:

@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import RunDirectoryError
-from common.run_directory import CONFIG_FILE, RESULT_FILE
-from deploy.history import METRICS_FILE, Line
+from common.run_directory import CONFIG_FILE, METRICS_FILE, RESULT_FILE, last_line
 
-TAIL_BYTES = 32 * 1024
-"""How much of metrics.jsonl is read from its end: several lines of a second each."""
 SILENCE_S = 15.0
 """A run that goes on has written within this time."""
 
@@ -113,7 +110,7 @@ class Catalogue:
         notes: list[str] = []
         settings = self._read(directory / CONFIG_FILE, stamps[CONFIG_FILE], _toml, notes) or {}
         result = self._read(directory / RESULT_FILE, stamps[RESULT_FILE], _json, notes)
-        last = self._read(directory / METRICS_FILE, stamps[METRICS_FILE], _last_line, notes) or {}
+        last = self._read(directory / METRICS_FILE, stamps[METRICS_FILE], last_line, notes) or {}
         if stamps[METRICS_FILE] is None:
             notes.append(f"no {METRICS_FILE}: the run is of an older version, or has not begun")
         written_s = _seconds(stamps[METRICS_FILE] or stamps[CONFIG_FILE])
@@ -197,22 +194,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it holds no object")
     return found
-
-
-def _last_line(path: Path) -> Line:
-    """The last whole one; empty: there is none."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - TAIL_BYTES, 0))
-        tail = file.read(TAIL_BYTES)
-    for text in reversed(tail.split(b"\n")):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            return line
-    return {}
 
 
 def _number(value: Any) -> float | None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from common.config import Config, config_from_mapping
 from common.errors import ConfigError, ZapexError
+from common.run_directory import METRICS_FILE
 from common.security import NOTHING_TOLD, SecureContext, Security
 from deploy.dashboard.catalogue import Catalogue, Run, State
 from deploy.dashboard.flows import NOTHING, Flows, flows
 from deploy.dashboard.following import Following
-from deploy.history import METRICS_FILE, History, Line
+from deploy.history import History, Line
 from deploy.live_view import RATE_WINDOW_S
 from deploy.status_client import StatusClient
 from learner.announcement import HEAD_FILE, STATUS_FILE

@@ -181,6 +181,29 @@ def test_a_part_that_is_begun_twice_inserts_nothing_in_vain(
     assert json.loads(last)["replay_duplicates_total"] == 0
 
 
+def test_a_killed_runs_clock_goes_on_and_what_it_had_done_is_not_taken_for_the_next_parts(
+    deterministic: InProcess,
+) -> None:
+    config = Config(**{**TINY, "total_env_steps": 900, "keep_checkpoints": 100})
+    run_dir = deterministic(config)
+    metrics = run_dir / run_directory.METRICS_FILE
+    before, told_s = result_of(run_dir), run_directory.last_line(metrics)["wall_s"]
+    # As if it had been killed in the end, and all its checkpoints but the first had failed.
+    _, *later = checkpoints(run_dir / "checkpoints")
+    for path in later:
+        path.unlink()
+    deterministic(config.model_copy(update={"total_env_steps": 1_300}), resume=run_dir)
+    after = result_of(run_dir)
+    assert 0 < after["learner_updates"] < before["learner_updates"]
+    part_s = after["wall_s"] - told_s
+    new = after["env_steps"] - before["env_steps"]
+    assert new >= 300
+    # Some came after the last batch before, whose count was the last that was heard.
+    assert 0.5 * new <= after["env_steps_per_s"] * part_s <= 1.5 * new
+    walls = [json.loads(line)["wall_s"] for line in metrics.read_text().splitlines()]
+    assert walls == sorted(walls)
+
+
 def test_ctrl_c_ends_it_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
     options = ["--preset", preset, "--run-dir", "run"]

@@ -114,6 +114,29 @@ def test_each_start_is_another_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "wall_s"),
+    [
+        ('{"wall_s": 31.5}\n{"wall_s": 32.5}\n', 32.5),
+        ('{"wall_s": 32.5}\n{"wall_s": 3', 32.5),  # Killed while it wrote.
+        ('{"wall_s": 29.0}\n', 30.0),
+        ('{"wall_s": "32.5"}\n', 30.0),
+        ('{"wall_s": NaN}\n', 30.0),
+        ('{"wall_s": Infinity}\n', 30.0),
+        ("[]\n", 30.0),
+        ("", 30.0),
+        (None, 30.0),
+    ],
+)
+def test_its_clock_goes_on_from_what_was_told_last(
+    tmp_path: Path, told: str | None, wall_s: float
+) -> None:
+    stored = Stored(tmp_path, RunState("run", wall_s=30.0))
+    if told is not None:
+        (stored.run_dir / run_directory.METRICS_FILE).write_text(told)
+    assert stored.resume().wall_s == wall_s
+
+
+@pytest.mark.parametrize(
     ("target", "solved"), [(5.0, True), (400.0, False), (4.0, False), (None, False)]
 )
 def test_a_run_with_another_target_is_not_solved_yet(

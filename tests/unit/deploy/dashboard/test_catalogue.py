@@ -9,7 +9,8 @@ import pytest
 
 from common.config import Config, write_toml
 from common.errors import RunDirectoryError
-from deploy.dashboard.catalogue import SILENCE_S, TAIL_BYTES, Catalogue, Run, State
+from common.run_directory import TAIL_BYTES
+from deploy.dashboard.catalogue import SILENCE_S, Catalogue, Run, State
 
 NOW_S = 1_000_000.0
 

@@ -50,6 +50,8 @@ class RunState:
     env_steps: int = 0
     replay_inserted: dict[int, int] = field(default_factory=dict)
     """Each replay server's own count at that time, to see by how much it went on."""
+    replay_sampled: int = 0
+    """... and how many samples they had counted together."""
     wall_s: float = 0.0
     """Time the run has taken in all its parts, in seconds."""
     best_score: float | None = None

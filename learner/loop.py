@@ -324,6 +324,7 @@ class _Learner:
         state, counters = self._state, self._counters
         state.env_steps += inserted_since(state.replay_inserted, batch.inserted)
         state.replay_inserted |= batch.inserted
+        state.replay_sampled = batch.sampled
         if self._resume_from is not None and state.updates == self._first_updates:
             # What the replay took in since the checkpoint was not of this part of the run.
             self._first_env_steps = state.env_steps
@@ -368,7 +369,7 @@ class _Learner:
 
     def _finish(self, reason: str) -> None:
         self._counters.phase = "finishing"
-        wall_s = self._wall_s()
+        wall_s, sampled = self._wall_s(), self._counters.sampled
         self._checkpoint(required=True)
         write_result(
             self._options.run_dir,
@@ -379,6 +380,6 @@ class _Learner:
             part_s=wall_s - self._first_wall_s,
             part_updates=self._state.updates - self._first_updates,
             part_env_steps=self._state.env_steps - self._first_env_steps,
-            samples_per_insert=self._counters.sampled / max(self._counters.inserted, 1),
+            samples_per_insert=sampled / max(self._counters.inserted, 1) if sampled else None,
         )
         self._counters.phase = "done"

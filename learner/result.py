@@ -21,7 +21,7 @@ def write_result(
     part_s: float,
     part_env_steps: int,
     part_updates: int,
-    samples_per_insert: float,
+    samples_per_insert: float | None,
 ) -> None:
     """Write the result of a run.
 
@@ -30,7 +30,7 @@ def write_result(
         wall_s: from the start of the run's first process, all its parts together, in seconds.
         part_s, part_env_steps, part_updates: since this learner's part of the run began; the rates
             are theirs.
-        samples_per_insert: as it came out.
+        samples_per_insert: as it came out; None: nothing was sampled.
 
     Raises RunDirectoryError when it cannot be written.
     """

@@ -79,6 +79,8 @@ def counters_of(state: RunState) -> LearnerCounters:
     return LearnerCounters(
         updates=state.updates,
         env_steps=state.env_steps,
+        inserted=sum(state.replay_inserted.values()),
+        sampled=state.replay_sampled,
         score=last,
         best_score=state.best_score,
         evaluations=state.evaluated,

@@ -23,7 +23,26 @@ def test_it_begins_once_and_then_goes_on(start: Start, tmp_path: Path) -> None:
     again.line("resumed from run/checkpoints/00000000")
     again.process.terminate()
     assert again.wait() == 0
-    assert result_of(tmp_path / "run")["reason"] == "stopped"
+    result = result_of(tmp_path / "run")
+    assert (result["reason"], result["samples_per_insert"]) == ("stopped", None)
+
+
+def test_one_that_is_stopped_before_it_trains_leaves_the_result_of_the_run_so_far(
+    start: Start, tmp_path: Path, finished_run: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    words = ("--total-env-steps", str(ENDLESS), "--bind", "tcp://127.0.0.1:0")
+    again = start(*AUTO, *words)
+    again.line("resumed from run/checkpoints/")
+    again.process.terminate()
+    assert again.wait() == 0
+    before, after = result_of(finished_run), result_of(run_dir)
+    assert (before["reason"], after["reason"]) == ("budget", "stopped")
+    assert before["samples_per_insert"] > 0.0
+    kept = ("env_steps", "learner_updates", "samples_per_insert", "eval_return_mean", "evaluations")
+    assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
+    assert (after["env_steps_per_s"], after["updates_per_s"]) == (0.0, 0.0)
 
 
 def test_who_is_killed_before_its_next_checkpoint_does_not_begin_the_same_epoch_again(

@@ -139,7 +139,7 @@ class Rollout:
     def _record(
         self,
         action: npt.NDArray[np.int64],
-        reward: npt.NDArray[Any],
+        reward: npt.NDArray[np.float64],
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
     ) -> tuple[Int64Vector, Int64Vector, npt.NDArray[np.uint8]]:
@@ -148,7 +148,6 @@ class Rollout:
         Returns the streams that acted, those whose episode ended, and the kind of every stream's
         new observation [E], in the order of NEXT_STEP.
         """
-        reward = np.asarray(reward, np.float64)
         acted, done, kind, bad = _outcome(
             self._row_kind,
             reward,

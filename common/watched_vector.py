@@ -44,6 +44,9 @@ from common.spec import EnvSpec
 from common.sub_environment import Misbehaved, SubEnvironment
 
 _Vector = VectorEnv[Any, Any, Any]
+_NUMBERS = "biuf"
+"""Kinds of dtypes; true and false are numbers, too."""
+_FLOAT, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 _EXIT_S = 5.0
 """How long the end of a process takes to be known after its pipe has broken, at most."""
 
@@ -138,6 +141,7 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
         super().__init__(env)
         self.watch = watch
         self._is_whole = not (watch.singles or watch.workers)
+        self._one_for_each = (env.num_envs,)
         self._first_seed = UNKNOWN
         self._steps = 0
         self._has_failed = False
@@ -149,21 +153,28 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
             self._first_seed = seed
         self._begin(Call.RESET)
         try:
-            result = self.env.reset(seed=seed, options=options)
+            obs, info = self.env.reset(seed=seed, options=options)
+            if self._is_whole:
+                obs = np.asarray(obs)
         except Exception as error:
             raise self._explained(Call.RESET, error) from error
         end(self.watch.cells)
-        return result
+        return obs, info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self._steps += 1
         self._begin(Call.STEP)
         try:
-            result = self.env.step(actions)
+            obs, reward, terminated, truncated, info = self.env.step(actions)
+            if self._is_whole:  # Gymnasium's own vectors return arrays, whatever they are given.
+                obs = np.asarray(obs)
+                reward = self._one_each("rewards", reward, _FLOAT)
+                terminated = self._one_each("terminated", terminated, _BOOL)
+                truncated = self._one_each("truncated", truncated, _BOOL)
         except Exception as error:
             raise self._explained(Call.STEP, error) from error
         end(self.watch.cells)
-        return result
+        return obs, reward, terminated, truncated, info
 
     def render(self) -> tuple[RenderFrame, ...] | None:
         begin(self.watch.cells, Call.RENDER)
@@ -217,14 +228,15 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
         beyond what is stored.
         """
         array = np.asarray(obs)
-        if array.shape[1:] != spec.obs_shape:
+        expected = (self.num_envs if streams is None else len(streams), *spec.obs_shape)
+        if array.shape != expected:
             raise self.fault(
-                ALL,
-                f"returned observations of shape {array.shape[1:]}, its space says "
-                f"{spec.obs_shape}",
+                ALL, f"returned observations of shape {array.shape}, its space says {expected}"
             )
         given = array
         if array.dtype != spec.dtype:
+            if array.dtype.kind not in _NUMBERS:
+                raise self.fault(ALL, f"returned observations of {array.dtype}: must be numbers")
             with np.errstate(over="ignore", invalid="ignore"):
                 array = array.astype(spec.dtype)
         array = np.ascontiguousarray(array)
@@ -245,6 +257,23 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
     @property
     def _vector(self) -> _Vector:
         return self.env.unwrapped
+
+    def _one_each(self, name: str, values: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """What a vector class returned for each of its environments, as an array [num_envs]."""
+        array = np.asarray(values)
+        if array.shape != self._one_for_each:
+            raise self.fault(
+                ALL, f"returned {name} of shape {array.shape}: must be {self._one_for_each}"
+            )
+        if array.dtype is dtype:
+            return array
+        if array.dtype.kind not in _NUMBERS:
+            raise self.fault(ALL, f"returned {name} of {array.dtype}: must be numbers")
+        cast = array.astype(dtype)
+        if dtype is _BOOL and not np.array_equal(cast, array):
+            bad = _first_row(cast != array)
+            raise self.fault(bad, f"returned {name} = {array[bad]}: must be true or false")
+        return cast
 
     def _bad(self, row: int, streams: Sequence[int] | None, what: str) -> EnvironmentFault:
         return self.fault(row if streams is None else int(streams[row]), what)

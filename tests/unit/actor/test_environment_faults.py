@@ -295,7 +295,7 @@ class OddVector(VectorEnv[Any, Any, Any]):
     [
         (
             OddVector(obs_size=3),
-            "returned observations of shape (3,), its space says (2,)",
+            "returned observations of shape (2, 3), its space says (2, 2)",
             "one of its environments, step 1",
         ),
         (

@@ -132,6 +132,9 @@ class SubEnvironment(gym.Env[Any, Any]):
             or obs.shape != self._shape
         ):
             obs = self._declared(obs)
+        if terminated or truncated:
+            # With SAME_STEP the next episode begins before it is read, maybe in the same array.
+            obs = obs.copy()
         if info.__class__ is not dict:
             info = self._checked_info(info)
         return obs, reward, terminated, truncated, info

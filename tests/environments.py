@@ -24,6 +24,7 @@ class Ledger(gym.Env[Observation, int]):
 
     Args:
         in_place: every observation is the same array, with other numbers.
+        chatty: its infos have entries that those of other seeds and steps do not match.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class Ledger(gym.Env[Observation, int]):
         num_actions: int = 3,
         first_action: int = 0,
         in_place: bool = False,
+        chatty: bool = False,
     ) -> None:
+        self._chatty = chatty
         self._buffer = np.zeros(4, np.float32) if in_place else None
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = gym.spaces.Discrete(num_actions, start=first_action)
@@ -48,7 +51,7 @@ class Ledger(gym.Env[Observation, int]):
             self._seed, self._episode = seed, -1
         self._episode += 1
         self._step, self._over = 0, False
-        return self._observe(action=-1), {}
+        return self._observe(action=-1), self._info()
 
     def step(self, action: int) -> Step:
         if self._over:
@@ -63,7 +66,19 @@ class Ledger(gym.Env[Observation, int]):
         terminated = self._over and ending in ("terminated", "both")
         truncated = self._over and ending in ("truncated", "both")
         sign = -1.0 if self._seed % 2 else 1.0
-        return self._observe(action), sign * reward, terminated, truncated, {}
+        return self._observe(action), sign * reward, terminated, truncated, self._info()
+
+    def _info(self) -> dict[Any, Any]:
+        if not self._chatty:
+            return {}
+        odd = self._seed % 2
+        return {
+            "winner": 3 if odd else None,
+            "lives": 3 if odd else "many",
+            "legal": np.arange(1 + self._seed % 5 + self._step),
+            "nested": {"winner": 3} if odd else 3.0,
+            1: "not a name",
+        }
 
     def _observe(self, action: int) -> Observation:
         told = np.array([self._seed, self._episode, self._step, action], np.float32)

@@ -80,13 +80,14 @@ def test_blocks_hold_the_naive_collectors_transitions_each_exactly_once(
         assert_same(found, naive_transitions(config, seed, len(found)), 1e-5)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_every_way_of_stepping_gives_the_same_blocks_byte_for_byte(in_place: bool) -> None:
-    """Also where an environment begins the next episode in the array of the last observation."""
+@pytest.mark.parametrize("manner", [{}, {"in_place": True}, {"chatty": True}], ids=str)
+def test_every_way_of_stepping_gives_the_same_blocks_byte_for_byte(manner: dict[str, bool]) -> None:
+    """Also where an environment begins the next episode in the array of the last observation, and
+    where the infos of two do not match."""
     reference = play(CONFIG, num_envs=2, calls=50)
     for vectorization, autoreset in WAYS:
         changes = {"vectorization": vectorization, "autoreset": autoreset}
-        config = CONFIG.model_copy(update={**changes, "env_kwargs": {"in_place": in_place}})
+        config = CONFIG.model_copy(update={**changes, "env_kwargs": manner})
         played = play(config, num_envs=2, calls=50)
         for stream, blocks in reference.blocks.items():
             # SAME_STEP takes less calls for the same rows: the shorter list is compared.

@@ -205,7 +205,9 @@ class WatchedVector(VectorWrapper[Any, Any, Any, Any, Any]):
         return self.watch.singles
 
     def place(self, index: int) -> Place:
-        """Where a sub-environment is now."""
+        """Where a sub-environment is now; ALL: nobody can tell which one."""
+        if index == ALL:
+            return Place(ALL, step=self._steps)
         if self.watch.singles:
             return self.watch.singles[index].place
         if self.watch.workers:

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actor.evaluation import GreedyEvaluation
 from actor.rollout import Rollout
+from common.call_cells import ALL
 from common.config import Config
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
@@ -191,6 +192,16 @@ def test_an_environment_that_cannot_be_made_is_named(vectorization: str) -> None
     assert message.endswith(
         "RuntimeError: the simulator has no licence (environment 0, 40 on the ladder, step 0)"
     )
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_nobody_is_named_where_nobody_knows_which_it_was(vectorization: str) -> None:
+    vector = make_vector(config_of("", vectorization=vectorization), 3)
+    vector.reset(seed=SEED)
+    vector.step(np.zeros(3, np.int64))
+    fault = vector.fault(ALL, "did not tell its lives")
+    vector.close()
+    assert str(fault) == f"{FAULTY} did not tell its lives (one of its environments, step 1)"
 
 
 def test_an_environment_that_cannot_be_made_in_its_own_process_is_named() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from common import atari, environment_ids, envpool
 from common.config import Config
@@ -27,6 +27,16 @@ from common.watched_vector import Watch, WatchedVector
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
 _Vector = VectorEnv[Any, Any, Any]
+
+_TAKES = (
+    "zapex takes Box of a numeric dtype, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple "
+    "of these"
+)
+_TAKES_OF_VECTOR_CLASSES = (
+    'of a vector class zapex takes Box of a numeric dtype. vectorization = "sync" or "async" '
+    "flattens Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+)
+"""What observations can be, to follow what they are."""
 
 _EXTRAS = {"box2d": "box2d", "opencv": "atari"}
 """Words in Gymnasium's complaints about missing packages, and which extra brings them."""
@@ -160,9 +170,10 @@ def spec_of(vector: _Vector) -> EnvSpec:
         )
     observations = vector.single_observation_space
     if not isinstance(observations, gym.spaces.Box) or not is_array(observations):
+        is_flattened = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         raise EnvironmentFault(
-            f"observation space {observations} is not supported: zapex takes Box of a numeric "
-            "dtype, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+            f"observation space {observations} is not supported: "
+            f"{_TAKES if is_flattened else _TAKES_OF_VECTOR_CLASSES}"
         )
     return EnvSpec(observations.shape, _storage_dtype(observations).str, int(actions.n))
 

@@ -20,6 +20,7 @@ from common.environments import (
 from common.errors import EnvironmentFault
 from common.networks import build_network
 from common.spec import EnvSpec
+from tests.environments import SilentAutoreset
 
 SPACES = "tests.environments:Spaces-v0"
 
@@ -149,6 +150,17 @@ def test_other_observations_are_refused_with_what_is_supported(
     with pytest.raises(EnvironmentFault, match="Box of a numeric dtype, Discrete") as caught:
         probe_spec(config_for(observations))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "observations", [spaces.Discrete(4), spaces.Dict({"place": box(-1, 1, (2,), np.float32)})]
+)
+def test_of_a_vector_class_nothing_is_flattened(observations: gym.Space[Any]) -> None:
+    vector = SilentAutoreset()
+    vector.single_observation_space = observations
+    flattens = 'takes Box of a numeric dtype. vectorization = "sync" or "async" flattens Discrete'
+    with pytest.raises(EnvironmentFault, match=flattens):
+        spec_of(vector)
 
 
 @pytest.mark.parametrize(("start", "offset"), [(0, 0), (5, 5), (-2, -2)])

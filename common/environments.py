@@ -30,11 +30,12 @@ _Vector = VectorEnv[Any, Any, Any]
 
 _TAKES = (
     "zapex takes Box of a numeric dtype, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple "
-    "of these"
+    "of these, with at least one number"
 )
 _TAKES_OF_VECTOR_CLASSES = (
-    'of a vector class zapex takes Box of a numeric dtype. vectorization = "sync" or "async" '
-    "flattens Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+    "of a vector class zapex takes Box of a numeric dtype, with at least one number. "
+    'vectorization = "sync" or "async" flattens Discrete, MultiDiscrete, MultiBinary, and Dict or '
+    "Tuple of these"
 )
 """What observations can be, to follow what they are."""
 
@@ -169,7 +170,11 @@ def spec_of(vector: _Vector) -> EnvSpec:
             "Wrap the environment so that its actions are gymnasium.spaces.Discrete"
         )
     observations = vector.single_observation_space
-    if not isinstance(observations, gym.spaces.Box) or not is_array(observations):
+    if (
+        not isinstance(observations, gym.spaces.Box)
+        or not is_array(observations)
+        or 0 in observations.shape
+    ):
         is_flattened = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         raise EnvironmentFault(
             f"observation space {observations} is not supported: "

@@ -36,7 +36,8 @@ class GreedyEvaluation:
     Args:
         vector: plays them instead of one that is made for it, and is closed with this.
 
-    Raises EnvironmentFault when the environment cannot be made, or has not as many actions.
+    Raises EnvironmentFault when the environment cannot be made, or has other observations or
+    actions than the run.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class GreedyEvaluation:
         most = config.envs_per_actor if config.vectorization == "async" else MAX_ENVS
         if vector is None:
             vector = make_vector(config, min(episodes, most))
-            actions = spec_of(vector).num_actions
-            if actions != spec.num_actions:
+            here = spec_of(vector)
+            # Another dtype may do: whether it holds the same numbers, each observation shows.
+            if (here.obs_shape, here.num_actions) != (spec.obs_shape, spec.num_actions):
                 vector.close()
                 raise EnvironmentFault(
-                    f"{config.env} has {actions} actions here, and {spec.num_actions} in the run: "
-                    "give it the run's env_kwargs and version"
+                    f"{config.env} has observations of shape {here.obs_shape} and "
+                    f"{here.num_actions} actions here, {spec.obs_shape} and {spec.num_actions} in "
+                    "the run: give it the run's env_kwargs and version"
                 )
         self._vector, num_envs = watched(vector, config.env), vector.num_envs
         self._env, self._spec = config.env, spec

@@ -58,7 +58,7 @@ class Filming:
             self._vector.close()
             raise EnvironmentFault(
                 f"cannot film {config.env}: alone it is {spec_of(self._vector)}, in the run it was "
-                f"{spec}"
+                f"{spec}: give it the run's env_kwargs, if these are others"
             )
         self._evaluation = GreedyEvaluation(config, spec, 1, self._vector)
         self._num_actions = spec.num_actions

@@ -13,6 +13,7 @@ from actor.evaluation import GreedyEvaluation
 from common.config import Config
 from common.environments import probe_spec
 from common.errors import EnvironmentFault, HeadUnreachable, NonFiniteLoss
+from common.spec import EnvSpec
 from tests.environments import EPISODES, Ledger
 
 LEDGER = "tests.environments:Ledger-v0"
@@ -180,6 +181,18 @@ def test_no_values_are_computed_for_whoever_has_played_its_share() -> None:
     greedy.run(counted, 20)
     assert asked == [sum(length > step for length in lengths) for step in range(lengths[-1])]
     greedy.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (EnvSpec((5,), "<f4", ACTIONS), r"\(4,\) and 3 actions here, \(5,\) and 3 in the run"),
+        (EnvSpec((4,), "<f4", 2), r"\(4,\) and 3 actions here, \(4,\) and 2 in the run"),
+    ],
+)
+def test_another_environment_than_the_runs_is_refused(spec: EnvSpec, said: str) -> None:
+    with pytest.raises(EnvironmentFault, match=f"has observations of shape {said}: give it"):
+        GreedyEvaluation(Config(env=LEDGER), spec, 2)
 
 
 @pytest.mark.parametrize("fault", ["reset raises", "step raises"])

@@ -168,7 +168,7 @@ def test_the_environment_gets_arguments_over_the_runs_own(
         ('{"colour": 3}', r"cannot make .*Painted-v0 with .'colour': 3.: .*unexpected keyword"),
         (
             '{"num_actions": 2}',
-            r"Painted-v0.*(num_actions=2\), in the run|has 2 actions here, and 3)",
+            r"Painted-v0.*(num_actions=2\), in the run| 2 actions here, .* 3 in).*the run's env_kw",
         ),
     ],
 )

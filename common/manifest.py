@@ -24,7 +24,8 @@ class Manifest:
         return BlockLayout(config.block_length, config.n_step, context=config.frame_stack - 1)
 
     def blocks_per_insert(self) -> int:
-        """The most blocks that an actor sends at once. Raises ConfigError when not even one may
+        """The most blocks that an actor sends at once, however many environments it has: no more
+        than a replay server holds, nor too many bytes. Raises ConfigError when not even one may
         be sent."""
         block = self.layout.rows * self.spec.obs_bytes
         if block > MAX_INSERT_BYTES:
@@ -33,7 +34,7 @@ class Manifest:
                 f"{self.spec.dtype} has {block >> 20} MiB, more than the {MAX_INSERT_BYTES >> 20} "
                 "that are sent at once: lower block_length, or resize"
             )
-        return MAX_INSERT_BYTES // block
+        return min(MAX_INSERT_BYTES // block, self.config.replay_slots)
 
     def check_sizes(self) -> None:
         """Raises ConfigError when an insert or a batch of this run could never be sent."""

@@ -109,3 +109,10 @@ def test_a_batch_that_could_never_come_is_refused() -> None:
     for link in ("auto", "wire"):
         with pytest.raises(ConfigError, match=reason):
             check(513, link)
+
+
+def test_no_more_is_sent_at_once_than_a_replay_server_holds() -> None:
+    """Whatever an actor's --envs: 1,000 transitions in two servers are 32 blocks of 16 in each."""
+    config = Config(block_length=16, replay_capacity=1_000, replay_servers=2, batch_size=32)
+    manifest = Manifest("run", config, EnvSpec((4,), "<f4", 2))
+    assert manifest.blocks_per_insert() == config.replay_slots == 32

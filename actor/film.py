@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actor.evaluation import GreedyEvaluation
-from actor.picture import as_picture
+from actor.picture import as_picture, is_frame
 from actor.policy import Policy
 from actor.rollout import QFunction
 from actor.video_file import VideoFile
@@ -104,12 +104,18 @@ class Filming:
         """What there is to see after a step. Of the frames that the environment skipped, the last
         two, the brighter pixel of both: as in its observations, for Atari games draw some sprites
         in every other frame only."""
-        (frames,) = self._vector.render() or (None,)
-        if isinstance(frames, np.ndarray):
-            return frames
-        if not isinstance(frames, list) or not frames:
-            raise EnvironmentFault(f"{self._env} renders no pictures, but {type(frames).__name__}")
-        return frames[0] if len(frames) == 1 else np.maximum(*frames[-2:])
+        rendered: Any
+        (rendered,) = self._vector.render() or (None,)
+        frames = rendered[-2:] if isinstance(rendered, list) else [rendered]
+        if not frames or not all(map(is_frame, frames)):
+            what = type(rendered).__name__
+            if isinstance(rendered, np.ndarray):
+                what = f"{rendered.dtype} {rendered.shape}"
+            raise EnvironmentFault(
+                f"{self._env} renders no pictures, but {what}: must be an array [height, width, 3]"
+            )
+        frame: Frame = frames[0] if len(frames) == 1 else np.maximum(*frames)
+        return frame
 
 
 def draw_in_memory() -> None:

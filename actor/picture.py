@@ -19,13 +19,24 @@ MAX_ROWS = 18
 BACKGROUND, PALE, BRIGHT = (18, 18, 24), (165, 172, 188), (255, 190, 60)
 
 
+def is_frame(rendered: Any) -> bool:
+    """Whether it is an array [H, W], [H, W, 1], [H, W, 3] or, with alpha, [H, W, 4]."""
+    return (
+        isinstance(rendered, np.ndarray)
+        and rendered.dtype.kind in "biuf"
+        and rendered.size > 0
+        and (rendered.ndim == 2 or (rendered.ndim == 3 and rendered.shape[2] in (1, 3, 4)))
+    )
+
+
 def as_picture(frame: npt.NDArray[Any]) -> Picture:
-    """A rendered frame [H, W], [H, W, 1] or [H, W, 3] of uint8, or of floats from 0 to 1, enlarged
-    by a whole factor: [H·k, W·k, 3]."""
-    if frame.dtype.kind == "f":
-        frame = np.rint(frame * 255.0)
+    """A frame of uint8, or of floats from 0 to 1, without its alpha and enlarged by a whole factor:
+    [H·k, W·k, 3]."""
     if frame.ndim == 2:
         frame = frame[:, :, None]
+    frame = frame[:, :, :3]
+    if frame.dtype.kind == "f":
+        frame = np.rint(frame * 255.0)
     factor = max(1, ENLARGED_SIDE // max(frame.shape[:2]))
     colours = np.broadcast_to(frame.astype(np.uint8, copy=False), (*frame.shape[:2], 3))
     return colours if factor == 1 else colours.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -51,6 +51,12 @@ def test_colours_from_0_to_1_become_bytes() -> None:
     assert as_picture(frame)[0, 0].tolist() == [0, 128, 255]
 
 
+def test_alpha_is_left_out() -> None:
+    frame = RNG.integers(0, 256, (4, 5, 4), np.uint8)
+    assert (as_picture(frame)[::96, ::96] == frame[:, :, :3]).all()
+    assert as_picture(frame / 255.0).shape == (4 * 96, 5 * 96, 3)
+
+
 # ------------------------------------------------------------------------------------ the panel
 
 PICTURE = RNG.integers(0, 256, (400, 300, 3), np.uint8)

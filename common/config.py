@@ -208,7 +208,7 @@ class Config(BaseModel):
     update slower by a multiple: they wait for each other, spinning."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """How the learner lays out images and convolutions: channels_last is what tensor cores want;
-    auto: channels_last on cuda, contiguous elsewhere."""
+    auto: channels_last for nature and minatar on cuda, else contiguous."""
     autocast: Literal["auto", "off", "bfloat16", "float16"] = "auto"
     """Numbers that the learner's network multiplies in; weights, Q-values, targets, losses and
     priorities are float32 always. auto: bfloat16 for nature and minatar where the device multiplies

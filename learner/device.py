@@ -40,10 +40,15 @@ def autocast_dtype(config: Config, network: nn.Module, device: torch.device) -> 
     return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.autocast]
 
 
-def memory_format(config: Config, device: torch.device) -> torch.memory_format:
-    """How images and convolutions lie in memory. `auto`: as the device's own kernels have them."""
+def memory_format(config: Config, network: nn.Module, device: torch.device) -> torch.memory_format:
+    """How images and convolutions lie in memory.
+
+    `auto`: as the device's own kernels have them. A network of the user's may flatten what its
+    convolutions give with `view`, which needs them contiguous.
+    """
     if config.memory_format == "auto":
-        return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        pays = isinstance(network, ConvQNetwork) and device.type == "cuda"
+        return torch.channels_last if pays else torch.contiguous_format
     return {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[
         config.memory_format
     ]

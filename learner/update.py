@@ -80,7 +80,7 @@ class QLearner:
         self.config = config
         self.device = device
         self.online = network.to(device)
-        set_memory_format(self.online, memory_format(config, device))
+        set_memory_format(self.online, memory_format(config, network, device))
         # As actors and evaluator have it: no dropout, and BatchNorm with its running averages.
         self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
         self.optimizer = build_optimizer(config, self.online.parameters(), device)

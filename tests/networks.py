@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def normalised(obs_shape: Sequence[int], num_actions: int) -> nn.Module:
@@ -23,3 +23,22 @@ def masked(obs_shape: Sequence[int], num_actions: int) -> nn.Module:
     network = normalised(obs_shape, num_actions)
     network.register_buffer("mask", torch.full((2,), -math.inf))
     return network
+
+
+def viewing(obs_shape: Sequence[int], num_actions: int) -> nn.Module:
+    """Flattens with `view`, which goes with contiguous images alone."""
+    return _Viewing(obs_shape[0], num_actions)
+
+
+class _Viewing(nn.Module):
+    """Stacks of 84×84 frames."""
+
+    def __init__(self, channels: int, num_actions: int) -> None:
+        super().__init__()
+        self.torso = nn.Conv2d(channels, 16, 8, 4)
+        self.head = nn.Linear(16 * 20 * 20, num_actions)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features = torch.relu(self.torso(obs.float() / 255))
+        q_values: Tensor = self.head(features.view(features.size(0), -1))
+        return q_values

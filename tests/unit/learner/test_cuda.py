@@ -17,6 +17,7 @@ from learner.cuda_graph import WARM_UP
 from learner.host_batch import HostBatch
 from learner.transfer import Transfer
 from learner.update import QLearner
+from tests.networks import viewing
 from tests.updates import SPECS, make_batch, make_config, make_learner
 
 pytestmark = [
@@ -109,6 +110,14 @@ def test_an_option_finds_what_eager_float32_on_the_cpu_does(
     learner = make_learner(config_of(network, **option), "cuda")
     found = findings_of(learner, range(UPDATES))
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_network_of_the_users_may_view_what_its_convolutions_give() -> None:
+    config = config_of("nature")
+    spec = SPECS["nature"]
+    network = viewing((config.frame_stack, *spec.obs_shape), spec.num_actions)
+    learner = QLearner(network, config, torch.device("cuda"))
+    assert np.isfinite(findings_of(learner, range(2))).all()
 
 
 @pytest.mark.parametrize(

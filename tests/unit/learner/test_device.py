@@ -94,4 +94,14 @@ def test_automatic_autocast_needs_a_gpu_with_bfloat16(
 def test_the_memory_format_is_the_one_asked_for_or_the_devices(
     asked: str, device: torch.device, expected: torch.memory_format
 ) -> None:
-    assert memory_format(Config.model_validate({"memory_format": asked}), device) == expected
+    network = make_learner(make_config("minatar", batch_size=2)).online
+    config = Config.model_validate({"memory_format": asked})
+    assert memory_format(config, network, device) == expected
+
+
+def test_an_automatic_memory_format_leaves_a_network_of_the_users_alone() -> None:
+    """`view` of what convolutions give, which is in many a network, needs it contiguous."""
+    network = torch.nn.Conv2d(1, 2, 3)
+    assert memory_format(Config(), network, CUDA) == torch.contiguous_format
+    asked = Config.model_validate({"memory_format": "channels_last"})
+    assert memory_format(asked, network, CUDA) == torch.channels_last

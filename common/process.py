@@ -208,6 +208,7 @@ def print_error(error: ZapexError) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
+GPU_MEMORY = "GPU memory ran out: free some, or take less: batch_size, prefetch_batches"
 _RAN_OUT = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, or have the quota raised",
@@ -221,6 +222,9 @@ _RAN_OUT = {
 def ran_out(error: Exception) -> ZapexError | None:
     """A resource that ran out where nobody reckoned with it (a compiler's cache, a library's file),
     in one line; None: this error is another."""
+    # Who has got this error has imported torch. Many a program that ends by way of here never does.
+    if isinstance(error, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
+        return ZapexError(GPU_MEMORY)
     # ZeroMQ's errors have such a number, too.
     number = getattr(error, "errno", None)
     if number not in _RAN_OUT:

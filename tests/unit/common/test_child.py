@@ -9,11 +9,12 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 
 import pytest
+import torch
 
 from common.child import exit_code_of
 from common.children import FAILED
 from common.errors import ConfigError, ZapexError
-from common.process import UNEXPECTED
+from common.process import GPU_MEMORY, UNEXPECTED
 
 LOG = logging.getLogger("child")
 
@@ -34,9 +35,14 @@ def raising(error: Exception) -> Callable[[], None]:
             ZapexError.exit_code,
             "No space left on device at /cache: free space there (see its.log)",
         ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+            ZapexError.exit_code,
+            f"{GPU_MEMORY} (see its.log)",
+        ),
         (ValueError("two\n  lines"), UNEXPECTED, "unexpected ValueError: two lines (see its.log)"),
     ],
-    ids=["expected", "ran out", "unexpected"],
+    ids=["expected", "ran out", "GPU memory", "unexpected"],
 )
 def test_the_parent_is_told_in_one_line(error: Exception, code: int, told: str) -> None:
     parent, child = Pipe(duplex=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import zmq
 
 from common import errors
@@ -110,6 +111,10 @@ EXIT_CODES = {
         (
             zmq.ZMQError(errno.EMFILE),
             "Too many open files: raise the limit of open files (ulimit -n)",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+            "GPU memory ran out: free some, or take less: batch_size, prefetch_batches",
         ),
     ],
 )

@@ -11,21 +11,25 @@ def find_device(name: str, option: str) -> torch.device:
     Args:
         option: of the configuration, that the name stands for.
 
-    Raises ConfigError when it is not there.
+    Raises ConfigError when it is not there, or does not let itself be used.
     """
+    what, advice = f"{option} = {name!r}", "choose auto, cpu, cuda or mps"
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = _best()
+        what, advice = f"{option} = 'auto' takes {name}, which", "free it, or choose cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{option} = {name!r} cannot be used here ({reason}): choose auto, cpu, cuda or mps"
-        ) from error
+        raise ConfigError(f"{what} cannot be used here ({reason}): {advice}") from error
     return device
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def use_device(device: torch.device) -> None:

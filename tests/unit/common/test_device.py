@@ -19,6 +19,23 @@ def test_a_device_that_is_not_there_is_refused_with_the_choices(name: str) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_an_automatic_gpu_that_others_keep_for_themselves_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(*_: object, device: torch.device) -> None:
+        assert device.type == "cuda"
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy\nSearch for it.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", busy)
+    with pytest.raises(ConfigError) as caught:
+        find_device("auto", "device")
+    assert str(caught.value) == (
+        "device = 'auto' takes cuda, which cannot be used here (CUDA error: CUDA-capable device(s) "
+        "is/are busy): free it, or choose cpu"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "numbered"), [("cpu", False), ("mps", False), ("cuda", False), ("cuda:1", True)]
 )

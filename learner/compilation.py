@@ -1,10 +1,12 @@
 """torch.compile that never ends a run: where there is no compiler, functions run as they are."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
+import torch._functorch.config as compiler_config
 
 Result = TypeVar("Result")
 
@@ -35,7 +37,8 @@ class Compiled(Generic[Result]):
         run: Callable[..., Result] = self._function
         try:
             compiled = torch.compile(self._function, dynamic=False)
-            result = compiled(*args)
+            with _backward_too():
+                result = compiled(*args)
             run = compiled
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -43,3 +46,13 @@ class Compiled(Generic[Result]):
             result = run(*args)
         self._proved = run
         return result
+
+
+def _backward_too() -> contextlib.AbstractContextManager[object]:
+    """A call compiles its gradients, too, instead of leaving that to the first that are asked for:
+    what fails then ends the run. Older versions of PyTorch do not have the option."""
+    option = "force_non_lazy_backward_lowering"
+    if not hasattr(compiler_config, option):
+        return contextlib.nullcontext()
+    patch: contextlib.AbstractContextManager[object] = compiler_config.patch(option, True)
+    return patch

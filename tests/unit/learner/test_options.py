@@ -10,9 +10,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.graph import GraphLowering
 
 from common.config import Config
 from learner.checkpoint import RunState, restore_learner, save_checkpoint
+from learner.compilation import Compiled
 from learner.cuda_graph import WARM_UP, GraphedStep, Step
 from learner.update import QLearner, stacks
 from tests.updates import EAGER, SPECS, make_batch, make_config, make_learner
@@ -209,6 +211,34 @@ def test_without_a_compiler_updates_run_as_they_are_and_the_log_says_so_once(
     assert caplog.messages == [
         "the loss runs uncompiled, because compiling it failed: No working C++ compiler found"
     ]
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"),
+    reason="this PyTorch compiles gradients when they are asked for",
+)
+def test_where_only_gradients_cannot_be_compiled_a_function_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate = GraphLowering.codegen
+
+    def codegen(graph: GraphLowering) -> Any:
+        if graph.is_backward:
+            raise RuntimeError("out of resource: shared memory")
+        return generate(graph)
+
+    monkeypatch.setattr(GraphLowering, "codegen", codegen)
+    square = Compiled(lambda x: (x * x).sum(), "the square")
+    x = torch.tensor([3.0], requires_grad=True)
+    # What another run has compiled would do.
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        square(x).backward()
+    assert x.grad == 6.0
+    (told,) = (r.getMessage() for r in caplog.records if r.name == "learner.compilation")
+    assert told.startswith("the square runs uncompiled, because compiling it failed: ")
 
 
 # -------------------------------------------------------------------------------------- CUDA graphs

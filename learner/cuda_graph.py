@@ -1,6 +1,8 @@
 """A whole update as one CUDA graph: the host starts it with one call instead of hundreds."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -84,8 +86,22 @@ class CudaRecorder:
         # Other threads go on with their own CUDA calls (the feed copies batches): only this
         # thread's may break the capture.
         with (
+            _no_collection(),
             torch.cuda.device(self._device),
             torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
         ):
             result = work()
         return graph.replay, result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """An older graph that Python's collector destroys during a capture makes that one invalid."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

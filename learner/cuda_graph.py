@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from common.errors import ConfigError
+
 WARM_UP = 3
 """Calls before the capture: optimiser state, compiled kernels, and the workspaces of cuDNN and
 cuBLAS must be there already."""
@@ -82,15 +84,32 @@ class CudaRecorder:
         return result
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Raises ConfigError where the work cannot be recorded: a network may wait for the GPU."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on with their own CUDA calls (the feed copies batches): only this
-        # thread's may break the capture.
-        with (
-            _no_collection(),
-            torch.cuda.device(self._device),
-            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            result = work()
+        failure: Exception | None = None
+        try:
+            # Other threads go on with their own CUDA calls (the feed copies batches): only this
+            # thread's may break the capture.
+            with (
+                _no_collection(),
+                torch.cuda.device(self._device),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                try:
+                    result = work()
+                except Exception as error:
+                    failure = error
+                    raise
+        except Exception as error:
+            # The end of a capture that has failed fails, too, and knows less of why.
+            failure = failure or error
+            if isinstance(failure, torch.OutOfMemoryError):
+                raise failure from None
+            reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
+            raise ConfigError(
+                f"cuda_graph = true: the update of this network cannot be recorded ({reason}): "
+                "choose cuda_graph = false"
+            ) from failure
         return graph.replay, result
 
 

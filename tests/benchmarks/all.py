@@ -58,8 +58,8 @@ def _replay_served(quick: bool, peers: Peers) -> list[Figure]:
 def _learner_update(quick: bool, peers: Peers) -> list[Figure]:
     if quick:
         cases, only = ("mlp_512", "minatar_256", "nature_32"), ("defaults",)
-        return learner_update.figures(cases, only, rounds=2)
-    return learner_update.figures(("mlp_512", "minatar_256", "nature_128"), (), rounds=5)
+        return learner_update.figures(cases, only, 2, peers)
+    return learner_update.figures(("mlp_512", "minatar_256", "nature_128"), (), 5, peers)
 
 
 def _end_to_end(quick: bool, peers: Peers) -> list[Figure]:
@@ -144,7 +144,7 @@ def run(
             if name == "scale":
                 _write_scaling(groups[name].figures)
             print(f"written: {PAGE}", file=sys.stderr)
-    if failed := [name for name in names if groups[name].failure]:
+    if failed := [name for name in names if groups[name].failure] + installed.failed:
         raise SystemExit(f"not measured: {', '.join(failed)}")
 
 

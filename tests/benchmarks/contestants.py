@@ -6,9 +6,11 @@ line on its stdin and prints what it found as one line of JSON; between its roun
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -39,23 +41,45 @@ def serve_rounds(measure: Callable[[], Round]) -> None:
         print(json.dumps(found), flush=True)
 
 
-def take_turns(contestants: Sequence[Contestant], rounds: int, peers: Peers) -> dict[str, Round]:
+def take_turns(
+    contestants: Sequence[Contestant], rounds: int, peers: Peers, *, go_on: bool = False
+) -> dict[str, Round]:
     """The values of all rounds by contestant; without the peers that are missing.
 
-    Raises PeerError when a process fails.
+    Args:
+        go_on: Whoever fails is left out, and told to `peers`.
+
+    Raises PeerError when a process fails, unless it is to go on.
     """
     values: dict[str, Round] = {}
     with ExitStack() as stack:
+        # To start is to import, and often to compile: as many at a time as there are cores.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            starts = {c.name: pool.submit(_start, c, peers, stack) for c in contestants}
         processes = {}
-        for contestant in contestants:
-            process = _start(contestant, peers, stack)
-            if process is not None:
-                processes[contestant.name] = process
+        for name, start in starts.items():
+            with _leaving_out(name, peers, go_on, values):
+                process = start.result()
+                if process is not None:
+                    processes[name] = process
+                    values[name] = {}
         for _ in range(rounds):
-            for name, process in processes.items():
-                for quantity, found in _next_round(process).items():
-                    values.setdefault(name, {}).setdefault(quantity, []).extend(found)
+            for name in list(values):
+                with _leaving_out(name, peers, go_on, values):
+                    for quantity, found in _next_round(processes[name]).items():
+                        values[name].setdefault(quantity, []).extend(found)
     return values
+
+
+@contextmanager
+def _leaving_out(name: str, peers: Peers, go_on: bool, values: dict[str, Round]) -> Iterator[None]:
+    try:
+        yield
+    except PeerError as error:
+        if not go_on:
+            raise
+        peers.fail(name, str(error))
+        values.pop(name, None)
 
 
 def _start(
@@ -92,9 +116,14 @@ def _running(python: str, contestant: Contestant) -> Iterator["subprocess.Popen[
 def _next_round(process: "subprocess.Popen[str]") -> Round:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
+    try:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
     if not line:
         raise PeerError(f"exit status {process.wait()} from: {process.args!r}")
     found: Round = json.loads(line)

@@ -48,32 +48,37 @@ def run(
         for _ in range(busy_cores):
             busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY]))
             stack.callback(busy.kill)
+        peers = Peers(())
         for case in cases:
-            report(figures((case,), only, rounds, device, count), as_json=json)
+            report(figures((case,), only, rounds, peers, device, count), as_json=json)
+    if peers.failed:
+        raise SystemExit(f"not measured: {', '.join(peers.failed)}")
 
 
 def figures(
     cases: Iterable[str],
     only: Sequence[str],
     rounds: int,
+    peers: Peers,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     count: str = "wall",
 ) -> list[Figure]:
-    """Each variant beside eager float32 in one thread."""
+    """Each variant beside eager float32 in one thread; those that fail are told to `peers`."""
     names = ("eager", *(only or list(variants(device))[1:]))
     result = []
     for case in cases:
         contestants = [
-            Contestant(name, "update_rounds", [*case.split("_"), name, device]) for name in names
+            Contestant(f"{case}: {name}", "update_rounds", [*case.split("_"), name, device])
+            for name in names
         ]
-        times = take_turns(contestants, rounds, Peers(()))
+        times = take_turns(contestants, rounds, peers, go_on=True)
         medians = {name: statistics.median(found[count]) for name, found in times.items()}
         result += [
             Figure(
-                f"learner_update.{case}: {name}",
+                f"learner_update.{name}",
                 median,
                 "ms",
-                peer=medians["eager"],
+                peer=medians.get(f"{case}: eager"),
                 peer_name="eager",
             )
             for name, median in medians.items()

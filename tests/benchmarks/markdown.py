@@ -41,7 +41,7 @@ class Group:
     facts: tuple[str, ...] = ()
     """The machine and the versions."""
     missing: tuple[str, ...] = ()
-    """Peers that could not be imported, each with why in brackets."""
+    """Peers that could not be imported and whatever failed, each with why in brackets."""
 
 
 @dataclass(frozen=True, slots=True)

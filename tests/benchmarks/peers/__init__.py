@@ -64,7 +64,9 @@ class Peers:
     def __init__(self, pythons: Sequence[str]) -> None:
         self._pythons = list(pythons)
         self.missing: dict[str, str] = {}
-        """Peers that no Python could import, and why."""
+        """Peers that no Python could import, and why; whatever else is not measured."""
+        self.failed: list[str] = []
+        """What was left out because its process failed."""
 
     @property
     def wanted(self) -> bool:
@@ -91,6 +93,12 @@ class Peers:
                 "them), or name another Python with --peer-python",
                 file=sys.stderr,
             )
+
+    def fail(self, name: str, why: str) -> None:
+        """A process failed, and the others are measured without it."""
+        self.failed.append(name)
+        self.missing[name] = "failed"
+        print(f"failed, and left out: {name}: {why}", file=sys.stderr)
 
     def forget_missing(self) -> None:
         """Look for all of them again."""

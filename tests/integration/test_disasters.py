@@ -66,6 +66,9 @@ def test_weights_that_are_not_finite_take_no_good_checkpoints_place(
         "checkpoint_period": 1,
         "keep_checkpoints": 1,
         "total_env_steps": ENDLESS,
+        # An actor or evaluator that hears of no other weights than those complains first.
+        "publish_period": ENDLESS,
+        "eval_period": ENDLESS,
     }
     config = stored_config(healthy_run).model_copy(update=changes)
     with pytest.raises(NonFiniteLoss):

@@ -1,4 +1,4 @@
-"""A batch's frames out of the mapped storage, copied by several threads if there are many."""
+"""A batch's frames out of the mapped storage: large ones past the caches and by several threads."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from common.block_columns import BlockColumns
 from common.compression import pieces
 from common.part_threads import PART_BYTES, PartThreads
 from common.transitions import copy_frames
+from learner.streamed_copy import can_stream, stream_rows
 
 
 class Gatherer:
@@ -21,14 +22,22 @@ class Gatherer:
 
     def copy(self, rows: npt.NDArray[np.int64], out: npt.NDArray[Any]) -> None:
         """The observations of rows [N, U] into `out`, [N, U, *obs_shape]."""
-        parts = min(self._threads.count, rows.size * self._row_bytes // PART_BYTES)
+        parts = rows.size * self._row_bytes // PART_BYTES
+        copy = self._copy
+        if parts >= 2 and can_stream(self._columns.obs_rows, out):
+            copy = self._stream
+        parts = min(self._threads.count, parts)
         if parts < 2:
-            copy_frames(self._columns, rows, out=out)
+            copy(rows, out)
         else:
-            self._threads.map(
-                lambda cut: copy_frames(self._columns, rows[cut], out=out[cut]),
-                pieces(len(rows), parts),
-            )
+            self._threads.map(lambda cut: copy(rows[cut], out[cut]), pieces(len(rows), parts))
+
+    def _copy(self, rows: npt.NDArray[np.int64], out: npt.NDArray[Any]) -> None:
+        copy_frames(self._columns, rows, out=out)
+
+    def _stream(self, rows: npt.NDArray[np.int64], out: npt.NDArray[Any]) -> None:
+        obs_rows = self._columns.obs_rows
+        stream_rows(obs_rows, rows.ravel(), out.reshape(-1, *obs_rows.shape[1:]))
 
     def close(self) -> None:
         """End its threads."""

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from common.spec import EnvSpec
 from learner import gatherer
 from learner.gatherer import Gatherer
+from learner.streamed_copy import stream_rows
 from replay_server.storage import Storage
 from tests.unit.learner.storages import SLOTS, SPEC, manifest, write
 
@@ -68,6 +71,33 @@ def test_only_what_is_worth_it_is_shared_among_threads(
     few.copy(rows, out)
     assert names == {"caller", "gather"}
     few.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_batches_go_past_the_caches(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    spec = EnvSpec((8, 8), "|u1", 5)
+    storage = Storage(spec, RUN.layout, SLOTS)
+    storage.obs_rows[:] = np.arange(storage.obs_rows.size).reshape(storage.obs_rows.shape) % 251
+    rows = np.random.default_rng(0).integers(0, len(storage.obs_rows), (4, 5))
+    out = torch.zeros((4, 5, 8, 8), dtype=torch.uint8).numpy()
+    streamed: list[int] = []
+
+    def noted(source: Any, rows: Any, out: Any) -> None:
+        streamed.append(len(rows))
+        stream_rows(source, rows, out)
+
+    monkeypatch.setattr(gatherer, "stream_rows", noted)
+    many = Gatherer(storage, threads)
+    many.copy(rows, out)
+    assert streamed == []
+    np.testing.assert_array_equal(out, storage.obs_rows[rows])
+    out.fill(0)
+    monkeypatch.setattr(gatherer, "PART_BYTES", out.nbytes // 2)
+    many.copy(rows, out)
+    assert sum(streamed) == rows.size
+    assert len(streamed) == threads
+    np.testing.assert_array_equal(out, storage.obs_rows[rows])
+    many.close()
 
 
 def test_what_a_thread_raises_comes_out(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ TAIL_BYTES = 32 * 1024
 WANDB_ID_FILE = "wandb_id"
 PROBE_FILE, PROBE_BYTES = ".writable", 4096
 """Written and removed again, to see whether that is possible."""
+NAMED_FILES = 5
+"""Of another's files so many are named; more would hide what to do."""
 LAUNCHER, LEARNER = "launcher", "learner"
 LAST_LEARNER_S = 10.0
 """How long a learner whose launcher was killed may take to end: a little more than
@@ -46,8 +48,8 @@ LAST_LEARNER_S = 10.0
 def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
     """Make the directory for a new run and put its configuration there.
 
-    Raises RunDirectoryError when it holds a run already and `overwrite` is false, or cannot be
-    written.
+    Raises RunDirectoryError when it holds a run already, or somebody else's files of the same
+    names, and `overwrite` is false, or cannot be written.
     """
     try:
         if _holds_a_run(run_dir) and not overwrite:
@@ -60,7 +62,11 @@ def create(run_dir: Path, config: Config, *, overwrite: bool = False) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         # One whose launcher was killed may still write its last checkpoint.
         with held(run_dir, LAUNCHER), held(run_dir, LEARNER):
-            _clear(run_dir)
+            found = _files_of_a_run(run_dir)
+            if found and not overwrite and not _began_here(run_dir):
+                raise _others_files(run_dir, found)
+            for path in found:
+                path.unlink()
         for part in ("checkpoints", "replay", "logs"):
             (run_dir / part).mkdir(parents=True, exist_ok=True)
         store_config(run_dir, config)
@@ -178,6 +184,15 @@ def _unwritable(run_dir: Path, error: OSError) -> RunDirectoryError:
     )
 
 
+def _others_files(run_dir: Path, found: list[Path]) -> RunDirectoryError:
+    names = [str(path.relative_to(run_dir)) for path in found[:NAMED_FILES]]
+    more = ["..."] if len(found) > NAMED_FILES else []
+    return RunDirectoryError(
+        f"{run_dir} holds no run, but files that a run would replace ({', '.join(names + more)}): "
+        "choose another --run-dir, or have them deleted with --overwrite"
+    )
+
+
 def _holds_a_run(run_dir: Path) -> bool:
     """Whether there is anything to lose: a start that failed leaves only its configuration."""
     return _is_foreign(run_dir) or _has_traces(run_dir)
@@ -185,7 +200,12 @@ def _holds_a_run(run_dir: Path) -> bool:
 
 def _is_foreign(run_dir: Path) -> bool:
     """A config.toml that does not lie beside our directories is somebody else's."""
-    return (run_dir / CONFIG_FILE).exists() and not (run_dir / "checkpoints").is_dir()
+    return (run_dir / CONFIG_FILE).exists() and not _began_here(run_dir)
+
+
+def _began_here(run_dir: Path) -> bool:
+    """Whether a run was ever made there."""
+    return (run_dir / CONFIG_FILE).exists() and (run_dir / "checkpoints").is_dir()
 
 
 def _has_traces(run_dir: Path) -> bool:
@@ -200,8 +220,9 @@ def _storage_files(run_dir: Path) -> list[Path]:
     return [path for path in found if re.fullmatch(r"storage(-[0-9]+)?", path.name)]
 
 
-def _clear(run_dir: Path) -> None:
-    """Remove what a run writes, and nothing else that may lie there."""
+def _files_of_a_run(run_dir: Path) -> list[Path]:
+    """What a run writes, and nothing else that may lie there."""
+    found = _storage_files(run_dir)
     for pattern in (
         "config.toml",
         "config.toml.partial",
@@ -226,7 +247,6 @@ def _clear(run_dir: Path) -> None:
         "videos/*_episode_*.gif",
         "videos/*.partial",
     ):
-        for path in run_dir.glob(pattern):
-            path.unlink()
-    for path in _storage_files(run_dir):
-        path.unlink()
+        found += (path for path in run_dir.glob(pattern) if not path.is_dir())
+    # More than one pattern has a partial file.
+    return sorted(set(found))

@@ -52,7 +52,8 @@ class Profile:
         self._written = 0
         self.directory.mkdir(exist_ok=True)
         for path in self.directory.iterdir():
-            path.unlink()
+            if not path.is_dir():
+                path.unlink()
         self._target.unlink(missing_ok=True)
 
     def collect(self, *, at_the_end: bool = False) -> list[str]:

@@ -127,6 +127,40 @@ def test_a_directory_with_nothing_to_lose_is_taken(tmp_path: Path, left: Sequenc
     assert run_directory.stored_config(run_dir) == CONFIG
 
 
+@pytest.mark.parametrize("theirs", [("curve.png",), ("logs/x.log", "profile/n.txt", "a.partial")])
+@pytest.mark.parametrize("beside", [(), ("checkpoints/mine.txt",)])
+def test_files_of_a_runs_names_where_there_is_no_run_are_somebody_elses(
+    tmp_path: Path, theirs: Sequence[str], beside: Sequence[str]
+) -> None:
+    run_dir = tmp_path / "project"
+    put(run_dir, (*theirs, *beside))
+    named = ", ".join(sorted(theirs))
+    with pytest.raises(RunDirectoryError) as refused:
+        run_directory.create(run_dir, CONFIG)
+    assert str(refused.value) == (
+        f"{run_dir} holds no run, but files that a run would replace ({named}): choose another "
+        "--run-dir, or have them deleted with --overwrite"
+    )
+    assert files_of(run_dir) == {*theirs, *beside}
+    run_directory.create(run_dir, CONFIG, overwrite=True)
+    assert files_of(run_dir) == {"config.toml", *beside}
+
+
+def test_of_many_such_files_a_few_are_named(tmp_path: Path) -> None:
+    put(tmp_path, [f"logs/{number}.log" for number in range(9)])
+    with pytest.raises(RunDirectoryError, match=r"\(logs/0.log, .*, logs/4.log, \.\.\.\)"):
+        run_directory.create(tmp_path, CONFIG)
+
+
+def test_a_directory_of_a_files_name_is_no_file_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "profile" / "sub").mkdir(parents=True)
+    (tmp_path / "logs" / "old.log").mkdir(parents=True)
+    run_directory.create(tmp_path, CONFIG)
+    run_directory.create(tmp_path, CONFIG, overwrite=True)
+    assert (tmp_path / "profile" / "sub").is_dir()
+    assert (tmp_path / "logs" / "old.log").is_dir()
+
+
 def test_a_run_that_was_overwritten_is_gone_and_nothing_else(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     put(run_dir, OURS + THEIRS)

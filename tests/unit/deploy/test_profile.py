@@ -93,6 +93,7 @@ def test_what_an_earlier_part_of_the_run_recorded_goes(tmp_path: Path) -> None:
     old = Profile(tmp_path, tracks=1)
     (old.directory / ENDED).touch()
     write(old.directory, LEARNER)
+    (old.directory / "somebody_elses").mkdir()
     assert old.collect() != []
     new = Profile(tmp_path, tracks=1)
     assert new.collect() == []

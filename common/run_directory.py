@@ -32,6 +32,8 @@ from common.file_lock import exclusive
 CONFIG_FILE = "config.toml"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
+HALF_WRITTEN = ("*.partial", ".tmp??????")
+"""What a process that is killed while it writes a checkpoint leaves: ours, and safetensors'."""
 TAIL_BYTES = 32 * 1024
 """How much of it is read for its last line: several, of a second each."""
 WANDB_ID_FILE = "wandb_id"
@@ -228,7 +230,7 @@ def _files_of_a_run(run_dir: Path) -> list[Path]:
         "config.toml.partial",
         "result.json",
         "checkpoints/*.safetensors",
-        "checkpoints/*.partial",
+        *(f"checkpoints/{name}" for name in HALF_WRITTEN),
         "*.partial",
         "checkpoints/*.damaged",
         "logs/*.log",

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import CheckpointError, MalformedMessage
+from common.run_directory import HALF_WRITTEN
 from common.spec import EnvSpec
 from learner.update import QLearner
 
@@ -140,8 +141,9 @@ def newest_intact(directory: Path) -> Path | None:
     Raises CheckpointError when none is intact, or one cannot be opened or is of another release.
     """
     found, damaged = checkpoints(directory), []
-    for partial in directory.glob("*.partial"):
-        partial.unlink()
+    for pattern in HALF_WRITTEN:
+        for partial in directory.glob(pattern):
+            partial.unlink()
     for path in reversed(found):
         try:
             _read(path)

@@ -18,6 +18,7 @@ OURS = (
     "checkpoints/00000050.safetensors",
     "checkpoints/best.safetensors",
     "checkpoints/00000100.partial",
+    "checkpoints/.tmpUc2nZ9",
     "config.toml.partial",
     "checkpoints/00000150.damaged",
     "replay/storage",

@@ -1,5 +1,8 @@
 """Which checkpoint a run goes on from: the newest that is as it was written."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,12 +96,31 @@ def test_from_the_one_before_if_the_newest_is_damaged_which_is_said_in_a_line(
     assert save(tmp_path, learner, keep=1) == newest_intact(tmp_path)
 
 
+DIES_WRITING = """
+import resource, signal, sys
+from pathlib import Path
+from tests.unit.learner.test_checkpoint import make_learner, save, train
+
+learner = make_learner()
+train(learner, 4)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+# Python asks for an error in its place.
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+save(Path(sys.argv[1]), learner)
+"""
+"""As by a kill in the middle of a file."""
+
+
 def test_what_was_half_written_when_its_process_died_is_removed(tmp_path: Path) -> None:
     paths = three(tmp_path)
-    half = tmp_path / "00000004.partial"
-    half.write_bytes(paths[2].read_bytes()[:100])
+    died = subprocess.run([sys.executable, "-c", DIES_WRITING, str(tmp_path)])
+    assert died.returncode == -signal.SIGXFSZ
+    # As between the write and the renaming.
+    (tmp_path / "00000005.partial").write_bytes(paths[2].read_bytes())
+    assert len(set(tmp_path.iterdir()) - set(paths)) >= 2
     assert newest_intact(tmp_path) == paths[2]
-    assert not half.exists()
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_if_none_is_intact_that_is_said_and_nothing_begins_anew(tmp_path: Path) -> None:

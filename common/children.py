@@ -8,7 +8,7 @@ ended come back is `common/restarts.py`'s; what is said of it, and what it means
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.process import BaseProcess
@@ -19,8 +19,9 @@ from common.restarts import Ending, MemoryWatch, Patience, RestartPolicy, Verdic
 
 READY, SAID, FAILED = "ready", "said", "failed"
 STOP_S = 5.0
-"""One that has not stopped so long after it was asked to is killed."""
+"""One that has not stopped so long after it was asked to is killed, unless it has more time."""
 ASK_AGAIN_S = 0.5
+NO_LIMITS: Mapping[str, float] = {}
 
 
 @dataclass(slots=True)
@@ -136,21 +137,35 @@ class Children:
     def start_again(self, name: str, backoff_s: float) -> None:
         self._due_s[name] = time.monotonic() + backoff_s
 
-    def stop(self) -> None:
-        """Ask all to stop; kill those that have not within `STOP_S`, and say so."""
+    def stop(
+        self, limits_s: Mapping[str, float] = NO_LIMITS, hurried: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Ask all to stop; kill those that have not in time, and say so.
+
+        Args:
+            limits_s: of those that have another time than `STOP_S`, by name.
+            hurried: whether nobody is waited for any longer.
+        """
         self._due_s.clear()
         children, self.alive = list(self.alive.values()), {}
-        deadline_s = time.monotonic() + STOP_S
+        began_s = time.monotonic()
         stopping = children
-        while stopping and time.monotonic() < deadline_s:
+        while stopping:
             for child in stopping:
                 child.process.terminate()
             # Asked again now and then: one that is just being started does not listen yet.
             wait([child.process.sentinel for child in stopping], ASK_AGAIN_S)
             stopping = [child for child in stopping if child.process.is_alive()]
-        for child in stopping:
-            self.say(f"{child.name} did not stop within {STOP_S:.0f} s: killed")
-            child.process.kill()
+            for child in list(stopping):
+                limit_s = limits_s.get(child.name, STOP_S)
+                if hurried():
+                    self.say(f"{child.name} had not stopped yet: killed")
+                elif time.monotonic() - began_s >= limit_s:
+                    self.say(f"{child.name} did not stop within {limit_s:.0f} s: killed")
+                else:
+                    continue
+                child.process.kill()
+                stopping.remove(child)
         for child in children:
             child.end()
             if child.failure:

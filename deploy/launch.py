@@ -29,6 +29,7 @@ from deploy.dashboard.beside import page_beside
 from deploy.engines.fleet import Fleet
 from deploy.engines.hosts import Hosts, read_hosts
 from deploy.engines.options import Placing, check_placing
+from deploy.interruption import Interruption
 from deploy.live_view import LiveView, show_return
 from deploy.named_code import tell_named_code
 from deploy.profile import Profile
@@ -130,14 +131,9 @@ def launch(argv: list[str]) -> int:
 
         return submit(options, config, run_dir, options.bind, security, options.keys)
     stop = threading.Event()
-    interrupted = threading.Event()
-
-    def interrupt() -> None:
-        interrupted.set()
-        stop.set()
-
+    interruption = Interruption(stop)
     if options.stop_at_eof:
-        stop_at_end_of_input(interrupt, limit_s=STOP_S)
+        stop_at_end_of_input(interruption.heed, limit_s=STOP_S)
     title = f"{config.env}, seed {config.seed}: {run_dir}"
     runs_dir = run_dir.parent if options.dashboard else None
     # On Ray, the head's launcher holds the directory, wherever it is.
@@ -147,7 +143,7 @@ def launch(argv: list[str]) -> int:
     )
     with (
         hold,
-        handling_signals(interrupt),
+        handling_signals(interruption.heed),
         LiveView(title) as view,
         page_beside(runs_dir, view.say, options.keys),
     ):
@@ -168,11 +164,12 @@ def launch(argv: list[str]) -> int:
                 bind, keys = options.bind, options.keys
                 run_on_ray(options, config, run_dir, bind, stop, view, security, keys)
             else:
-                _run_processes(options, security, config, run_dir, started_s, stop, view)
+                hurried = interruption.hurried
+                _run_processes(options, security, config, run_dir, started_s, stop, hurried, view)
         finally:
             discard_shared_memory(config, run_dir)
     # On Ray the head has drawn them.
-    return _conclude(config, run_dir, interrupted.is_set(), draws=not on_ray)
+    return _conclude(config, run_dir, interruption.came(), draws=not on_ray)
 
 
 def _refuse_contradictions(options: Launch, config: Config) -> None:
@@ -206,6 +203,7 @@ def _run_processes(
     run_dir: Path,
     started_s: float,
     stop: threading.Event,
+    hurried: Callable[[], bool],
     view: LiveView,
 ) -> None:
     configure_logging(options.log_level, run_dir / "logs" / "launcher.log")
@@ -285,10 +283,10 @@ def _run_processes(
                     for line in profile.collect():
                         view.say(line)
                 if stop.is_set():
-                    view.say("stopping: writing a checkpoint")
+                    view.say("stopping: writing a checkpoint (Ctrl-C again: without it)")
                     return
     finally:
-        supervisor.stop()
+        supervisor.stop(hurried)
         elsewhere.stop()
         if profile is not None:
             for line in profile.collect(at_the_end=True):

@@ -20,6 +20,9 @@ from common.restarts import Patience
 from deploy.child import child_main
 from deploy.topology import RoleSpec
 
+STOP_LIMITS_S = {"learner": 45.0}
+"""How long a role may take to stop that has something to write. Beside it, hosts elsewhere have
+their time within `deploy.launch.STOP_S`."""
 TIMED_OUT = 1
 """Exit code of faulthandler's."""
 
@@ -98,9 +101,9 @@ class Supervisor:
         """
         self._children.poll(timeout_s)
 
-    def stop(self) -> None:
-        """Ask all roles to stop; kill those that have not in time."""
-        self._children.stop()
+    def stop(self, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Ask all roles to stop; kill those that have not in time, or once it is `hurried`."""
+        self._children.stop(STOP_LIMITS_S, hurried)
 
     def _ended(self, child: Child, code: int) -> None:
         name, spec, cells = child.name, self._specs[child.name], self._cells[child.name]

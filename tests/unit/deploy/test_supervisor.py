@@ -54,6 +54,10 @@ def scripted_child(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str)
             row[SINCE_S] -= float(value)
         elif what == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif what == "slow":
+            # It is asked to stop now and then, and does when it has been asked so often.
+            requests = iter([False, False, True])
+            signal.signal(signal.SIGTERM, lambda *_, r=requests: sys.exit() if next(r) else None)
         elif what == "listen":
             asked = threading.Event()
             signal.signal(signal.SIGTERM, lambda *_, asked=asked: asked.set())
@@ -242,6 +246,38 @@ def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.Monke
     stage.ready()
     stage.supervisor.stop()
     assert stage.said == ["actor did not stop within 0 s: killed"]
+    assert not stage.supervisor.children
+
+
+def test_a_learner_has_its_own_time_for_its_checkpoint(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "STOP_S", 0.0)
+    monkeypatch.setattr(launcher, "STOP_LIMITS_S", {"learner": 60.0})
+    stage.start("slow ready stay", role="learner")
+    stage.ready("learner")
+    stage.supervisor.stop()
+    assert stage.said == []
+    assert not stage.supervisor.children
+
+
+def test_a_learner_that_takes_even_longer_is_killed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "STOP_LIMITS_S", {"learner": 0.0})
+    stage.start("deaf ready stay", role="learner")
+    stage.ready("learner")
+    stage.supervisor.stop()
+    assert stage.said == ["learner did not stop within 0 s: killed"]
+
+
+def test_who_is_in_a_hurry_waits_for_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "STOP_LIMITS_S", {"learner": 3_600.0})
+    stage.start("deaf ready stay", role="learner")
+    stage.ready("learner")
+    answers = iter([False, True])
+    stage.supervisor.stop(lambda: next(answers))
+    assert stage.said == ["learner had not stopped yet: killed"]
     assert not stage.supervisor.children
 
 

@@ -320,14 +320,15 @@ def _base(argv: list[str]) -> Config:
 def _conclude(config: Config, run_dir: Path, interrupted: bool, *, draws: bool = True) -> int:
     """Say how it ended; the exit code. `draws`: pictures, too."""
     path = run_dir / "result.json"
-    if interrupted:
+    result = json.loads(path.read_text()) if path.exists() else None
+    # Somebody may have stopped the learner alone, or its node has.
+    if interrupted or (result is not None and result["reason"] == "stopped"):
         print(f"stopped. Continue with: python -m deploy launch --resume {run_dir}", flush=True)
         if draws:
             _draw_pictures(run_dir)
         return INTERRUPTED
-    if not path.exists():
+    if result is None:
         raise RoleFailed(f"the learner ended without a result: see {run_dir / 'logs'}")
-    result = json.loads(path.read_text())
     score = result["eval_return_mean"]
     shown = (
         "no greedy score"

@@ -179,7 +179,13 @@ def test_when_the_launcher_is_killed_everything_ends(start: Start, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "how",
-    ["ctrl-c", *(pytest.param(s, marks=pytest.mark.slow) for s in ("sigterm", "sigterm to all"))],
+    [
+        "ctrl-c",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("sigterm", "sigterm to all", "sigterm to the learner")
+        ),
+    ],
 )
 def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) -> None:
     launch = launched(start, tmp_path, total_env_steps=ENDLESS, replay_capacity=ENOUGH)
@@ -189,6 +195,8 @@ def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) 
         launch.signal_group(signal.SIGINT)
     elif how == "sigterm":
         launch.process.terminate()
+    elif how == "sigterm to the learner":
+        psutil.Process(pid_of(run_dir, "learner")).terminate()
     else:
         launch.signal_group(signal.SIGTERM)
     assert launch.wait() == 130

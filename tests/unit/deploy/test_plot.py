@@ -1,5 +1,6 @@
 """`python -m deploy plot`, and the pictures at the end of a launch."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
 
 SOLVED = {
     "solved": True,
+    "reason": "target",
     "eval_return_mean": 500.0,
     "eval_return_std": 0.0,
     "eval_episodes": 100,
@@ -261,9 +263,16 @@ def test_a_launch_ends_with_its_pictures_after_its_result(
     assert Path("a/throughput.png").exists()
 
 
-def test_a_launch_that_was_stopped_has_pictures_too(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_launch_that_was_stopped_has_pictures_too(
+    interrupted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By whoever runs it, or because somebody stopped its learner."""
     run_dir = run("a", [1.0, 2.0])
-    assert launch_module._conclude(Config(), run_dir, interrupted=True) == 130
+    if not interrupted:
+        stopped = {**SOLVED, "solved": False, "reason": "stopped"}
+        (run_dir / "result.json").write_text(json.dumps(stopped))
+    assert launch_module._conclude(Config(), run_dir, interrupted=interrupted) == 130
     assert capsys.readouterr().out.splitlines() == [
         "stopped. Continue with: python -m deploy launch --resume a",
         "  pictures: a/curve.png, a/throughput.png",

@@ -102,8 +102,11 @@ def configure_logging(
     """Log to `file`, or to standard error.
 
     Args:
+        file: its directory is made if somebody has deleted it.
         say: gets what is `FOR_THE_USER`. None: the log is what the user reads.
     """
+    if file is not None:
+        file.parent.mkdir(exist_ok=True)
     log_handler: logging.Handler = _LogFile(file) if file else _MayLackLines()
     log_handler.setLevel(level.upper())
     handlers, root_level = [log_handler], log_handler.level

@@ -23,7 +23,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common.config import Config, config_from_mapping, read_toml, to_toml
 from common.errors import RunDirectoryError
@@ -137,6 +137,14 @@ def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A log of the run, to write on at its end; its directory is made again should somebody have
+    deleted that. Raises OSError."""
+    # Not its parents: a run directory that was removed is not to come back without its rest.
+    path.parent.mkdir(exist_ok=True)
+    return path.open("ab", buffering=0)
 
 
 def stored_config(run_dir: Path) -> Config:

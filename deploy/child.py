@@ -12,6 +12,7 @@ from common.child import exit_code_of, heed_parent
 from common.children import READY, SAID
 from common.process import configure_logging
 from common.restarts import TERMINATED
+from common.run_directory import open_log
 from common.security import SecureContext, announce, open_security
 from deploy.topology import RoleSpec, run_role
 
@@ -26,10 +27,6 @@ def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> 
     """
     share_cells(cells_in(cells))
     stop, terminated = heed_parent(pipe)
-    with spec.log_file.open("ab", buffering=0) as file:
-        # What libraries print, and the last words of a crash, belong in the log too.
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
     configure_logging(log_level, say=lambda line: pipe.send((SAID, line)))
     log = logging.getLogger(spec.name)
     code = exit_code_of(
@@ -41,6 +38,10 @@ def child_main(spec: RoleSpec, pipe: Connection, cells: Any, log_level: str) -> 
 
 
 def _run(spec: RoleSpec, pipe: Connection, stop: threading.Event, log: logging.Logger) -> None:
+    with open_log(spec.log_file) as file:
+        # What libraries print, and the last words of a crash, belong in the log too.
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
     import torch
 
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import read_toml
 from common.errors import ConfigError
+from common.run_directory import open_log
 from deploy.engines.fleet import Ended, Fleet
 from deploy.topology import actor_words, inference_words, replay_words, security_words
 
@@ -152,7 +153,7 @@ class SshCommand:
 
     def start(self, head: str) -> None:
         self.ask_to_stop()  # Its predecessor has ended; what is left of that is our end of a pipe.
-        with self._log_file.open("ab") as log:
+        with open_log(self._log_file) as log:
             self._began_at = log.tell()
             self._ssh = self._spawn(self.command(head), log)
 
@@ -192,6 +193,8 @@ class SshCommand:
         )
 
     def _last_words(self) -> str:
+        if not self._log_file.exists():  # Somebody has deleted it.
+            return ""
         with self._log_file.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
             log.seek(max(self._began_at, end - TAIL_BYTES))

@@ -1,6 +1,7 @@
 """`python -m deploy launch`: the whole topology as processes, which may be killed at any time."""
 
 import importlib.util
+import shutil
 import signal
 import tempfile
 import time
@@ -106,6 +107,27 @@ def test_a_killed_actor_is_restarted_and_takes_its_place_again(
     until(lambda: log_of(run_dir, "actor-1").count(joined) == 2, "actor 1 to join again")
     status(head, updates_beyond(before["learner"]["updates"] + 200))
     assert launch.process.poll() is None
+
+
+def test_logs_that_were_deleted_end_no_run_and_hinder_none(start: Start, tmp_path: Path) -> None:
+    launch = launched(start, tmp_path, total_env_steps=ENDLESS)
+    run_dir = tmp_path / "run"
+    before = status(head_of(launch), updates_beyond(20))
+    dead = pid_of(run_dir, "actor-0")
+    shutil.rmtree(run_dir / "logs")
+    psutil.Process(dead).kill()
+    launch.line("actor-0 was killed by signal 9: restarting")
+    status(head_of(launch), lambda now: dead not in _pids(now) and _numbers(now, "actor") == [0])
+    assert "joined the run run as actor 0" in log_of(run_dir, "actor-0")
+    launch.signal_group(signal.SIGINT)
+    assert launch.wait() == 130
+
+    shutil.rmtree(run_dir / "logs")
+    budget = str(before["learner"]["env_steps"])
+    resumed = start("deploy", "launch", "--resume", str(run_dir), "--total-env-steps", budget)
+    assert resumed.wait() == 0
+    assert "Traceback" not in launch.output() + resumed.output()
+    assert (run_dir / "logs" / "learner.log").exists()
 
 
 def test_a_killed_replay_server_comes_back_with_all_it_acknowledged(

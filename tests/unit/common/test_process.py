@@ -54,14 +54,14 @@ def test_what_is_for_the_user_is_said_whatever_is_logged(
 ) -> None:
     said: list[str] = []
     with own_logging():
-        configure_logging(level, tmp_path / "log", said.append)
+        configure_logging(level, tmp_path / "logs" / "log", said.append)
         log = logging.getLogger("a.module")
         log.debug("a detail")
         log.info("%d GB", 7, extra=FOR_THE_USER)
         log.info("for the log")
         log.warning("a warning")
     assert said == ["7 GB"]
-    logged = (tmp_path / "log").read_text().splitlines()
+    logged = (tmp_path / "logs" / "log").read_text().splitlines()
     assert [line.partition(": ")[2] for line in logged] == expected
 
 

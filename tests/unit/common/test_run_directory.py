@@ -224,6 +224,17 @@ def test_a_file_is_no_run_directory(tmp_path: Path, overwrite: bool) -> None:
     assert (tmp_path / "run").read_text() == "run"
 
 
+def test_logs_may_be_deleted_while_a_run_goes_on_and_the_run_directory_does_not_come_back(
+    tmp_path: Path,
+) -> None:
+    for text in (b"one", b"two"):
+        with run_directory.open_log(tmp_path / "logs" / "actor-0.log") as log:
+            log.write(text)
+    assert (tmp_path / "logs" / "actor-0.log").read_bytes() == b"onetwo"
+    with pytest.raises(FileNotFoundError):
+        run_directory.open_log(tmp_path / "gone" / "logs" / "actor-0.log")
+
+
 def test_what_is_no_run_cannot_be_continued(tmp_path: Path) -> None:
     for where in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(RunDirectoryError, match=r"holds no run \(no config.toml there\)"):

@@ -1,13 +1,16 @@
 """A file of hosts: what it says, what is refused, and the commands that come of it."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from common.errors import ConfigError
+from deploy.engines.fleet import Ended
 from deploy.engines.hosts import SSH, Hosts, HostTable, SshCommand, read_hosts
 from deploy.topology import actor_words, replay_words
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 
@@ -26,6 +29,18 @@ def test_the_example_is_one() -> None:
     ]
     assert (file.head.bind, file.head.address) == ("tcp://0.0.0.0:5550", "gpu-box")
     assert (file.known_actors_elsewhere, file.replay_elsewhere) == (16, False)
+
+
+def test_a_command_whose_logs_were_deleted_tells_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SshCommand, "command", lambda *_: ["sh", "-c", "read it; exit 3"])
+    logs = tmp_path / "logs"
+    command = SshCommand("actors", HostTable(name="a"), lambda _: [], logs / "a.log")
+    command.start("tcp://head:1")
+    shutil.rmtree(logs)
+    command.ask_to_stop()
+    assert wait_until(command.ended, "its end") == Ended(3, "ended with exit code 3")
 
 
 def test_a_host_says_what_the_defaults_do_not(tmp_path: Path) -> None:

@@ -237,8 +237,20 @@ def ran_out(error: Exception) -> ZapexError | None:
     return ZapexError(f"{os.strerror(number)}{where}: {_RAN_OUT[number]}")
 
 
+def _open_standard_files() -> None:
+    """Whoever started this process may have closed some of the three. Files that are opened later
+    would get their numbers, and what is printed, by this process or one below it, goes there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free: its own, as long as nothing else was opened.
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
+
+
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a program; its exit code. An expected error becomes one line on standard error."""
+    _open_standard_files()
     raise_limit()
     try:
         return main() or 0

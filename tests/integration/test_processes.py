@@ -77,6 +77,15 @@ def test_a_run_ends_by_itself_and_leaves_nothing_behind(
     )
 
 
+def test_a_run_needs_none_of_the_standard_files(start: Start, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=400)
+    words = ("deploy", "launch", "--preset", preset, "--run-dir", "run")
+    launch = start(*words, within=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"])
+    assert launch.wait() == 0
+    assert launch.nothing_left()
+    assert result_of(tmp_path / "run")["env_steps"] >= 400
+
+
 def test_a_run_may_live_in_the_file_system(start: Start, tmp_path: Path) -> None:
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=400)
     # A socket's path must be short, and the test's directory need not be.

@@ -188,6 +188,30 @@ sys.exit(run_main(main))
     assert process.wait() == 0
 
 
+CLOSED = """
+import subprocess, sys
+from common.process import run_main
+def main():
+    print("for whoever listens", sys.stdin.read())
+    print("and an error", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        child = subprocess.run([sys.executable, "-c", "print('below', input)"])
+        file.write(f"{file.fileno() > 2} {child.returncode}")
+    return 5
+sys.exit(run_main(main))
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_standard_files_that_are_closed_are_no_error(tmp_path: Path, closed: str) -> None:
+    within = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    words = [*within, sys.executable, "-c", CLOSED, str(tmp_path / "file")]
+    done = subprocess.run(words, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert (tmp_path / "file").read_text() == "True 0"
+    assert "Traceback" not in done.stderr
+
+
 def test_a_process_knows_when_it_began() -> None:
     before_s = time.monotonic()
     program = "import common.process; print(common.process.process_start_s())"

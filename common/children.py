@@ -159,12 +159,13 @@ class Children:
             for child in list(stopping):
                 limit_s = limits_s.get(child.name, STOP_S)
                 if hurried():
-                    self.say(f"{child.name} had not stopped yet: killed")
+                    why = "had not stopped yet"
                 elif time.monotonic() - began_s >= limit_s:
-                    self.say(f"{child.name} did not stop within {limit_s:.0f} s: killed")
+                    why = f"did not stop within {limit_s:.0f} s"
                 else:
                     continue
                 child.process.kill()
+                self.say(f"{child.name} {why}: killed")
                 stopping.remove(child)
         for child in children:
             child.end()

@@ -7,6 +7,7 @@ child is asked to stop and, if it does not, ended.
 import atexit
 import contextlib
 import errno
+import io
 import logging
 import os
 import platform
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import psutil
 
@@ -204,6 +205,31 @@ def end_at_once(error: ZapexError) -> NoReturn:
         with contextlib.suppress(psutil.Error):
             child.kill()
     os._exit(error.exit_code)
+
+
+class _MayLackBytes(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def outlast_readers() -> None:
+    """What standard output and error cannot take is lost, and the program goes on: whoever read it
+    is gone, a full disk has no room for it, or its encoding lacks a character.
+
+    For a program whose work is worth more than its words. One that only tells something ends when
+    nobody reads it: see `run_main`."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            continue
+        # At the stream's bottom, so that print, rich and the flush at the end all have it.
+        bottom = io.BufferedWriter(_MayLackBytes(stream.fileno(), "w", closefd=False))
+        lines = stream.line_buffering or stream.write_through
+        text = io.TextIOWrapper(bottom, stream.encoding, "replace", line_buffering=lines)
+        setattr(sys, name, text)
 
 
 def print_error(error: ZapexError) -> None:

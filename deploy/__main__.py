@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from common.process import run_main
+from common.process import outlast_readers, run_main
 
 COMMANDS = {
     "launch": "train an agent: starts all processes, shows progress, ends with a score",
@@ -16,6 +16,8 @@ COMMANDS = {
     "plot": "draw a run's curves, or several runs and seeds side by side",
 }
 """Each is a function of its name in a module of its name."""
+_RUNS = ("launch", "head")
+"""Commands whose run goes on when nobody can be told how."""
 _ELSEWHERE = {"dashboard": "deploy.dashboard.command"}
 
 
@@ -26,6 +28,8 @@ def main() -> int:
 
 
 def _dispatch(command: str, argv: list[str]) -> int:
+    if command in _RUNS:
+        outlast_readers()
     if command in COMMANDS:
         # Each command imports what it needs when it is chosen: launch begins by starting the
         # imports of its roles elsewhere.

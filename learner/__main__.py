@@ -11,7 +11,13 @@ from common.config import Config, config_from_mapping, read_toml
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
 from common.flags import parse, peek
-from common.process import configure_logging, run_main, stop_at_end_of_input, stop_on_signals
+from common.process import (
+    configure_logging,
+    outlast_readers,
+    run_main,
+    stop_at_end_of_input,
+    stop_on_signals,
+)
 from common.security import SecureContext, announce, open_security
 
 
@@ -52,6 +58,7 @@ class Flags:
 
 def main() -> int:
     argv = sys.argv[1:]
+    outlast_readers()
     return run_main(lambda: _run(argv), debug="--debug" in argv)
 
 

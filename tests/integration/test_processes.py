@@ -259,6 +259,22 @@ def test_a_stopped_run_can_be_continued(start: Start, tmp_path: Path, how: str) 
     assert result["samples_per_insert"] == pytest.approx(8.0, rel=0.5)
 
 
+def test_a_run_goes_on_when_nobody_reads_what_it_says(start: Start, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS, replay_capacity=ENOUGH)
+    run_dir = tmp_path / "run"
+    into_head = ("bash", "-c", 'exec "$0" "$@" 2>&1 > >(head -2)')
+    options = ("--preset", preset, "--run-dir", str(run_dir))
+    launch = start("deploy", "launch", *options, within=into_head)
+    head = head_of(launch)
+    # By then it has said more than its reader waited for.
+    status(head, updates_beyond(100))
+    launch.signal_group(signal.SIGINT)
+    assert launch.wait() == 130
+    assert launch.nothing_left()
+    assert result_of(run_dir)["reason"] == "stopped"
+    assert len(launch.output().splitlines()) == 2
+
+
 def test_a_run_in_threads_stops_as_well(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)

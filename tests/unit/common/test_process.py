@@ -212,6 +212,30 @@ def test_standard_files_that_are_closed_are_no_error(tmp_path: Path, closed: str
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("to", ["/dev/full", ">(:)", "output"])
+def test_a_run_outlasts_whoever_reads_it(tmp_path: Path, to: str) -> None:
+    program = """
+import sys
+from common.process import outlast_readers, run_main
+from deploy.live_view import LiveView
+def main():
+    outlast_readers()
+    with LiveView("a run") as view:
+        for _ in range(5_000):
+            view.say("best –")
+            print("for π", file=sys.stderr)
+    print("solved ✓")
+    return 5
+sys.exit(run_main(main))
+"""
+    words = ["bash", "-c", f'exec "$0" -c "$1" > {to} 2>&1', sys.executable, program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    assert subprocess.run(words, cwd=tmp_path, env=environment, check=False).returncode == 5
+    if to == "output":
+        lines = (tmp_path / to).read_text().splitlines()
+        assert lines == ["a run", *["best ?", "for ?"] * 5_000, "solved ?"]
+
+
 def test_a_process_knows_when_it_began() -> None:
     before_s = time.monotonic()
     program = "import common.process; print(common.process.process_start_s())"

@@ -281,6 +281,25 @@ def test_who_is_in_a_hurry_waits_for_nobody(stage: Stage, monkeypatch: pytest.Mo
     assert not stage.supervisor.children
 
 
+def test_whoever_does_not_stop_is_killed_even_if_nobody_can_be_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(children, "STOP_S", 0.2)
+    stage.start("deaf ready stay")
+    stage.ready()
+    (child,) = stage.supervisor.children.values()
+    stage.supervisor._children.say = say
+    try:
+        with pytest.raises(BrokenPipeError):
+            stage.supervisor.stop()
+        wait_until(lambda: not child.process.is_alive(), "its end")
+    finally:
+        child.process.kill()
+
+
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is killed because this machine is busy."""

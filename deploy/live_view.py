@@ -68,7 +68,7 @@ class LiveView:
 
     def __enter__(self) -> "LiveView":
         self.say(self._title)
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console, refresh_per_second=4, transient=True, auto_refresh=False
             )

@@ -1,5 +1,7 @@
 """What a run shows of itself where there is no terminal, and the rates in it."""
 
+import os
+import pty
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -269,3 +271,15 @@ def test_the_head_is_shown_with_the_command_that_joins_it(
         view.show_head(address)
         expected = f"head at {shown} (more actors: python -m actor --connect {shown})\n"
         assert capsys.readouterr().out == expected
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERM", "dumb")
+    with os.fdopen(ours, "rb") as shown, os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        with LiveView("a title") as view:
+            view.update(status(env_steps=7))
+        assert b"env steps 7" in os.read(shown.fileno(), 4096)

@@ -46,6 +46,12 @@ def parse(
     return options(**own), config_from_mapping(values, "command line")
 
 
+def with_dashes(argv: Sequence[str]) -> list[str]:
+    """The same with --run-dir for --run_dir, which tyro takes as well: for whoever looks for
+    options before they are parsed."""
+    return [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in argv]
+
+
 def peek(argv: Sequence[str], flag: str) -> str | None:
     """The value of a flag that must be known before the command line can be parsed."""
     for i, word in enumerate(argv):

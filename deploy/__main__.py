@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from common.flags import with_dashes
 from common.process import outlast_readers, run_main
 
 COMMANDS = {
@@ -22,7 +23,7 @@ _ELSEWHERE = {"dashboard": "deploy.dashboard.command"}
 
 
 def main() -> int:
-    argv = sys.argv[1:]
+    argv = with_dashes(sys.argv[1:])
     command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     return run_main(lambda: _dispatch(command, rest), debug="--debug" in rest)
 

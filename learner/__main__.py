@@ -10,7 +10,7 @@ from common import run_directory
 from common.config import Config, config_from_mapping, read_toml
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
-from common.flags import parse, peek
+from common.flags import parse, peek, with_dashes
 from common.process import (
     configure_logging,
     outlast_readers,
@@ -57,7 +57,7 @@ class Flags:
 
 
 def main() -> int:
-    argv = sys.argv[1:]
+    argv = with_dashes(sys.argv[1:])
     outlast_readers()
     return run_main(lambda: _run(argv), debug="--debug" in argv)
 

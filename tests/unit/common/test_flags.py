@@ -7,7 +7,7 @@ import pytest
 
 from common.config import Config
 from common.errors import ConfigError
-from common.flags import parse, peek
+from common.flags import parse, peek, with_dashes
 
 
 @dataclass(kw_only=True)
@@ -129,3 +129,10 @@ def test_help_shows_every_flag_with_its_docstring_and_default(
 )
 def test_a_flags_value_can_be_known_beforehand(argv: list[str], value: str | None) -> None:
     assert peek(argv, "--preset") == value
+
+
+def test_names_of_options_may_have_underscores_and_values_keep_them() -> None:
+    words = ["--run_dir", "a_b", "--auto_resume", "--env_id=c_d", "-x_y", "launch_it"]
+    assert with_dashes(words) == [
+        "--run-dir", "a_b", "--auto-resume", "--env-id=c_d", "-x_y", "launch_it"
+    ]  # fmt: skip

@@ -24,7 +24,8 @@ from pydantic import (
 from common.blocks import MAX_REWARD
 from common.errors import ConfigError
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=1 << 53)]
+"""A float holds every one exactly, as metrics are."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -127,7 +128,7 @@ class Config(BaseModel):
     """mlp; nature (Mnih et al. 2015) for 84×84 images; minatar for 10×10 ones; or module:function,
     called with (obs_shape, num_actions), for a torch module of your own. With frame_stack > 1,
     obs_shape begins with the stack."""
-    hidden_sizes: tuple[PositiveInt, ...] = (128, 128)
+    hidden_sizes: tuple[Annotated[int, Field(ge=1, le=1 << 16)], ...] = (128, 128)
     """Units in each hidden layer of the mlp."""
     dueling: bool = True
     """Separate state-value and advantage heads (Wang et al. 2016)."""
@@ -203,7 +204,7 @@ class Config(BaseModel):
 
     device: str = "auto"
     """Where the learner's network lives: auto, cpu, cuda, cuda:1, mps."""
-    learner_threads: PositiveInt = 1
+    learner_threads: Annotated[int, Field(ge=1, le=1_024)] = 1
     """Threads PyTorch uses for one operation on the CPU. More than there are idle cores make an
     update slower by a multiple: they wait for each other, spinning."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"

@@ -29,12 +29,19 @@ LABELS = ("run", "role", "number")
 
 @dataclass(frozen=True, slots=True)
 class MetricsOptions:
-    """Where a process shows its metrics, if anywhere."""
+    """Where a process shows its metrics, if anywhere. Raises ConfigError where there is no such
+    port."""
 
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process; 0 takes a free one; none: it cannot."""
     metrics_host: str = "127.0.0.1"
     """Address of the interface that it can be scraped at."""
+
+    def __post_init__(self) -> None:
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 1 << 16:
+            raise ConfigError(
+                f"--metrics-port {self.metrics_port}: a port is at most 65535 (0 takes a free one)"
+            )
 
 
 NO_METRICS = MetricsOptions()

@@ -21,6 +21,7 @@ import zmq
 
 from common import transport
 from common.errors import (
+    ConfigError,
     HeadUnreachable,
     JoinRefused,
     MalformedMessage,
@@ -172,7 +173,10 @@ class Membership:
         Raises:
             HeadUnreachable: nobody answered in `timeout_s` seconds.
             JoinRefused: the head said no, and why; or the keys of the two do not fit.
+            ConfigError: this is no number of seconds.
         """
+        if not timeout_s >= 0:  # Nor is NaN, which no time ever exceeds.
+            raise ConfigError(f"--join-timeout {timeout_s}: must be a number of seconds, 0 or more")
         self._send_join()
         began_s, patience_s = now_s(), FIRST_WORD_S
         while not self.joins:

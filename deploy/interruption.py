@@ -17,7 +17,7 @@ class Interruption:
     """
 
     def __init__(self, stop: threading.Event, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._stop, self._now_s = stop, now_s
+        self.stop, self._now_s = stop, now_s
         self._first_s: float | None = None
         self._hurried = False
 
@@ -28,7 +28,7 @@ class Interruption:
             self._first_s = now_s
         elif now_s - self._first_s >= SAME_S:
             self._hurried = True
-        self._stop.set()
+        self.stop.set()
 
     def came(self) -> bool:
         return self._first_s is not None

@@ -122,6 +122,7 @@ def launch(argv: list[str]) -> int:
     _refuse_contradictions(options, config)
     if not placed:
         check_memory(config)
+    metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
     if options.resume is not None:
@@ -164,8 +165,9 @@ def launch(argv: list[str]) -> int:
                 bind, keys = options.bind, options.keys
                 run_on_ray(options, config, run_dir, bind, stop, view, security, keys)
             else:
-                hurried = interruption.hurried
-                _run_processes(options, security, config, run_dir, started_s, stop, hurried, view)
+                _run_processes(
+                    options, security, metrics, config, run_dir, started_s, interruption, view
+                )
         finally:
             discard_shared_memory(config, run_dir)
     # On Ray the head has drawn them.
@@ -199,18 +201,18 @@ def _in_process_runner(deterministic: bool) -> Callable[..., None]:
 def _run_processes(
     options: PlacedLaunch,
     security: Security,
+    metrics: MetricsOptions,
     config: Config,
     run_dir: Path,
     started_s: float,
-    stop: threading.Event,
-    hurried: Callable[[], bool],
+    interruption: Interruption,
     view: LiveView,
 ) -> None:
+    stop = interruption.stop
     configure_logging(options.log_level, run_dir / "logs" / "launcher.log")
     announce(security)
     if said := summary(security):
         view.say(said)
-    metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     elsewhere: Fleet | Hosts = Fleet([], view.say)
     roles = ROLES
@@ -286,7 +288,7 @@ def _run_processes(
                     view.say("stopping: writing a checkpoint (Ctrl-C again: without it)")
                     return
     finally:
-        supervisor.stop(hurried)
+        supervisor.stop(interruption.hurried)
         elsewhere.stop()
         if profile is not None:
             for line in profile.collect(at_the_end=True):

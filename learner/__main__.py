@@ -66,6 +66,7 @@ def _run(argv: list[str]) -> int:
     flags, config = parse(Flags, argv, prog="python -m learner", base=_base(argv))
     if flags.auto_resume and (flags.resume or flags.overwrite):
         raise ConfigError("--auto-resume decides by itself: drop --resume and --overwrite")
+    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     security = open_security(flags.keys, insecure=flags.insecure)
     resume = flags.resume or (flags.auto_resume and run_directory.is_resumable(flags.run_dir))
     if not resume:
@@ -84,7 +85,6 @@ def _run(argv: list[str]) -> int:
     stop_on_signals(stop)
     if flags.stop_at_eof:
         stop_at_end_of_input(stop.set)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
     options = LearnerOptions(flags.run_dir, flags.bind, resume, metrics=metrics)
     with SecureContext(security) as context:
         outcome = run_learner(

@@ -19,6 +19,9 @@ from common.errors import ConfigError
         ("batch_size", 2.5, "valid integer"),
         ("batch_size", "many", "valid integer"),
         ("total_env_steps", -5, "greater than or equal to 1"),
+        ("total_env_steps", 10**20, f"less than {1 << 53}"),
+        ("replay_capacity", 10**23, f"less than {1 << 53}"),
+        ("learner_threads", 100_000, "less than or equal to 1024"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 1 << 31, f"less than {1 << 31}"),
         ("n_step", 0, "greater than or equal to 1"),
@@ -69,6 +72,11 @@ def test_an_impossible_value_is_refused_with_key_value_and_what_is_allowed(
     assert message.startswith(f"preset mine: {key} = {value!r}: ")
     assert allowed in message
     assert "\n" not in message
+
+
+def test_a_layer_of_more_units_than_any_memory_holds_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"hidden_sizes = 65537: .* less than or equal to 65536"):
+        config_from_mapping({"hidden_sizes": [128, 65_537]}, "preset mine")
 
 
 @pytest.mark.parametrize(

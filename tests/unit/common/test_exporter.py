@@ -111,6 +111,12 @@ def test_a_port_that_is_taken_is_named() -> None:
             Exporter(MetricsOptions(metrics_port=port))
 
 
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_port_that_cannot_be_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match=f"--metrics-port {port}: a port is at most 65535"):
+        MetricsOptions(port)
+
+
 def test_an_interface_that_others_reach_is_refused_unless_allowed() -> None:
     with pytest.raises(ConfigError, match="refusing to show metrics at"):
         Exporter(MetricsOptions(0, "0.0.0.0"))

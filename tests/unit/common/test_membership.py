@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import zmq
 
 from common import transport
 from common.config import Config
-from common.errors import HeadUnreachable
+from common.errors import ConfigError, HeadUnreachable
 from common.manifest import Manifest
 from common.membership import Episode, Membership
 from common.messages import Directive, Heartbeat, Join, Message, Welcome
@@ -130,6 +131,15 @@ def test_a_silent_head_is_a_line_in_the_log_when_it_goes_and_when_it_is_back(
     gone, back = (r.getMessage() for r in caplog.records if "word from the head" in r.message)
     assert gone.startswith("no word from the head at inproc://head for 1")
     assert back == "word from the head at inproc://head again after 20 s"
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), -1.0])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(
+    head_and_member: tuple[OurHead, Membership], timeout_s: float
+) -> None:
+    _, member = head_and_member
+    with pytest.raises(ConfigError, match=f"--join-timeout {timeout_s}: must be a number"):
+        member.join(time.monotonic, threading.Event(), timeout_s)
 
 
 def test_a_process_that_was_stopped_for_an_hour_has_not_been_listening(

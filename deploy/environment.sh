@@ -5,7 +5,9 @@
 prepare_environment() {
   local root=$1 extras=$2 python=${PYTHON:-python3} stamp installed wanted
   stamp="$root/.venv/installed-extras"
-  if [ ! -x "$root/.venv/bin/python" ]; then
+  # pip comes last into an environment: one that was interrupted before has none.
+  if [ ! -x "$root/.venv/bin/python" ] ||
+    { [ ! -f "$stamp" ] && ! "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
       echo "error: zapex needs Python 3.11 or newer as $python (or name another: PYTHON=python3.12 $0)" >&2
       return 2

@@ -69,11 +69,14 @@ class HeadOptions:
 def head(argv: list[str]) -> int:
     """Returns the run's exit code, as `deploy launch` does.
 
-    Raises RunDirectoryError when the run there is of another environment.
+    Raises RunDirectoryError when the run there is of another environment, ConfigError for what
+    the learner would not heed.
     """
     options, learner_flags = tyro.cli(
         HeadOptions, args=argv, prog="python -m deploy head", return_unknown_args=True
     )
+    if peek(learner_flags, "--config") is not None:
+        raise ConfigError("--config: the head's configuration is a preset: give --preset FILE")
     config = presets.load(options.preset, peek(learner_flags, "--env"))
     _check_same_environment(options.run_dir, config)
     if options.client_key is not None:

@@ -28,7 +28,7 @@ from deploy import launcher, presets
 from deploy.dashboard.beside import page_beside
 from deploy.engines.fleet import Fleet
 from deploy.engines.hosts import Hosts, read_hosts
-from deploy.engines.options import Placing, check_placing
+from deploy.engines.options import Placing, check_placing, refuse_given
 from deploy.interruption import Interruption
 from deploy.live_view import LiveView, show_return
 from deploy.named_code import tell_named_code
@@ -174,7 +174,17 @@ def launch(argv: list[str]) -> int:
     return _conclude(config, run_dir, interruption.came(), draws=not on_ray)
 
 
-def _refuse_contradictions(options: Launch, config: Config) -> None:
+def _refuse_contradictions(options: PlacedLaunch, config: Config) -> None:
+    if options.resume is not None:
+        refuse_given(options, "--resume names the run's directory", "run_dir", "overwrite")
+    if options.engine in ("ray", "slurm"):
+        reason = f"--engine {options.engine} starts a head that is not told of it"
+        refuse_given(options, reason, "metrics_port", "metrics_host", "profile", "log_level")
+    if options.engine == "slurm":
+        refuse_given(options, "--engine slurm only submits a job", "dashboard", "stop_at_eof")
+    if options.in_process:
+        unheeded = ("metrics_port", "metrics_host", "bind", "actors_here")
+        refuse_given(options, "--in-process is one process, which listens nowhere", *unheeded)
     if options.in_process and options.profile:
         raise ConfigError("--profile looks at processes: drop --in-process")
     if options.in_process and options.keys:

@@ -50,6 +50,10 @@ def check_placing(options: Placing, *, in_process: bool) -> None:
             raise ConfigError(f"--{flag} {value}: must be at least {bound}")
     if options.address is not None and options.engine != "ray":
         raise ConfigError("--address is that of a Ray cluster: add --engine ray")
+    if options.engine not in ("ray", "slurm"):
+        refuse_given(options, "it is what Ray and Slurm reserve", "head_cores", "head_gpus")
+    if options.engine != "slurm":
+        refuse_given(options, "it is for Slurm", "sbatch", "sbatch_head", "sbatch_actors")
     if options.engine == "local":
         return
     if in_process:
@@ -60,6 +64,14 @@ def check_placing(options: Placing, *, in_process: bool) -> None:
         )
     if options.engine != "hosts" and options.actors_here is not None:
         raise ConfigError(f"--engine {options.engine} places all actors: drop --actors-here")
+
+
+def refuse_given(options: Placing, reason: str, *names: str) -> None:
+    """Raises ConfigError for the first of these options that is not as it is by default: nobody
+    would heed it."""
+    for name in names:
+        if getattr(options, name) != getattr(type(options), name):
+            raise ConfigError(f"--{name.replace('_', '-')}: {reason}: drop it")
 
 
 def check_reachable(options: Placing, security: Security) -> None:

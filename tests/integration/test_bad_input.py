@@ -59,7 +59,7 @@ REFUSED_AT_ONCE: Sequence[Case] = (
         CONFIGURATION,
         ["samples_per_insert_tolerance = 1", "at least half of batch_size"],
     ),
-    ("--metrics-port 99999 --run-dir new", CONFIGURATION, ["--metrics-port 99999", "65535"]),
+    ("--metrics-port 9000 --run-dir new", CONFIGURATION, ["--metrics-port: --in-process is one"]),
     ("--resume nowhere", DIRECTORY, ["nowhere holds no run"]),
     ("--resume no-run", DIRECTORY, ["no-run holds no run"]),
     ("--resume run --preset cartpole", CONFIGURATION, ["drop --preset"]),

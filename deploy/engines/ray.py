@@ -43,7 +43,8 @@ ASK_PERIOD_S = 1.0
 """Between two looks at what Ray says of a place."""
 PENDING_S = 10.0
 """A place that has no node after so long is said to wait for one."""
-STOP_S = 30.0
+STOP_S = 60.0
+"""For the head to end with its last checkpoint, as on a host of its own."""
 LISTENS_S = 5.0
 KEYS = (PATH_VARIABLE, KEY_VARIABLE)
 """Variables that commands on other nodes get as they are here. Each is an argument of its place:

@@ -271,7 +271,8 @@ def _open_standard_files() -> None:
             # The lowest number that is free: its own, as long as nothing else was opened.
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            setattr(sys, name, os.fdopen(descriptor, mode))
+            # Open beyond this object, as Python's own are: another may take its place.
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def run_main(main: Callable[[], int | None], *, debug: bool = False) -> int:

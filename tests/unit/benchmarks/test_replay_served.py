@@ -40,6 +40,7 @@ def threads_of_the_feed(monkeypatch: pytest.MonkeyPatch) -> int:
     """That copy a batch of frames out of the storage, a part each."""
     parts: list[Any] = []
     monkeypatch.setattr(gatherer, "copy_frames", lambda *_, out: parts.append(out))
+    monkeypatch.setattr(gatherer, "stream_rows", lambda *arrays: parts.append(arrays))
     workload = replay_served.workload_of("frames", "50")
     layout = manifest_of(workload).layout
     rows = np.zeros((workload.batch_size, layout.frames_per_transition), np.int64)

@@ -78,6 +78,7 @@ def test_batches_hold_the_transitions_of_the_newest_blocks_with_their_latest_pri
 
         stored = {key: transition for block in blocks for key, transition in block.items()}
         assert table.sampler.size == len(stored)
+        assert table.counters.inserted_blocks == number
         assert (table.counters.updates, table.counters.stale_updates) == (fresh, stale)
         if not stored:
             continue
@@ -235,6 +236,14 @@ def test_who_was_sent_elsewhere_and_comes_back_has_a_window_of_its_own() -> None
     assert table.handle(b"back", insert(steps(), sequence=9, oldest=9), 0.0) == []
 
 
+def test_what_was_given_up_takes_no_room_in_the_window_when_some_of_it_is_stored() -> None:
+    table = full_table_with_two_waiting()
+    assert table.handle(b"back", insert(steps(), sequence=7, oldest=7), 0.0) == []
+    _, ack = table.handle(LEARNER, request(), 0.0)
+    assert ack == (b"back", Ack(0, 3))
+    assert table.handle(b"back", insert(steps(), sequence=8, oldest=7), 0.0) == []
+
+
 def test_who_comes_and_goes_without_end_does_not_fill_the_line() -> None:
     table = full_table_with_two_waiting()
     sequences = range(5, 5 + 20)
@@ -265,14 +274,29 @@ def test_an_insert_beyond_the_window_is_rejected_and_can_be_sent_again_later() -
     ]
 
 
-def test_the_oldest_sessions_are_forgotten_but_never_one_that_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize("last", [0, 1], ids=["sent again", "a new one"])
+def test_the_oldest_sessions_are_forgotten(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", 2)
     table = make_table()
-    for session in (0, 1, 0, 2):  # Session 0 was heard of after session 1.
-        table.handle(ACTOR, insert(steps(), session=session, sequence=session), 0.0)
+    # Session 0 was heard of after session 1.
+    for session, sequence in ((0, 0), (1, 0), (0, last), (2, 0)):
+        table.handle(ACTOR, insert(steps(), session=session, sequence=sequence), 0.0)
 
-    for session, duplicates in ((0, 2), (2, 3), (1, 3)):
-        table.handle(ACTOR, insert(steps(), session=session, sequence=session), 0.0)
-        assert table.counters.duplicates == duplicates
+    expected = table.counters.duplicates
+    for session, sequence, is_known in ((0, last, True), (2, 0, True), (1, 0, False)):
+        table.handle(ACTOR, insert(steps(), session=session, sequence=sequence), 0.0)
+        expected += is_known
+        assert table.counters.duplicates == expected
+
+
+def test_a_session_that_waits_is_never_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_server.sessions, "MAX_REMEMBERED_SESSIONS", 1)
+    table = make_table(samples_per_insert=1.0, min_size_to_sample=4, tolerance=4.0)
+    for session in range(6):  # 0 … 2 are stored, the others wait.
+        table.handle(ACTOR, insert(steps(), session=session), 0.0)
+    assert table.counters.inserted_blocks == 3
+
+    replies = table.handle(LEARNER, request(3), 0.0)
+
+    acks = [reply for peer, reply in replies if peer == ACTOR]
+    assert acks == [Ack(session, 0) for session in (3, 4, 5)]

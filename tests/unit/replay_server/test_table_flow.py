@@ -4,10 +4,11 @@ from collections import deque
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.messages import Ack, Batch, Drawn, SampleRequest
+from common.messages import Ack, Batch, Drawn, Message, SampleRequest
 from replay_server.table import Table
 from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, steps, transitions
 from tests.unit.replay_server.tables import ACTOR, LEARNER, batches, make_table, request
@@ -52,6 +53,19 @@ def test_no_more_is_served_and_stored_at_once_than_there_may_be() -> None:
     assert advanced(0, 0) == []
     assert advanced(2, 2) == [(b"a", n), 3]
     assert advanced(1, 1) == []
+
+
+@pytest.mark.parametrize(("keys_only", "answer"), [(True, Drawn), (False, Batch)])
+def test_the_newest_request_says_in_which_form_everything_owed_comes(
+    keys_only: bool, answer: type[Message]
+) -> None:
+    table = make_table()
+    table.handle(LEARNER, SampleRequest(1, keys_only=not keys_only), 0.0)
+    table.handle(LEARNER, SampleRequest(1, keys_only=keys_only), 0.0)
+
+    _, *answers = table.handle(ACTOR, insert(steps()), 0.0)
+
+    assert {type(reply) for _, reply in answers} == {answer}
 
 
 def test_credit_adds_up_to_a_limit() -> None:

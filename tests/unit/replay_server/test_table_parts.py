@@ -106,6 +106,15 @@ def test_what_no_learner_asks_for_is_rejected_and_changes_nothing(refused: PartR
     assert table.limiter.samples == 0
 
 
+def test_an_age_is_how_much_of_the_replay_was_written_since() -> None:
+    table = stored_table(3, slots=4)
+    [(_, answer)] = table.handle(LEARNER, part(4), 1.0)
+    assert isinstance(answer, Batch)
+    (ages,) = (h for h in table.histograms if h.metric.name == "replay_sampled_age")
+    # Block 3 is the newest.
+    assert ages.read()[-1] == (3 - answer.key // 4).sum() / 4
+
+
 def test_of_what_comes_within_a_moment_one_batch_is_in_the_histograms() -> None:
     """Requests without rows, of which there may be as many, are no batches."""
     table, moment_s = stored_table(), OBSERVED_PERIOD_S

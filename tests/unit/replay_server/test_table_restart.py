@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import CheckpointError
 from common.messages import Ack, SampleRequest
-from replay_server import storage
+from replay_server import sessions, storage
 from replay_server.table import Table
 from tests.experience import LAYOUT, TERMINATED, Kinds, insert, row_kinds, seen, steps, transitions
 from tests.unit.replay_server.tables import ACTOR, LEARNER, draw, make_table, request, updates
@@ -83,6 +83,21 @@ def test_an_acknowledged_insert_is_not_stored_twice_after_a_restart(
     for session, sequence in ((0, 4), (1, 5), (2, 0)):
         table.handle(ACTOR, insert(steps(), session=session, sequence=sequence), 0.0)
     assert (table.counters.duplicates, table.counters.inserted_blocks) == (4, 3)
+
+
+def test_after_a_restart_as_before_the_oldest_sessions_are_forgotten_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_REMEMBERED_SESSIONS", 2)
+    table = open_table(tmp_path / "replay.bin")
+    for session in (1, 0):
+        table.handle(ACTOR, insert(steps(), session=session), 0.0)
+
+    table = open_table(tmp_path / "replay.bin")
+
+    for session in (2, 0):
+        table.handle(ACTOR, insert(steps(), session=session), 0.0)
+    assert table.counters.duplicates == 1  # Session 0's.
 
 
 @pytest.mark.parametrize(

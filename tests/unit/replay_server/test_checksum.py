@@ -174,8 +174,9 @@ def test_priorities_change_and_are_not_in_it() -> None:
 def test_a_block_in_another_slot_than_its_number_says_is_none() -> None:
     storage = Storage(EnvSpec((8,), "|u1", 5), BlockLayout(length=5, n_step=3), slots=4)
     storage.write(insert(steps(1, storage.layout), layout=storage.layout, spec=storage.spec))
-    columns = (storage.number, storage.session, storage.sequence, storage.version)
-    for column in (*columns, storage.checksum, storage.obs, storage.action.base):
+    facts = ("number", "session", "sequence", "version", "checksum")
+    for name in (*facts, "obs", "action", "reward", "row_kind"):
+        column = getattr(storage, name)
         column[2] = column[1]
     assert whole(storage) == [False, True, False, False]
 

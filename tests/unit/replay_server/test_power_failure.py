@@ -254,7 +254,8 @@ def test_a_priority_that_is_none_becomes_the_largest(
     assert after.torn == 0
 
 
-@pytest.mark.parametrize("kept_bytes", [0, HEADER_BYTES, HEADER_BYTES + 100, -1])
+# Seven pages lie before the observations: the header, the counters and five columns.
+@pytest.mark.parametrize("kept_bytes", [0, HEADER_BYTES, HEADER_BYTES + 100, 7 * HEADER_BYTES, -1])
 def test_of_a_file_that_was_cut_off_the_rest_is_taken(tmp_path: Path, kept_bytes: int) -> None:
     path = tmp_path / "replay"
     file = stored(path)
@@ -273,7 +274,7 @@ def test_of_a_file_that_was_cut_off_the_rest_is_taken(tmp_path: Path, kept_bytes
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, -1), (1, -(1 << 60)), (NEXT_NUMBER, -1), (NEXT_NUMBER, 1 << 62)],
+    [(0, -1), (1, -(1 << 60)), (NEXT_NUMBER, -1), (NEXT_NUMBER, (1 << 62) // LAYOUT.length)],
 )
 def test_impossible_counters_are_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, value: int
@@ -329,5 +330,6 @@ def test_what_was_not_committed_is_not_there_and_its_numbers_are_not_given_again
     file = stored(path)
     file.counters[NEXT_NUMBER] = 5
     file.flush()
+    spoil(path, file, slot=5)
     after = Storage(SPEC, LAYOUT, 8, Path(shutil.copy(path, tmp_path / "copy")))
     assert (numbers(after), after.torn, after.next_number) == ({1, 2, 3, 4}, 0, 7)

@@ -126,6 +126,7 @@ def assert_holds(
     history=histories(),
     pairs=st.lists(st.tuples(st.integers(-3, 60), st.integers(0, 8)), max_size=30),
 )
+@example(history=(SPEC, LAYOUT, 2, [steps()]), pairs=[(4, 1), (5, 2), (4, 3)])
 def test_priorities_are_written_where_they_belong_and_nowhere_else(
     history: tuple[EnvSpec, BlockLayout, int, list[Kinds]], pairs: list[tuple[int, int]]
 ) -> None:

@@ -20,8 +20,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+FLUSH_S = 1 / 64
+
+
 class Disk:
     """Takes what is flushed, or refuses."""
+
+    now_s = 100.0
+    """A clock that goes on while something is flushed, and else stands still."""
 
     def __init__(self) -> None:
         self.flushes: list[int] = []
@@ -31,6 +37,7 @@ class Disk:
 
     def flush(self, descriptor: int) -> None:
         self.flushes.append(os.fstat(descriptor).st_ino)
+        self.now_s += FLUSH_S
         if self.refusals:
             raise self.refusals.pop()
 
@@ -63,29 +70,33 @@ def test_the_end_need_not_wait_for_the_next_flush(path: Path, disk: Disk) -> Non
 def test_the_age_of_the_last_flush_counts_from_its_beginning(
     path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now_s = [100.0]
-    monkeypatch.setattr(flusher.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(flusher.time, "monotonic", lambda: disk.now_s)
     flushing = Flusher(path, 0.001)
-    now_s[0] = 107.0
+    disk.now_s += 7.0
     assert flushing.unflushed_s == 7.0
     with flushing:
-        # When the second begins, the first has been noted.
-        disk.await_flushes(2)
-        assert flushing.unflushed_s == 0.0
-    now_s[0] = 109.0
-    assert flushing.unflushed_s == 2.0
+        disk.await_flushes(1)
+    assert flushing.unflushed_s == FLUSH_S
+    disk.now_s += 2.0
+    assert flushing.unflushed_s == 2.0 + FLUSH_S
 
 
 def test_a_disk_that_refuses_is_said_and_tried_again(
-    path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk.refusals.append(OSError(5, "Input/output error"))
-    with Flusher(path, 0.001):
+    """What it refused stays unflushed."""
+    monkeypatch.setattr(flusher.time, "monotonic", lambda: disk.now_s)
+    disk.refusals += [OSError(5, "Input/output error")] * 2
+    flushing = Flusher(path, 0.001)
+    disk.now_s += 7.0
+    with flushing:
         disk.await_flushes(3)
-    (line,) = caplog.messages
-    assert line.startswith(
+    line = (
         f"{path} cannot be written to the disk (Input/output error): a power failure would take "
+        "the experience of the last 7 s; check the disk"
     )
+    assert caplog.messages == [line, line]
+    assert flushing.unflushed_s == FLUSH_S
 
 
 def dirty_bytes(path: Path) -> int:

@@ -10,18 +10,27 @@ import pytest
 import zmq
 
 from common import transport
+from common.config import Config
+from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import Ack, Batch, Message
 from common.metric_table import histogram
 from common.metrics import Histogram
 from common.trace import NO_TRACE
 from replay_server import server
-from replay_server.server import SAMPLED_PER_TURN, STORED_PER_TURN, serve
+from replay_server.server import (
+    SAMPLED_PER_TURN,
+    STORED_PER_TURN,
+    build_table,
+    serve,
+    table_values,
+)
 from replay_server.table import MAX_REQUESTED_BATCHES, Table
-from tests.experience import LAYOUT, insert, steps
+from tests.experience import LAYOUT, SPEC, insert, steps
 from tests.unit.replay_server.tables import (
     IMAGE_LAYOUT,
     IMAGES,
+    draw,
     make_table,
     packed_insert,
     part,
@@ -179,6 +188,58 @@ def test_neither_side_gets_more_than_its_share_while_both_want_more() -> None:
     for i, count in enumerate(stored):
         turn = i // SAMPLED_PER_TURN
         assert min(STORED_PER_TURN * turn, inserts) <= count <= STORED_PER_TURN * (turn + 1)
+
+
+def test_who_cannot_be_reached_is_owed_no_more() -> None:
+    table = make_table(slots=8, batch_size=4)
+    table.replies(b"gone", request(8), 0.0)
+    table.replies(b"gone", insert(steps()), 0.0)
+    with zmq.Context() as context:
+        socket, _ = server.bind(context, "inproc://table")
+        with closing(socket):
+            turn = server._Turn(socket, table, NO_TRACE, histogram("replay_batch_seconds"))
+            assert turn.take()
+            assert not turn.take()
+    assert table.limiter.samples == 4  # One batch was made.
+
+
+def test_the_time_that_a_side_waits_is_counted_while_nothing_comes() -> None:
+    table = make_table()
+    with served(table, request()):
+        wait_until(lambda: table.counters.sample_blocked_s > 0.0, "the wait is counted")
+
+
+def test_how_full_a_replay_is_goes_from_0_to_1() -> None:
+    table = make_table(slots=4)
+    fill = [table_values(table)["replay_fill"]]
+    for sequence in range(5):
+        table.handle(b"actor", insert(steps(), sequence=sequence), 0.0)
+        fill.append(table_values(table)["replay_fill"])
+    assert fill == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_a_server_that_starts_again_draws_other_numbers() -> None:
+    config = Config(
+        replay_capacity=64,
+        block_length=8,
+        envs_per_actor=1,
+        batch_size=32,
+        min_size_to_sample=1,
+        samples_per_insert=None,
+        prioritized=False,
+    )
+    run = Manifest("run", config, SPEC)
+    message = insert(steps(8, run.layout), layout=run.layout)
+
+    def keys(incarnation: tuple[int, int]) -> list[int]:
+        table = build_table(run, None, incarnation)
+        table.handle(b"actor", message, 0.0)
+        return draw(table).key.tolist()
+
+    first = keys((0, 0))
+    assert keys((0, 0)) == first
+    assert keys((0, 1)) != first
+    assert keys((1, 0)) != first
 
 
 BATCH = 16

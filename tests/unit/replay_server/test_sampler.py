@@ -144,6 +144,18 @@ def test_a_transition_without_error_can_still_be_drawn() -> None:
     assert probability.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_the_largest_priorities_still_have_a_finite_sum() -> None:
+    sampler = prioritized(1.0)
+    largest = float(np.finfo(np.float32).max)
+    write(sampler, dict.fromkeys(range(CAPACITY), largest))
+    update(sampler, [(5, largest)])
+
+    _, probability = sampler.sample(CAPACITY)
+
+    assert math.isfinite(sampler.mass)
+    assert probability.tolist() == pytest.approx([1 / CAPACITY] * CAPACITY)
+
+
 # --------------------------------------------------------------------------- against a dictionary
 
 Write = dict[int, float | None]

@@ -97,11 +97,11 @@ def test_a_range_that_leaves_the_tree_is_refused(first: int) -> None:
     assert all_leaves(tree) == [1.0] * 8
 
 
-@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 1e39])
 def test_a_range_with_an_impossible_value_changes_nothing(bad: float) -> None:
     tree = tree_of([1.0] * 8)
     with pytest.raises(ValueError, match="negative or not finite"):
-        tree.set_range(2, np.array([5.0, bad], np.float32))
+        tree.set_range(2, np.array([5.0, bad], np.float64))
     assert all_leaves(tree) == [1.0] * 8
 
 
@@ -157,7 +157,7 @@ def test_the_last_target_belongs_to_the_last_leaf_with_mass(capacity: int, below
 @pytest.mark.parametrize(
     ("index", "value"),
     [(-1, 1.0), (3, 1.0), (1 << 40, 1.0), (-(1 << 40), 1.0)]
-    + [(1, value) for value in (-1.0, -1e-300, math.nan, math.inf, -math.inf)],
+    + [(1, value) for value in (-1.0, -1e-300, 1e39, math.nan, math.inf, -math.inf)],
 )
 def test_an_impossible_update_is_refused_and_its_whole_batch_changes_nothing(
     index: int, value: float

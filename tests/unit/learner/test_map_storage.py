@@ -1,6 +1,7 @@
 """Whether a learner reads a replay server's storage itself, and the line that says why not."""
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +60,11 @@ def a_directory(path: Path) -> Serving:
     return serving(path)
 
 
+def a_fifo(path: Path) -> Serving:
+    os.mkfifo(path)
+    return serving(path)
+
+
 CANNOT_BE_MAPPED: dict[str, tuple[Callable[[Path], Serving], str]] = {
     "memory only": (lambda _: Serving(1, "inproc://r", machine_id(), ""), "memory of its own"),
     "says nothing": (lambda _: Serving(1, "inproc://r"), "memory of its own"),
@@ -70,6 +76,7 @@ CANNOT_BE_MAPPED: dict[str, tuple[Callable[[Path], Serving], str]] = {
     "empty": (empty, "is another replay's"),
     "cut short": (cut_short, "cannot be mapped"),
     "a directory": (a_directory, "cannot be mapped .*directory"),
+    "a FIFO": (a_fifo, "is a FIFO"),
 }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from common import run_directory
 from common.config import Config
 from common.metrics import Telemetry
 from learner import loop
@@ -107,3 +108,23 @@ def test_sinks_hear_where_a_resumed_run_goes_on(
     assert first > 0
     learn(tmp_path, [0], resume=True)
     assert opened == [0, first]
+
+
+def test_a_resumed_run_goes_on_counting_and_its_rates_are_of_the_new_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[dict[str, Any]] = []
+
+    def write_result(run_dir: Path, **facts: Any) -> None:
+        results.append(facts)
+
+    monkeypatch.setattr(loop, "write_result", write_result)
+    learn(tmp_path, [0, 0])
+    # It took three hours.
+    (tmp_path / run_directory.METRICS_FILE).write_text('{"wall_s": 1e4}\n')
+    learn(tmp_path, [0], resume=True)
+    first, second = results
+    assert second["wall_s"] > 1e4
+    assert second["wall_s"] - second["part_s"] == pytest.approx(1e4)
+    assert (first["part_updates"], second["part_updates"]) == (2, 1)
+    assert second["state"].updates == 3

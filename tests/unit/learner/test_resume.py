@@ -13,7 +13,7 @@ from common.errors import CheckpointError, RunDirectoryError
 from common.messages import EvalResult
 from learner.checkpoint import RunState, best_score, save_best, save_checkpoint
 from learner.evaluations import Evaluations
-from learner.resume import check_resumable, inserted_since, resume
+from learner.resume import check_resumable, counters_of, inserted_since, resume
 from learner.status import LearnerCounters
 from tests.unit.learner.test_checkpoint import SPEC, make_learner, truncate
 
@@ -111,6 +111,29 @@ def test_a_run_without_a_checkpoint_begins(tmp_path: Path) -> None:
 
 def test_each_start_is_another_epoch(tmp_path: Path) -> None:
     assert Stored(tmp_path, RunState("run", epoch=3)).resume().epoch == 4
+
+
+def test_its_live_view_begins_with_what_there_was() -> None:
+    state = RunState(
+        "run",
+        updates=5,
+        env_steps=1234,
+        replay_inserted={0: 700, 1: 500},
+        replay_sampled=640,
+        best_score=9.0,
+        evaluations=[{"return_mean": 9.0}, {"return_mean": 7.0}],
+        evaluated=30,
+    )
+    assert counters_of(state) == LearnerCounters(
+        updates=5,
+        env_steps=1234,
+        inserted=1200,
+        sampled=640,
+        score=7.0,
+        best_score=9.0,
+        evaluations=30,
+    )
+    assert counters_of(RunState("run")) == LearnerCounters()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,14 @@ def test_the_resumed_configuration_decides_the_learning_rate(tmp_path: Path) -> 
     assert restored.optimizer.param_groups[0]["lr"] == 0.25
 
 
+def test_a_restored_loss_is_scaled_as_the_saved_one(tmp_path: Path) -> None:
+    learner, restored = make_learner(autocast="float16"), make_learner(autocast="float16")
+    scale = {**learner.scaler.state_dict(), "scale": 128.0, "_growth_tracker": 3}
+    learner.scaler.load_state_dict(scale)
+    restore_learner(save(tmp_path, learner), restored)
+    assert restored.scaler.state_dict() == scale
+
+
 def test_counters_come_back(tmp_path: Path) -> None:
     learner = make_learner()
     train(learner, 5)
@@ -290,6 +298,7 @@ def metadata(value: Any) -> Callable[[Path], None]:
         pytest.param(metadata(None), id="somebody else's file"),
         pytest.param(metadata("{"), id="no JSON"),
         pytest.param(metadata("[1]"), id="no object"),
+        pytest.param(metadata("{}"), id="no format"),
         pytest.param(metadata('{"format": 99}'), id="another format"),
     ],
 )

@@ -106,6 +106,15 @@ def test_one_adam_step_moves_by_the_learning_rate() -> None:
         assert x == pytest.approx(-0.1, rel=1e-4)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_adam_is_fused_and_can_be_recorded_as_the_options_say(fused: bool, recorded: bool) -> None:
+    config = Config(fused_optimizer=fused, cuda_graph=recorded)
+    defaults = build_optimizer(config, [nn.Parameter(torch.zeros(1))], CPU).defaults
+    assert (defaults["fused"], defaults["foreach"]) == (fused, not fused)
+    assert defaults["capturable"] == recorded
+
+
 @pytest.mark.parametrize("epsilon", [1e-8, 1e-2])
 def test_an_adam_trajectory_is_kingma_and_bas(epsilon: float) -> None:
     config = Config(learning_rate=1e-2, adam_epsilon=epsilon)

@@ -294,3 +294,17 @@ def test_a_step_that_was_forgotten_is_recorded_anew() -> None:
     for number in range(WARM_UP + 2):
         assert step(torch.tensor([float(number)])).item() == 2 * number
     assert (tape.warmed_up, tape.recorded) == (2 * WARM_UP, 2)
+
+
+def test_an_update_is_recorded_anew_once_its_moments_were_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = Tape()
+    monkeypatch.setattr("learner.update.CudaRecorder", lambda _: tape)
+    config = config_of("mlp", optimizer="rmsprop", cuda_graph=True)
+    learner, _ = trained(config, updates=WARM_UP + 1)
+    assert (tape.warmed_up, tape.recorded) == (WARM_UP, 1)
+    restore_learner(saved(learner, tmp_path), learner)
+    for number in range(WARM_UP + 1):
+        learner.update(make_batch(config, number))
+    assert (tape.warmed_up, tape.recorded) == (2 * WARM_UP, 2)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from common.config import Config
 from common.messages import EvalResult
 from common.spec import EnvSpec
+from learner import evaluations
 from learner.checkpoint import RunState
 from learner.evaluations import (
     FINAL_EVALUATION_S,
@@ -32,9 +33,10 @@ class Stage:
 
     def __init__(self, directory: Path, **changes: Any) -> None:
         self.state = RunState(run_id="run", epoch=EPOCH)
+        self.counters = LearnerCounters()
         self.checkpoints = directory
         self.evaluations = Evaluations(
-            Config(env="CartPole-v1", **changes), SPEC, self.state, LearnerCounters(), directory
+            Config(env="CartPole-v1", **changes), SPEC, self.state, self.counters, directory
         )
         self.version = 0
         self._weights: dict[int, weakref.ref[npt.NDArray[np.float32]]] = {}
@@ -78,6 +80,21 @@ def test_a_score_belongs_to_the_steps_at_which_its_version_was_published(stage: 
     assert (facts["updates"], facts["env_steps"], facts["wall_s"]) == (1, 100, 6.0)
     assert (facts["return_mean"], facts["return_std"], facts["episodes"]) == (7.0, 0.0, 2)
     assert stage.state.evaluations == [facts]
+
+
+def test_the_live_view_has_the_newest_score_the_best_and_how_many_there_were(stage: Stage) -> None:
+    stage.publish(2)
+    stage.score(1, 7.0)
+    stage.score(2, 5.0)
+    counters = stage.counters
+    assert (counters.score, counters.best_score, counters.evaluations) == (5.0, 7.0, 2)
+
+
+def test_of_equal_scores_the_newest_weights_are_the_best(stage: Stage) -> None:
+    stage.publish(2)
+    stage.score(1, 7.0)
+    stage.score(2, 7.0)
+    assert stage.best == 2
 
 
 @pytest.mark.parametrize("later", range(IN_PLAY))
@@ -135,6 +152,15 @@ def test_what_nobody_will_play_is_not_kept(stage: Stage) -> None:
     assert stage.kept == [stage.version - 1, stage.version]
 
 
+def test_without_an_evaluator_no_more_than_so_many_are_awaited(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluations, "MAX_EXPECTED", 30)
+    stage.publish(40)
+    awaited = [version for version in range(1, 41) if stage.evaluations.expects(version)]
+    assert awaited == list(range(11, 41))
+
+
 def test_a_score_without_its_weights_counts_and_is_not_the_best(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,8 +204,11 @@ def test_the_last_score_is_awaited_as_long_as_evaluations_take(stage: Stage) -> 
 
 def test_enough_good_games_solve_the_run(tmp_path: Path) -> None:
     stage = Stage(tmp_path, target_return=5.0, confirm_episodes=2)
+    stage.state.best_score = 9.0  # Of fewer games.
     stage.publish()
     facts = stage.score(1, 6.0)
     assert (stage.evaluations.reached, stage.evaluations.solved) == (True, True)
     assert facts is not None
     assert facts["solved"]
+    # These are the weights that did it.
+    assert (stage.best, stage.state.best_score) == (1, 6.0)

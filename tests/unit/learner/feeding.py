@@ -125,6 +125,7 @@ class Stage:
             "min_size_to_sample": 1,
         }
         manifest = Manifest("run", Config(**{**values, **changes}), SPEC)
+        self._context = context
         self._socket, endpoint = transport.bind(context, zmq.ROUTER, "inproc://replay")
         server = Serving(1, endpoint)
         self._instance: int | None = None
@@ -135,12 +136,21 @@ class Stage:
                 storage.write(block(number))
             self._instance = storage.instance
             server = replace(server, machine=machine_id(), storage=str(path))
+        self._server = server
         self.rejections = Rejections("learner_rejected_messages_total")
         self.feed: Feed = kind(context, server, manifest, torch.device("cpu"), self.rejections)
         self._ended = False
         self._peer = b""
         self.asked = 0
         """Batches, in all requests so far."""
+
+    def move(self) -> None:
+        """The server's successor listens elsewhere, and the feed is told so."""
+        self._socket.close(linger=0)
+        address = f"{self._server.endpoint}-again"
+        self._socket, endpoint = transport.bind(self._context, zmq.ROUTER, address)
+        self._server = replace(self._server, endpoint=endpoint)
+        self.feed.follow({0: self._server})
 
     def request(self) -> SampleRequest:
         """The next request, which must come."""

@@ -30,6 +30,7 @@ from tests.unit.learner.feeding import (
     prefetcher,
     priority,
 )
+from tests.waiting import wait_until
 
 
 def test_batches_come_whole_and_in_order(stages: Start) -> None:
@@ -154,6 +155,37 @@ def test_uniform_replay_weighs_all_alike_and_sends_no_priorities(stages: Start) 
     stage.feed.done(got, priority(1))
     request = stage.request()
     assert (request.batches, len(request.key), len(request.priority)) == (1, 0, 0)
+
+
+def test_a_server_that_is_elsewhere_now_is_asked_for_what_its_predecessor_owed(
+    stages: Start,
+) -> None:
+    stage = stages(prefetch_batches=3)
+    assert stage.request().batches == 3
+    stage.answer(1)
+    in_training = stage.next()
+    for _ in range(2):
+        stage.move()
+        assert stage.request().batches == 2
+    for number in (2, 3):
+        stage.answer(number)
+        assert_is(stage.next(), number)
+    stage.feed.done(in_training, priority(1))
+    assert stage.request().batches == 1
+    assert stage.nothing_more()
+
+
+@pytest.mark.parametrize("path", ["shared memory"], indirect=True)
+def test_what_was_overwritten_at_its_predecessor_stays_counted(stages: Start) -> None:
+    stage = stages(prefetch_batches=1)
+    stage.request()
+    stage.answer(BATCHES)  # Whose block is not there.
+    feed = stage.feed
+    wait_until(lambda: feed.next(0.01) is None and feed.overwritten == N, "it is counted")
+    assert stage.request().batches == 1
+    stage.move()
+    assert stage.request().batches == 1
+    assert feed.overwritten == N
 
 
 @pytest.mark.parametrize("state", ["waiting", "ready", "failed"])

@@ -43,6 +43,7 @@ def assert_ends_with(stages: Start, **bad: Any) -> None:
         stage.next()
     with pytest.raises(MalformedMessage):
         stage.feed.next(0.0)
+    assert stage.rejections.total == 1
 
 
 @pytest.mark.parametrize("bad", BAD_DRAWS.values(), ids=BAD_DRAWS)

@@ -18,6 +18,7 @@ from common.config import Config
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Insert, Message, PartRequest, Serving
 from common.process import machine_id
+from common.rejections import Rejections
 from common.trace import NO_TRACE
 from learner.batches import Used
 from learner.shards import ShardedBatches
@@ -50,13 +51,19 @@ def config(**changes: Any) -> Config:
 
 
 def block(server: int, number: int, priority: float) -> Insert:
-    """The number-th block that the server gets, from 1: its observations say so, and its
-    transitions have priorities of once, twice, three and four times `priority`."""
-    message = insert(steps(), session=server, sequence=number - 1)
+    """The number-th block that the server gets, from 1: its observations say so, and the version
+    that acted, and its transitions have priorities of once, twice, three and four times
+    `priority`."""
+    version = version_of(server, number)
+    message = insert(steps(), session=server, sequence=number - 1, weights_version=version)
     obs = np.empty_like(message.obs)
     obs[..., 0], obs[..., 1] = server, number
     priorities = (priority * np.arange(1, LAYOUT.length + 1, dtype=np.float32))[None]
     return replace(message, obs=obs, priority=priorities, oldest=0)
+
+
+def version_of(server: int, number: int) -> int:
+    return 100 * server + number
 
 
 class Server:
@@ -67,7 +74,7 @@ class Server:
     """
 
     def __init__(self, context: Context, run: Manifest, number: int, path: Path | None) -> None:
-        self.number, self._run, self._path = number, run, path
+        self.number, self._run, self._path, self._context = number, run, path, context
         self.socket, endpoint = transport.bind(context, zmq.ROUTER, f"inproc://replay-{number}")
         self.table: Table = build_table(run, path)
         self.serving = Serving(number, endpoint)
@@ -84,6 +91,13 @@ class Server:
             if self._path is not None:
                 self._path.unlink()
         self.table = build_table(self._run, self._path)
+
+    def move(self) -> None:
+        """Its successor, with what there was, listens elsewhere."""
+        self.close()
+        address = f"{self.serving.endpoint}-again"
+        self.socket, endpoint = transport.bind(self._context, zmq.ROUTER, address)
+        self.serving = replace(self.serving, endpoint=endpoint)
 
     def insert(self, priority: float = 1.0) -> bool:
         """Another block; whether it was stored at once."""
@@ -109,6 +123,9 @@ class Server:
 
     def send(self, peer: bytes, message: Message) -> None:
         transport.send(self.socket, message, prefix=(peer,))
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
 
 
 class Stage:
@@ -136,15 +153,17 @@ class Stage:
             for n in priorities
         }
         for number, server in self.servers.items():
-            ends.callback(server.socket.close, linger=0)
+            ends.callback(server.close)
             for priority in priorities[number]:
                 server.insert(priority)
+        self.rejections = Rejections("learner_rejected_messages_total")
         self.batches = ShardedBatches(
             context,
             {n: server.serving for n, server in self.servers.items()},
             run,
             torch.device("cpu"),
             NO_TRACE,
+            self.rejections,
             now_s=lambda: self.now_s,
         )
         ends.callback(self.batches.close)

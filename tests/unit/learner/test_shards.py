@@ -1,17 +1,21 @@
 """Batches of several servers against one big table, by wire and by shared memory."""
 
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from common import transport
+from common import codec, transport
 from common.blocks import RowKind
 from common.errors import WireError
-from common.messages import Rejected
-from tests.experience import LAYOUT, insert
-from tests.unit.learner.sharding import N, Start, items
+from common.manifest import Manifest
+from common.messages import Drawn, PartRequest, Rejected, Serving
+from learner.shard import Shard
+from tests.experience import LAYOUT, SPEC, insert
+from tests.unit.learner.sharding import Context, N, Start, config, items, version_of
 
 UNEQUAL = {0: [0.5, 1.0, 0.2], 1: [8.0], 2: [0.1, 0.1]}
 """Six blocks on three servers, of which the one with the fewest has the most to learn from."""
@@ -50,6 +54,12 @@ def test_weights_are_those_of_one_big_table(shards: Start) -> None:
     np.testing.assert_allclose(batch.weight.numpy(), expected, rtol=1e-5)
 
 
+def test_the_version_that_acted_is_the_mean_over_all_rows(shards: Start) -> None:
+    batch = shards(UNEQUAL).next()
+    versions = [version_of(server, key // LAYOUT.length) for server, key in items(batch)]
+    assert batch.mean_version == pytest.approx(np.mean(versions))
+
+
 def test_priorities_go_back_to_the_server_that_each_transition_came_from(shards: Start) -> None:
     stage = shards(UNEQUAL)
     batch = stage.next()
@@ -77,6 +87,20 @@ def test_each_batch_is_counted_once_by_the_server_that_is_farthest_behind(shards
     assert batch.inserted == {n: s.table.limiter.inserts for n, s in stage.servers.items()}
     counted = sum(request.counted for s in stage.servers.values() for request in s.heard)
     assert batch.sampled == counted == 31 * N
+
+
+def test_what_a_server_is_yet_to_count_counts_already(context: Context) -> None:
+    run = Manifest("run", config(), SPEC)
+    shard = Shard(context, 0, Serving(1, "inproc://nobody"), run)
+    with closing(shard.link):
+        for request in (1, 2, 3):
+            shard.ask(None, 0.0, N, 0.0)
+            assert shard.limiter.samples == request * N
+        nothing = np.empty(0, np.float32), np.empty(0, np.int64)
+        # The first answer was lost.
+        shard.answered(Drawn(0, 8, 500, 1_000, 1.0, 2, *nothing))
+        assert list(shard.asked) == [3]
+        assert (shard.limiter.inserts, shard.limiter.samples) == (500, 1_000 + N)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -153,6 +177,23 @@ def test_a_rejection_names_the_server(shards: Start) -> None:
     server.send(bytes(frames[0]), Rejected(-1, -1, "no such thing"))
     with pytest.raises(WireError, match="replay server 1 rejected a request: no such thing"):
         list(stage.batches.receive())
+    assert stage.rejections.total == 1
+
+
+def test_more_rows_than_were_asked_of_a_server_take_no_others_place(shards: Start) -> None:
+    stage = shards({0: [1.0], 1: [1.0]}, prefetch_batches=1)
+    assert stage.turn() == []
+    server = stage.servers[0]
+    frames = transport.receive_frames(server.socket)
+    assert frames is not None
+    request = codec.decode(frames[1:])
+    assert isinstance(request, PartRequest)
+    more = replace(request, rows=request.rows + 1)
+    ((peer, reply),) = server.table.replies(bytes(frames[0]), more, 0.0)
+    server.send(peer, reply)
+    # Its rows are asked for once more.
+    batch = stage.next()
+    assert {server for server, _ in items(batch)} == {0, 1}
 
 
 def test_rows_that_end_an_episode_are_never_drawn(shards: Start) -> None:

@@ -44,6 +44,18 @@ def test_a_server_that_is_gone_takes_only_its_experience_with_it(shards: Start) 
     assert {server for server, _ in items(batch)} == {0, 1}
 
 
+def test_a_server_that_is_elsewhere_now_is_drawn_from_there(shards: Start) -> None:
+    stage = shards({0: [1.0, 1.0], 1: [1.0, 1.0]}, prefetch_batches=2)
+    stage.done(stage.next())
+    stage.servers[1].move()
+    stage.batches.follow({n: server.serving for n, server in stage.servers.items()})
+    for _ in range(6):
+        batch = stage.next()
+        stage.done(batch)
+    assert {server for server, _ in items(batch)} == {0, 1}
+    assert batch.inserted == {0: 8, 1: 8}
+
+
 def test_a_server_that_came_back_empty_owes_its_rows_to_the_others(shards: Start) -> None:
     stage = shards({0: [1.0, 1.0], 1: [1.0, 1.0]}, prefetch_batches=1)
     stage.done(stage.next())

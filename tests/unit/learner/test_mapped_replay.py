@@ -104,6 +104,19 @@ def test_a_stand_in_comes_with_its_own_probability(tmp_path: Path) -> None:
     assert stand_ins == {8, 9, 10, 11}  # Any of those that are left.
 
 
+def test_the_same_seed_has_the_same_stand_ins(tmp_path: Path) -> None:
+    run = manifest()
+    storage = Storage(SPEC, run.layout, SLOTS, tmp_path / "replay")
+    for sequence in range(4):
+        write(storage, run, sequence)
+    chosen = []
+    for seed in (1, 1, 2):
+        replay = mapped(tmp_path / "replay", manifest(seed=seed))
+        reads = [replay.read(blank(run), drawn(TWO_BLOCKS)) for _ in range(5)]
+        chosen.append([read.key.tolist() for read in reads if read is not None])
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
 def test_some_gone_before_and_some_while_they_are_read(
     tmp_path: Path, tear: Callable[[Callable[[], Any]], None]
 ) -> None:

@@ -1,10 +1,14 @@
-"""What the head makes of its members' numbers when it has only just begun to hear them."""
+"""What the head makes of its members' numbers."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
+from common.block_columns import block_bytes
+from common.config import Config
 from learner.autoscaling import PERIOD_S
+from learner.head import SILENCE_S
 from learner.recorder import Record, Recorder
 from learner.report import Report
 from learner.sinks import scalars
@@ -15,6 +19,43 @@ TRAINING = LearnerCounters(phase="training")
 ACTORS = 8
 WAITED_S = 1_000.0
 """Of each actor and replay server, before the head was restarted."""
+
+
+def test_the_heads_own_metrics_and_its_status_are_of_all_members() -> None:
+    run = Run()
+    report = Report(run.head, MANIFEST, LearnerCounters(updates=100), lambda: 1.0)
+    a, b, _ = (run.welcome(peer, join()).session for peer in (b"a", b"b", b"c"))
+    run.send(b"a", heartbeat(a, [1.0, 2.0, 6.0], actor_weights_version=88.0))
+    # Ahead of a learner that was resumed; and the third has not told of its weights.
+    run.send(b"b", heartbeat(b, actor_weights_version=105.0))
+    values = report.head_telemetry.snapshot()[0]
+    assert values["head_training_return"] == 3.0
+    assert values["head_policy_lag_updates"] == 6.0  # (12 + 0) / 2
+    assert [m["returns"] for m in report.status().members] == [{}, {"0": 3.0}, {}, {}]
+    run.head.tick(SILENCE_S + 0.1)
+    assert report.head_telemetry.snapshot()[0]["head_lost_members_total"] == 4
+
+
+def test_a_status_tells_the_bytes_of_all_replay_servers() -> None:
+    two = replace(MANIFEST, config=Config(replay_servers=2))
+    report = Report(Run(two).head, two, TRAINING, lambda: 1.0)
+    each = block_bytes(two.spec, two.layout, two.config.replay_slots)
+    assert report.status().replay_bytes == 2 * each
+
+
+@pytest.mark.parametrize(("phase", "wanted"), [("waiting", None), ("training", 4)])
+def test_more_actors_are_wanted_while_the_learner_waits_once_it_trains(
+    phase: str, wanted: int | None
+) -> None:
+    run, counters = Run(), LearnerCounters(phase=phase)
+    report = Report(run.head, MANIFEST, counters, lambda: 1.0)
+    for peer in (b"a", b"b"):
+        run.welcome(peer, join())
+    for now_s in (0.0, PERIOD_S):
+        counters.waited_s = now_s / 2
+        report.observe_waiting(now_s)
+    # Half of its time for two actors' work.
+    assert report.head_telemetry.snapshot()[0].get("head_wanted_actors") == wanted
 
 
 @pytest.mark.parametrize("share", [0.05, 0.55])

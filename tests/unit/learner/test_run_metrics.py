@@ -107,11 +107,13 @@ def test_processes_that_are_gone_are_not_remembered_without_end(
     assert metrics.values() == {STEPS: 400.0}
 
 
-def test_a_counter_that_falls_back_takes_nothing_away() -> None:
+def test_what_falls_back_takes_nothing_away() -> None:
     metrics = RunMetrics()
-    for value in (10.0, 4.0, 6.0):
-        metrics.add(1, {STEPS: value}, {})
+    for count in (10, 4, 6):
+        metrics.add(1, {STEPS: float(count)}, observed(*[0.02] * count))
+        metrics.record()
     assert metrics.values() == {STEPS: 12.0}
+    np.testing.assert_allclose(metrics.histograms[STEP_S], observed(*[0.02] * 12)[STEP_S])
 
 
 def test_a_record_has_the_quantiles_of_what_came_since_the_last_one() -> None:
@@ -164,3 +166,4 @@ def test_what_is_not_declared_or_no_number_is_left_out(values: Any, histograms: 
     metrics = RunMetrics()
     metrics.add(1, values, histograms)
     assert metrics.record() == {}
+    assert metrics.histograms == {}

@@ -16,7 +16,15 @@ import learner.head
 from common import codec, transport
 from common.errors import MalformedMessage, Reason
 from common.messages import Heartbeat, Leave, Message, Refused, Serving, StatusRequest
-from learner.admission import MAX_ENVS, MAX_LINES, MAX_MESSAGES, MAX_NAME, FloodGate
+from learner.admission import (
+    MAX_ENVS,
+    MAX_LINES,
+    MAX_MESSAGES,
+    MAX_NAME,
+    MAX_PATH,
+    FloodGate,
+    LineBudget,
+)
 from learner.control import ControlPlane
 from learner.run_metrics import MAX_VALUE
 from learner.status import LearnerCounters
@@ -25,6 +33,7 @@ from tests.head_with_peers import MANIFEST, Run, heartbeat, join, result
 from tests.waiting import wait_until
 
 LONG = "x" * (MAX_NAME + 1)
+FLOOD = f"head_rejected_messages_total.{Reason.FLOOD}"
 
 
 def only(run: Run) -> Reason:
@@ -65,10 +74,13 @@ def test_strangers_to_the_run_are_told_to_join_and_counted(message: Message) -> 
     assert only(run) is Reason.UNKNOWN_SESSION
 
 
-def test_an_endpoint_that_is_too_long_is_not_handed_on() -> None:
+@pytest.mark.parametrize(
+    "where", [(LONG, "m"), ("tcp://i:1", LONG), ("tcp://i:1", "m", "x" * (MAX_PATH + 1))]
+)
+def test_an_address_that_is_too_long_is_not_handed_on(where: tuple[str, ...]) -> None:
     run = Run()
     session = run.welcome(b"i", join("inference", machine="m")).session
-    run.send(b"i", Serving(session, LONG, "m"))
+    run.send(b"i", Serving(session, *where))
     assert only(run) is Reason.TOO_LARGE
     assert run.head.members[session].serving is None
 
@@ -98,6 +110,7 @@ def test_a_run_takes_in_so_many_environments_and_no_more() -> None:
     ((_, answer),) = run.send(b"b", join(num_envs=2))
     assert isinstance(answer, Refused)
     assert run.head.ladder_size == MAX_ENVS - 1
+    run.welcome(b"e", join("evaluator", num_envs=2))  # It adds none to the run's.
 
 
 def test_a_number_nobody_has_room_for_is_not_given() -> None:
@@ -127,7 +140,7 @@ def test_numbers_that_would_spoil_sums_stay_out_of_status_and_metrics(
         (([1e31], [1], [0]), Reason.RANGE),
         (([math.nan], [1], [0]), Reason.RANGE),
         (([1.0], [-1], [0]), Reason.RANGE),
-        (([1.0], [1], [99]), Reason.RANGE),
+        (([1.0], [1], [4]), Reason.RANGE),  # It has 4, numbered from 0.
     ],
 )
 def test_impossible_episodes_are_left_out_and_counted(columns: Any, reason: Reason) -> None:
@@ -143,6 +156,17 @@ def test_impossible_episodes_are_left_out_and_counted(columns: Any, reason: Reas
     )  # fmt: skip
     assert only(run) is reason
     assert run.head.take_episodes() == ([], [])
+
+
+def test_episodes_without_end_are_not_all_kept_for_the_next_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learner.head, "MAX_NEW_EPISODES", 2)
+    run = Run()
+    session = run.welcome(b"a", join()).session
+    run.send(b"a", heartbeat(session, [1.0, 2.0, 3.0]))
+    assert run.head.take_episodes() == ([1.0, 2.0], [1, 1])
+    assert run.head.episodes == 3
 
 
 def test_an_evaluation_of_absurd_returns_is_none() -> None:
@@ -175,6 +199,11 @@ def test_joins_without_end_write_few_lines(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO):
         run.welcome(b"honest", join(host="honest"))
     assert any("honest" in line for line in caplog.messages)
+
+
+def test_however_long_it_was_quiet_there_are_no_more_lines_at_once() -> None:
+    lines = LineBudget()
+    assert sum(lines.allows(1e9) for _ in range(2 * MAX_LINES)) == MAX_LINES
 
 
 # ------------------------------------------------------------------------------------------ floods
@@ -211,15 +240,17 @@ def test_a_status_flood_is_answered_in_part_and_others_in_full(control: ControlP
             transport.send(loud, StatusRequest())
         transport.send(quiet, StatusRequest())
         wait_until(lambda: transport.receive(quiet), "the quiet one is answered")
-        flood = f"{'head_rejected_messages_total'}.{Reason.FLOOD}"
-        wait_until(lambda: control.head_telemetry.newest[0].get(flood), "the loud one is counted")
+        wait_until(lambda: control.head_telemetry.newest[0].get(FLOOD), "the loud one is counted")
+        # In the next second it is heard again.
+        transport.send(loud, join("admin"))
+        wait_until(lambda: isinstance(transport.receive(loud), Refused), "the loud one is answered")
 
 
-def test_strangers_at_the_weights_are_cut_off_while_messages_do_not_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    for name in ("MESSAGES_PER_TURN", "TURN_S"):
-        monkeypatch.setattr(learner.control, name, math.inf)
+def messages_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[threading.Event, threading.Event]:
+    """Events: the head has begun to take them; they are over, which is for the caller to set."""
+    monkeypatch.setattr(learner.control, "MESSAGES_PER_TURN", math.inf)
     receive = transport.receive_frames
     begun, over = threading.Event(), threading.Event()
 
@@ -230,6 +261,24 @@ def test_strangers_at_the_weights_are_cut_off_while_messages_do_not_end(
         return [b"peer", b"nonsense"]
 
     monkeypatch.setattr(transport, "receive_frames", endless)
+    return begun, over
+
+
+def test_records_are_written_while_messages_do_not_end(
+    control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, over = messages_without_end(monkeypatch)
+    try:
+        wait_until(lambda: control.head_telemetry.newest[0].get(FLOOD), "a record has the flood")
+    finally:
+        over.set()
+
+
+def test_strangers_at_the_weights_are_cut_off_while_messages_do_not_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(learner.control, "TURN_S", math.inf)
+    begun, over = messages_without_end(monkeypatch)
     address = f"ipc://{tmp_path_factory.mktemp('s') / 'head'}"
     with (
         zmq.Context() as context,

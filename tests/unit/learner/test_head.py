@@ -155,6 +155,10 @@ def test_on_a_host_that_never_has_two_a_successor_needs_no_number() -> None:
         run.welcome(b"2" + p, join(take_over=True, host=p.decode())) for p in (b"c", b"a")
     ]
     assert [s.number for s in successors] == [2, 0]
+    # Should there be two all the same, one takes the place of both.
+    assert run.welcome(b"3a", join(host="a")).number == 3
+    assert run.welcome(b"4a", join(take_over=True, host="a")).number == 0
+    assert len(run.head.of_role("actor")) == 3
 
 
 @pytest.mark.parametrize(
@@ -229,6 +233,23 @@ def test_who_is_silent_for_too_long_is_gone_and_counted() -> None:
     run.head.tick(10.0 + SILENCE_S + 0.1)
     assert run.head.members == {}
     assert run.head.lost == {"actor": 3, "replay_server": 1}
+
+
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [
+        ("actor", heartbeat(101)),
+        ("relay", Serving(101, "tcp://relay:1")),
+        ("evaluator", result(101, [1.0])),
+    ],
+)
+def test_whatever_a_member_says_shows_that_it_is_there(role: str, message: Message) -> None:
+    run = Run()
+    session = run.welcome(b"m", join(role)).session
+    run.now_s = 10.0
+    run.send(b"m", message)
+    run.head.tick(SILENCE_S + 0.1)
+    assert list(run.head.members) == [session]
 
 
 def test_who_was_cut_off_and_comes_back_is_not_counted_twice() -> None:
@@ -352,6 +373,14 @@ def test_evaluations_are_handed_over_once() -> None:
     run.send(b"e", second)
     assert run.head.take_evaluations() == [first, second]
     assert run.head.take_evaluations() == []
+
+
+def test_of_several_evaluators_the_one_that_came_last_is_followed() -> None:
+    run = Run()
+    first, last = (run.welcome(peer, join("evaluator")).session for peer in (b"e", b"f"))
+    assert run.head.evaluator == last
+    run.send(b"f", Leave(last, "stopped"))
+    assert run.head.evaluator == first
 
 
 def test_only_an_evaluators_results_count() -> None:

@@ -9,9 +9,10 @@ import pytest
 import zmq
 
 from common import transport
-from common.messages import Status, StatusRequest
+from common.messages import Directive, Status, StatusRequest
 from learner import control as control_module
 from learner.control import ControlPlane
+from learner.head import Head, Reply
 from learner.recorder import Record, Recorder
 from learner.report import Report
 from learner.status import LearnerCounters, RunStatus
@@ -129,6 +130,35 @@ def test_whoever_stopped_watching_long_ago_is_told_nothing_at_the_end(
             transport.send(left, StatusRequest())
             wait_until(lambda: transport.receive(left) is not None, "a status")
         assert transport.receive(left) is None
+
+
+def test_what_follows_from_a_members_silence_is_told_at_once(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Directive(101, "run", 8, "tcp://replay:7001")
+    monkeypatch.setattr(Head, "tick", lambda head, now_s: [(b"a", told)])
+    control = ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)
+    with closing(control), closing(context.socket(zmq.DEALER)) as actor:
+        actor.setsockopt(zmq.IDENTITY, b"a")
+        actor.connect(control.endpoint)
+        wait_until(lambda: transport.receive(actor) == told, "the actor is told")
+
+
+def test_while_the_head_does_not_listen_nobody_falls_silent(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_s: list[float] = []
+
+    def look(head: Head, now_s: float) -> list[Reply]:
+        looked_s.append(now_s)
+        return []
+
+    monkeypatch.setattr(Head, "tick", look)
+    monkeypatch.setattr(control_module, "RECORD_PERIOD_S", 0.0)
+    monkeypatch.setattr(control_module, "MAX_LOOK_S", 0.0)  # However long, it is too long a look.
+    with closing(ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)):
+        wait_until(lambda: len(looked_s) > 1, "the head has looked twice")
+    assert set(looked_s) == {0.0}
 
 
 @pytest.mark.parametrize(("phase", "stays"), [("done", False), ("failed", True)])

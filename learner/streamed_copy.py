@@ -71,7 +71,7 @@ def _stream(source, rows, out):  # type: ignore[no-untyped-def]
     for i in range(rows.size):
         # As `copy_frames` has it: the rows are in range, and if not, nothing else is read.
         since = first + min(max(rows[i], 0), last) * row_bytes
-        for offset in range(0, row_bytes, 16):
+        for offset in range(0, row_bytes, STREAMED_BYTES):
             _stream_vector(target + offset, since + offset)
         target += row_bytes
     # They are in no order with other stores: whoever hears that this is done must see them.

@@ -1,9 +1,10 @@
 """Every message of the wire, declared once.
 
 A message is a frozen dataclass; its `kind` names it in the header frame. Scalars travel in the
-header, each array as one raw little-endian frame after it, in the order of declaration
-(`common/codec.py`). Bytes are pinned by golden files in `tests/contract/`: a change here that
-alters them raises `SCHEMA_VERSION`, and peers of another version are refused when they join.
+header; arrays follow in the order of declaration, little-endian: small ones together in one frame,
+each larger one in its own (`common/codec.py`). Bytes are pinned by golden files in
+`tests/contract/`: a change here that alters them raises `SCHEMA_VERSION`, and peers of another
+version are refused when they join.
 
 Axes: B blocks in a message, R rows of a block, L rows of a block that may start a transition
 (`common/blocks.py`), N transitions of a batch, U frames of each of them, K transitions whose
@@ -133,7 +134,7 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Message):
-    """The head or a replay server will not talk to this peer, and why."""
+    """The head will not talk to this peer, and why."""
 
     kind: ClassVar[str] = "refused"
     reason: str
@@ -141,7 +142,7 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class Serving(Message):
-    """A replay server or an inference process tells the head where it listens."""
+    """A replay server, an inference process or a relay tells the head where it listens."""
 
     kind: ClassVar[str] = "serving"
     session: int
@@ -173,8 +174,8 @@ class Heartbeat(Message):
 
 @dataclass(frozen=True, slots=True)
 class Directive(Message):
-    """What the head wants of a member: sent on every change but one of the ladder's length alone,
-    and in answer to a heartbeat after a change or a few seconds."""
+    """What the head wants of a member: sent at once when the run stops or one that serves comes or
+    goes; in answer to a heartbeat after any other change, or a few seconds."""
 
     kind: ClassVar[str] = "directive"
     session: int
@@ -371,7 +372,7 @@ class Batch(Message):
     request: int
     """`number` of the PartRequest that this answers; 0: of none."""
     mean_version: float
-    """Mean weights version that acted in these transitions (the policy lag's other end)."""
+    """Mean weights version that acted in these transitions, from which their age is counted."""
     frames: Observations
     """[N, U, *obs_shape], the rows that the observations are stacked from
     (`common/transitions.py`)."""
@@ -385,7 +386,7 @@ class Batch(Message):
     probability: Float32Vector
     """With which each transition was drawn."""
     key: Int64Vector
-    """Block sequence number × L + row."""
+    """Block number × L + row, rows counted from the first that may start a transition."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,9 +361,9 @@ class Head:
         return self._directives() if served else []
 
     def _directives(self) -> list[Reply]:
-        """To all at once, for what cannot wait. Another length of the ladder can: each member hears
-        of it with the answer to its next heartbeat, and a thousand actors that join at once do not
-        cost a million messages."""
+        """To all at once, for what cannot wait. Another length of the ladder, or another replay
+        server because actors came or went, can: each member hears of it with the answer to its next
+        heartbeat, and a thousand actors that join at once do not cost a million messages."""
         return [(m.peer, self._directive(m)) for m in self.members.values()]
 
     def _directive(self, member: Member) -> Directive:

@@ -97,7 +97,7 @@ class Membership:
 
     Args:
         address: the head's control address.
-        role: actor, evaluator, inference or replay_server.
+        role: actor, evaluator, inference, relay or replay_server.
         num_envs: environments on the ε ladder; 0: as many as the configuration says.
         preferred_number: take over from the process of this role and host that had it; −1: any.
         alone: this host has one process of this role at a time: take over from whichever was there.

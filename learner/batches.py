@@ -1,7 +1,7 @@
 """Batches from the run's only replay server; priorities and requests on their way there.
 
-It owes the server's credit: at any time `prefetch_batches` batches are requested, ready, or in
-training; a request for others carries the priorities of those that were used up.
+It keeps the credit at its full size: at any time `prefetch_batches` batches are requested, ready,
+or in training; a request for others carries the priorities of those that were used up.
 """
 
 import logging

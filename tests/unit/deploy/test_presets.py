@@ -68,6 +68,7 @@ def test_the_papers_protocol_lies_over_any_game(game: str) -> None:
         "max_num_frames_per_episode": 50_000,
     }
     assert (config.optimizer, config.learning_rate) == ("rmsprop", 0.00025 / 4)
+    assert config.prefetch_batches == 16
 
 
 @pytest.mark.parametrize(

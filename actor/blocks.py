@@ -187,9 +187,9 @@ def initial_priority(
 
         δ_t = G_t + discount_t · max_a Q(s_{t+m}, a) − Q(s_t, a_t)
 
-    (Horgan et al. 2018, algorithm 1, line 9: the actor has no target network, so the double
-    estimate is the maximum.) q_values [B, R, A], the others [B, R]; returns [B, L], 0 for rows that
-    start no transition.
+    (COMPUTEPRIORITIES in algorithm 1 of Horgan et al. 2018, which leaves open how. The actor has no
+    target network, so the double estimate is the maximum.) q_values [B, R, A], the others [B, R];
+    returns [B, L], 0 for rows that start no transition.
     """
     return _initial_priority(  # type: ignore[no-any-return]
         q_values, action, reward, row_kind, layout.context, layout.length, layout.n_step, discount

@@ -43,8 +43,9 @@ def _json_text(value: Any) -> Any:
 
 
 class Config(BaseModel):
-    """Defaults are the Ape-X paper's (Horgan et al. 2018, appendix C and D) where it gives a number
-    that a small machine can use, and common practice for vector observations elsewhere."""
+    """Defaults are the Ape-X paper's (Horgan et al. 2018, section 4.1 and the appendix) where it
+    gives a number that a small machine can use, and common practice for vector observations
+    elsewhere."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

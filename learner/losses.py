@@ -45,7 +45,7 @@ def squared(delta: Tensor) -> Tensor:
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """(1/N) Σ w_i · loss_i (Schaul et al. 2016, algorithm 1, line 13)."""
+    """(1/N) Σ w_i · loss_i: the sum of Schaul et al. 2016, algorithm 1, line 13, as a mean."""
     return torch.mean(weight * losses)
 
 

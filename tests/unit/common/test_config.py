@@ -214,7 +214,7 @@ def test_values_lie_over_their_base_and_the_base_over_the_defaults() -> None:
 
 
 def test_the_defaults_are_the_papers_where_it_gives_a_number() -> None:
-    """Horgan et al. 2018, section 4.1 and appendix C: ε = 0.4, α = 7; priority exponent 0.6,
+    """Horgan et al. 2018, section 4.1 and the appendix: ε = 0.4, α = 7; priority exponent 0.6,
     importance-sampling exponent 0.4; three-step returns; batches of 512; gradients clipped to 40;
     target copied every 2,500 updates; centred RMSProp with decay 0.95 and ε = 1.5e-7."""
     config = Config()

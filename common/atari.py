@@ -25,7 +25,8 @@ _Vector = VectorEnv[Any, Any, Any]
 
 class AtariProtocol(BaseModel):
     """How a game is played: the entries of `env_kwargs`, in the words of ale-py's vector class.
-    Defaults are what Machado et al. (2018) recommend, but for the minimal actions."""
+    Defaults are the sticky actions of Machado et al. (2018), and for the rest those of Dopamine
+    (Castro et al. 2018): four frames for each step, minimal actions, at most half an hour."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

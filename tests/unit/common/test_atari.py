@@ -326,7 +326,7 @@ def test_a_game_processes_on_its_own_plays_the_same_protocol() -> None:
 
 
 def test_defaults_are_the_present_day_protocol() -> None:
-    """Machado et al. 2018, table 8, with minimal actions."""
+    """Of Dopamine (Castro et al. 2018), with the sticky actions of Machado et al. 2018."""
     assert AtariProtocol().model_dump() == {
         "frameskip": 4,
         "maxpool": True,

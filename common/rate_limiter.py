@@ -1,9 +1,8 @@
 """Keeps learning and acting in proportion.
 
-    error = inserts × samples_per_insert − samples
+    error = (inserts − min_size_to_sample) × samples_per_insert − samples
 
-The error at the first allowed sample is samples_per_insert × min_size_to_sample; around that centre
-lies a band of ± `tolerance` samples. Above the band actors wait, below it the learner waits. The
+is held in a band of ± `tolerance` samples around 0: above it actors wait, below it the learner. The
 arithmetic is Reverb's SampleToInsertRatio (Cassirer et al. 2021, section 3.4), with one change: an
 insert is allowed while the error is not above the band, so that one insert may step over the upper
 edge by its own size. The band then need not know how much an actor inserts at once, and one of the
@@ -45,8 +44,8 @@ class RateLimiter:
                 f"samples_per_insert = {self.samples_per_insert} must be positive: "
                 "otherwise the learner would wait for ever (none: no limit)"
             )
-        # With the actors waiting (error > centre + tolerance) a batch must still be allowed
-        # (error − batch_size ≥ centre − tolerance).
+        # With the actors waiting (error > tolerance) a batch must still be allowed
+        # (error − batch_size ≥ −tolerance).
         if not 2 * self.tolerance >= self.batch_size:  # NaN fails every comparison.
             raise ConfigError(
                 f"samples_per_insert_tolerance = {self.tolerance:g} must be at least half of "
@@ -56,7 +55,7 @@ class RateLimiter:
 
     @property
     def error(self) -> float:
-        """inserts × samples_per_insert − samples, as a distance from the centre of the band."""
+        """By how many samples the learner is behind; 0 without a limit."""
         if self.samples_per_insert is None:
             return 0.0
         return (self.inserts - self.min_size_to_sample) * self.samples_per_insert - self.samples

@@ -11,7 +11,8 @@ from common.environment_ids import how_to_install
 from common.errors import ConfigError
 
 ENLARGED_SIDE = 480
-"""Pixels: a picture is enlarged by the largest whole factor that keeps its longer side below."""
+"""Pixels: a picture is enlarged by the largest whole factor that keeps its longer side within this;
+a larger one stays as it is."""
 PANEL_WIDTH, ROW_HEIGHT, MARGIN, FONT_SIZE = 260, 24, 8, 14
 NAME_END, BAR_END = 96, 180
 MAX_ROWS = 18

@@ -56,7 +56,10 @@ class Policy:
         return True
 
     def q_values(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """[N, *obs_shape] → [N, A]. Raises NonFiniteLoss when a value is not finite."""
+        """[N, *obs_shape], or stacks [N, S, *obs_shape] → [N, A].
+
+        Raises NonFiniteLoss when a value is not finite.
+        """
         # From page-locked memory this is in line before the forward, and nobody waits for it.
         on_device = torch.from_numpy(obs).to(self._device, non_blocking=True)
         values: npt.NDArray[np.float32] = self._forward(on_device).cpu().numpy()

@@ -11,7 +11,7 @@ head            where the run can be asked how it goes, while it does
 status.json     what it answered last
 tb/             the same for TensorBoard, if wanted
 wandb_id        under which Weights & Biases has the run, if wanted
-trace.json      what every loop did for 200 updates, if wanted; profile/ has its parts
+trace.json      what the loops did for 200 updates, if wanted; profile/ has its parts
 curve.png       score and training return
 throughput.png  rates, the replay's fill, and who waited
 videos/         greedy episodes on film, if wanted
@@ -35,7 +35,7 @@ METRICS_FILE = "metrics.jsonl"
 HALF_WRITTEN = ("*.partial", ".tmp??????")
 """What a process that is killed while it writes a checkpoint leaves: ours, and safetensors'."""
 TAIL_BYTES = 32 * 1024
-"""How much of it is read for its last line: several, of a second each."""
+"""How much of metrics.jsonl is read for its last line: several, of a second each."""
 WANDB_ID_FILE = "wandb_id"
 PROBE_FILE, PROBE_BYTES = ".writable", 4096
 """Written and removed again, to see whether that is possible."""

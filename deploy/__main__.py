@@ -16,7 +16,7 @@ COMMANDS = {
     "dashboard": "a page with all runs of a directory, live and afterwards",
     "plot": "draw a run's curves, or several runs and seeds side by side",
 }
-"""Each is a function of its name in a module of its name."""
+"""Each is a function of its name, in a module of its name or where `_ELSEWHERE` says."""
 _RUNS = ("launch", "head")
 """Commands whose run goes on when nobody can be told how."""
 _ELSEWHERE = {"dashboard": "deploy.dashboard.command"}

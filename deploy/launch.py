@@ -82,7 +82,8 @@ class Launch:
     metrics_host: str = "127.0.0.1"
     """Address of the interface they can be scraped at."""
     profile: bool = False
-    """Record for 200 updates what every loop does and write RUN_DIR/trace.json, for Perfetto."""
+    """Record for 200 updates what learner, replay server, actors and inference process do: writes
+    RUN_DIR/trace.json, for Perfetto."""
     dashboard: bool = False
     """Serve a page with the runs beside this one, and print its address. Needs the extra
     dashboard."""

@@ -90,7 +90,7 @@ class RoleSpec:
     metrics: MetricsOptions = NO_METRICS
     """Where Prometheus can scrape this process."""
     profile: Path | None = None
-    """Directory in which the loops of all processes record their phases."""
+    """Directory in which learner, replay server, actors and inference record their phases."""
 
     @property
     def log_file(self) -> Path:

@@ -46,14 +46,15 @@ from learner.targets import Targets
 from learner.wakeup import Wakeup
 
 POLL_MS = 100
+"""How long one wait for messages lasts."""
+ASKED_POLL_MS = 5
+"""The same while somebody waits for a status."""
 MAX_GATHER_MS = 50
 MEMBERS_PER_GATHER_MS = 20
 """Between two turns of which the first found something to read lies a pause, the longer the more
 members there are: their heartbeats cost less together. What the training loop leaves to be sent
 does not wait, and neither does anything in a small run."""
 RECORD_PERIOD_S = 1.0
-ASKED_POLL_MS = 5
-"""The same while somebody waits for a status."""
 MESSAGES_PER_TURN = 200
 TURN_S = 0.25
 """No message is taken after so long: weights, records and who fell silent are waiting as well."""

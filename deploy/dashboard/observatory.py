@@ -1,7 +1,7 @@
 """Everything that is known of the runs somebody looks at: their files, and what their heads say.
 
-One for all who look: a file is read once, a head is asked once a second, and nobody is asked for
-whom nobody looks.
+One for all who look: a file is read once, a head is asked at most four times a second, and nobody
+is asked for whom nobody looks.
 """
 
 import contextlib

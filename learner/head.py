@@ -342,12 +342,10 @@ class Head:
 
     def _on_leave(self, peer: bytes, leave: Leave, now_s: float) -> list[Reply]:
         member = self.members.get(leave.session)
-        if member is None:
-            log.info("one that was gone already left: %s", leave.reason)
-            return []
         if self._lines.allows(now_s):
-            log.info("%s %d left: %s", member.role, member.number, quoted(leave.reason))
-        return self._remove([member])
+            who = f"{member.role} {member.number}" if member else "one that was gone already"
+            log.info("%s left: %s", who, quoted(leave.reason))
+        return self._remove([member]) if member else []
 
     # --------------------------------------------------------------------------------------- parts
 

@@ -201,6 +201,16 @@ def test_joins_without_end_write_few_lines(caplog: pytest.LogCaptureFixture) -> 
     assert any("honest" in line for line in caplog.messages)
 
 
+def test_so_do_leaves_of_who_was_never_there(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run()
+    with caplog.at_level(logging.INFO):
+        for session in range(MAX_LINES + 1_000):
+            run.send(b"s", Leave(session, "x\nactor 0 left: " * 100))
+    assert 0 < len(caplog.messages) <= MAX_LINES
+    assert not any("\n" in line for line in caplog.messages)
+    assert max(map(len, caplog.messages)) < 400
+
+
 def test_however_long_it_was_quiet_there_are_no_more_lines_at_once() -> None:
     lines = LineBudget()
     assert sum(lines.allows(1e9) for _ in range(2 * MAX_LINES)) == MAX_LINES

@@ -24,7 +24,7 @@ import zmq
 
 from common import transport
 from common.config import Config
-from common.errors import WireError
+from common.errors import MalformedMessage, Reason, WireError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Message, Rejected, Serving
 from common.rejections import Rejections, quoted
@@ -239,7 +239,8 @@ class ShardedBatches:
                 f"replay server {shard.number} rejected a request: {quoted(message.reason)}"
             )
         if not isinstance(message, (Batch, Drawn)):
-            log.warning("ignored a %s that was not asked for", message.kind)
+            unasked = MalformedMessage(f"a {message.kind} that was not asked for", Reason.SEQUENCE)
+            self._rejections.count(unasked, self._now_s())
             return None
         asked = shard.answered(message)
         stretch = None if asked is None else asked.stretch

@@ -12,7 +12,7 @@ from common import codec, transport
 from common.blocks import RowKind
 from common.errors import WireError
 from common.manifest import Manifest
-from common.messages import Drawn, PartRequest, Rejected, Serving
+from common.messages import Ack, Drawn, PartRequest, Rejected, Serving
 from learner.shard import Shard
 from tests.experience import LAYOUT, SPEC, insert
 from tests.unit.learner.sharding import Context, N, Start, config, items, version_of
@@ -178,6 +178,20 @@ def test_a_rejection_names_the_server(shards: Start) -> None:
     with pytest.raises(WireError, match="replay server 1 rejected a request: no such thing"):
         list(stage.batches.receive())
     assert stage.rejections.total == 1
+
+
+def test_what_nobody_asked_for_is_counted_and_has_a_line_a_second(
+    shards: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = shards({0: [1.0], 1: [1.0]})
+    server = stage.servers[1]
+    frames = transport.receive_frames(server.socket)
+    assert frames is not None
+    for sequence in range(1_000):
+        server.send(bytes(frames[0]), Ack(1, sequence))
+        assert list(stage.batches.receive()) == []
+    assert stage.rejections.values()["learner_rejected_messages_total.sequence"] == 1_000
+    assert caplog.messages == ["rejected a message (sequence): a ack that was not asked for"]
 
 
 def test_more_rows_than_were_asked_of_a_server_take_no_others_place(shards: Start) -> None:

@@ -121,13 +121,14 @@ def launch(argv: list[str]) -> int:
                 f"{config.replay_servers} are to be here: leave one of the two out"
             )
     _refuse_contradictions(options, config)
+    if options.resume is not None:
+        # Already the memory of several replays is reckoned from the environment.
+        tell_named_code(options.resume, config)
     if not placed:
         check_memory(config)
     metrics = MetricsOptions(options.metrics_port, options.metrics_host)
     security = open_security(options.keys, insecure=options.insecure)
     run_dir = _run_directory(options, config)
-    if options.resume is not None:
-        tell_named_code(run_dir, config)
     if options.engine == "slurm":
         from deploy.engines.slurm import submit
 

@@ -13,6 +13,7 @@ from common import run_directory
 from common.config import Config
 from common.errors import CheckpointError, ConfigError, ZapexError
 from deploy import checkpoint_policy
+from deploy.launch import launch
 from deploy.named_code import named_code, tell_named_code
 from learner.checkpoint import load_run_state
 from tests.unit.test_import_arrows import MODULES, ROLES, modules_of
@@ -144,3 +145,21 @@ def test_code_that_a_run_names_is_told(
     said = capsys.readouterr().err
     assert said.count("\n") == bool(named)
     assert all(name in said for name in named)
+
+
+def test_a_resumed_run_tells_of_its_code_before_any_of_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even where the environment is made only to see how much memory the replays take."""
+    (tmp_path / "strange.py").write_text(
+        "import sys\nprint('it runs', file=sys.stderr)\nraise ImportError('no further')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("deploy.launcher.preload", lambda: None)
+    config = Config(env="strange:X-v0", replay_storage="memory", replay_servers=2)
+    run_directory.create(tmp_path / "run", config)
+    with pytest.raises(ZapexError, match="no further"):
+        launch(["--resume", str(tmp_path / "run")])
+    told, ran = capsys.readouterr().err.splitlines()
+    assert "import strange (env)" in told
+    assert ran == "it runs"

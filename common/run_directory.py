@@ -14,6 +14,7 @@ wandb_id        under which Weights & Biases has the run, if wanted
 trace.json      what the loops did for 200 updates, if wanted; profile/ has its parts
 curve.png       score and training return
 throughput.png  rates, the replay's fill, and who waited
+slurm/          the job's script and its output, if it is one
 videos/         greedy episodes on film, if wanted
 """
 
@@ -247,6 +248,7 @@ def _files_of_a_run(run_dir: Path) -> list[Path]:
         "trace.json",
         "profile/*",
         "prometheus.json",
+        "slurm/job.sh",
         "head",
         "status.json",
         "tb/events.out.tfevents.*",

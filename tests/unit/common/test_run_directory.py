@@ -27,6 +27,7 @@ OURS = (
     "logs/actor-0.log",
     "metrics.jsonl",
     "wandb_id",
+    "slurm/job.sh",
     "curve.png",
     "throughput.png",
     "videos/00000050.mp4",
@@ -128,7 +129,9 @@ def test_a_directory_with_nothing_to_lose_is_taken(tmp_path: Path, left: Sequenc
     assert run_directory.stored_config(run_dir) == CONFIG
 
 
-@pytest.mark.parametrize("theirs", [("curve.png",), ("logs/x.log", "profile/n.txt", "a.partial")])
+@pytest.mark.parametrize(
+    "theirs", [("curve.png",), ("slurm/job.sh",), ("logs/x.log", "profile/n.txt", "a.partial")]
+)
 @pytest.mark.parametrize("beside", [(), ("checkpoints/mine.txt",)])
 def test_files_of_a_runs_names_where_there_is_no_run_are_somebody_elses(
     tmp_path: Path, theirs: Sequence[str], beside: Sequence[str]

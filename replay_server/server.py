@@ -205,7 +205,8 @@ def run_replay_server(
         log.info("restored transitions: %d", table.sampler.size)
         membership.send(_serving(served_at, table, membership))
         ready(endpoint)
-        trace = trace_to(options.profile, "replay_server")
+        track = "replay_server" if servers == 1 else f"replay_server-{number}"
+        trace = trace_to(options.profile, track)
         serve(socket, served_at, table, membership, stop, trace, flusher)
         trace.close()
         table.storage.flush()

@@ -4,6 +4,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from common.trace import ITERATIONS
 from tests.integration.conftest import Start
 from tests.integration.runs import ENDLESS, head_of, result_of, status, updates_beyond, write_preset
@@ -34,17 +36,24 @@ def test_a_run_is_watched_from_another_process_until_it_ends(start: Start, tmp_p
     assert view.output().splitlines()[-1] == "the run has ended"
 
 
-def test_a_profiled_run_leaves_a_picture_of_all_its_loops(start: Start, tmp_path: Path) -> None:
-    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS)
+@pytest.mark.parametrize("servers", [["replay_server"], ["replay_server-0", "replay_server-1"]])
+def test_a_profiled_run_leaves_a_picture_of_all_its_loops(
+    start: Start, tmp_path: Path, servers: list[str]
+) -> None:
+    # Each replay server needs actors of its own: nobody samples from an empty one.
+    many = {"replay_servers": len(servers), "actors": len(servers)}
+    preset = write_preset(tmp_path / "tiny.toml", total_env_steps=ENDLESS, **many)
     run_dir = tmp_path / "run"
     launch = start("deploy", "launch", "--preset", preset, "--run-dir", str(run_dir), "--profile")
     assert "trace.json" in launch.line("profile: ")
-    launch.line("  replay_server ")
+    for server in servers:
+        launch.line(f"  {server} ")
     launch.signal_group(signal.SIGINT)
     assert launch.wait() == 130
     events = json.loads((run_dir / "trace.json").read_text())["traceEvents"]
     threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
-    assert sorted(threads.values()) == ["actor-0", "learner", "replay_server"]
+    actors = [f"actor-{number}" for number in range(len(servers))]
+    assert sorted(threads.values()) == [*actors, "learner", *servers]
     phases = {name: [] for name in threads.values()}
     for event in events:
         if event["ph"] == "X":
@@ -52,8 +61,10 @@ def test_a_profiled_run_leaves_a_picture_of_all_its_loops(start: Start, tmp_path
             phases[threads[event["tid"]]].append(event["name"])
     assert phases["learner"].count("forward, backward, optimiser") == ITERATIONS
     assert {"receiving", "gathering", "priorities", "publishing"} <= set(phases["learner"])
-    assert {"inserting", "priorities, sampling", "sending"} <= set(phases["replay_server"])
-    assert {"inference", "environment", "blocks"} <= set(phases["actor-0"])
+    for server in servers:
+        assert {"inserting", "priorities, sampling", "sending"} <= set(phases[server])
+    for actor in actors:
+        assert {"inference", "environment", "blocks"} <= set(phases[actor])
 
 
 def test_a_profile_is_no_part_of_a_run_in_threads(start: Start, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from deploy.engines.options import Placing, check_placing, refuse_given
 from deploy.interruption import Interruption
 from deploy.live_view import LiveView, show_return
 from deploy.named_code import tell_named_code
-from deploy.profile import Profile
+from deploy.profile import Profile, recording
 from deploy.status_client import StatusClient
 from deploy.topology import (
     ROLES,
@@ -241,10 +241,7 @@ def _run_processes(
             roles = ROLES - {"replay_server"}
     if not actors_here:
         roles = roles - {"inference"}  # Its actors would be those of this host.
-    # Learner and replay servers; the evaluator does nothing that others wait for.
-    tracks = (
-        1 + config.replay_servers + actors_here + (actors_here > 0 and config.inference != "actor")
-    )
+    tracks = recording(config, roles, actors_here)
     profile = Profile(run_dir, tracks) if options.profile else None
     recorded_in = None if profile is None else profile.directory
     try:

@@ -6,11 +6,12 @@ Event Format"): complete events, times in microseconds, one process each, one th
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.config import Config
 from common.trace import BEGAN, ENDED
 
 DIRECTORY = "profile"
@@ -83,6 +84,13 @@ class Profile:
         return "no profile: the run ended " + (
             "before it was recorded" if began else "before training was under way"
         )
+
+
+def recording(config: Config, roles: Collection[str], actors_here: int) -> int:
+    """How many processes of a run record: the learner and, of these roles, those that it waits for;
+    none of another host, and not the evaluator."""
+    servers = config.replay_servers if "replay_server" in roles else 0
+    return 1 + servers + actors_here + ("inference" in roles and config.inference != "actor")
 
 
 def read_track(path: Path) -> Track:

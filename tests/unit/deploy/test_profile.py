@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from common.config import Config
 from common.trace import BEGAN, ENDED
-from deploy.profile import Profile, Track, events
+from deploy.profile import Profile, Track, events, recording
+from deploy.topology import ROLES
 
 LEARNER = Track("learner", [("updating", 1_000, 4_000), ("waiting", 4_000, 5_000)])
 PREFETCH = Track("learner-prefetch", [("waiting", 1_500, 4_500)])
@@ -98,3 +100,20 @@ def test_what_an_earlier_part_of_the_run_recorded_goes(tmp_path: Path) -> None:
     new = Profile(tmp_path, tracks=1)
     assert new.collect() == []
     assert not (tmp_path / "trace.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "elsewhere", "actors_here", "expected"),
+    [
+        ({}, set(), 1, 3),
+        ({"replay_servers": 2}, set(), 3, 6),
+        ({"inference": "host"}, set(), 3, 6),
+        # With --hosts: none of what is on another host is waited for.
+        ({"inference": "host"}, {"inference"}, 0, 2),
+        ({}, {"replay_server"}, 2, 3),
+    ],
+)
+def test_processes_of_this_host_record(
+    changes: dict[str, Any], elsewhere: set[str], actors_here: int, expected: int
+) -> None:
+    assert recording(Config(**changes), ROLES - elsewhere, actors_here) == expected

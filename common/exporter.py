@@ -77,7 +77,7 @@ class Exporter:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:
             raise ConfigError(
-                "--metrics-port needs the package prometheus-client: pip install 'zapex[watch]'"
+                "--metrics-port needs the package prometheus-client: pip install 'zapex[metrics]'"
             ) from error
         local = transport.is_local(f"tcp://{f'[{host}]' if ':' in host else host}:{port}")
         token = None if local else metrics_token(security.keys)

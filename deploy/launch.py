@@ -63,7 +63,8 @@ class Launch:
     resume: Path | None = None
     """Run directory of a run to continue, with its configuration, counters and experience."""
     overwrite: bool = False
-    """Replace the run in run_dir if there is one."""
+    """Replace the run in run_dir if there is one, and whatever other files of a run's names are
+    there."""
     in_process: bool = False
     """All roles as threads of this process, for debugging."""
     deterministic: bool = False
@@ -75,7 +76,8 @@ class Launch:
     """The run's key directory (python -m deploy keys new DIR): every connection is encrypted, and
     only who is on its list can join. None: what ZAPEX_KEYS or ZAPEX_KEY says, or no keys."""
     insecure: bool = False
-    """Allow an address that other hosts can reach, without keys."""
+    """Allow an address that other hosts can reach, without keys; and a --metrics-host without a
+    token."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape the learner at, 0 takes a free one; the other processes take
     free ones, all of which RUN_DIR/prometheus.json names. None: nothing can be scraped."""

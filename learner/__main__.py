@@ -38,14 +38,16 @@ class Flags:
     and again with the same words, such as Docker, Kubernetes or Slurm. A run that has come to its
     end ends at once, as it did."""
     overwrite: bool = False
-    """Replace the run in run_dir."""
+    """Replace the run in run_dir if there is one, and whatever other files of a run's names are
+    there."""
     stop_at_eof: bool = False
     """Stop when standard input ends: with the ssh connection, or the process, that holds it."""
     keys: Path | None = None
     """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
     says, or no keys."""
     insecure: bool = False
-    """Allow an address that other hosts can reach, without keys."""
+    """Allow an address that other hosts can reach, without keys; and a --metrics-host without a
+    token."""
     metrics_port: int | None = None
     """Port for Prometheus to scrape this process at; 0 takes a free one, none: it cannot."""
     metrics_host: str = "127.0.0.1"

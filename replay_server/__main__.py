@@ -34,7 +34,8 @@ class Flags:
     """The run's key directory. None: what ZAPEX_KEYS or ZAPEX_KEY
     says, or no keys."""
     insecure: bool = False
-    """Allow an address that other hosts can reach, without keys."""
+    """Allow an address that other hosts can reach, without keys; and a --metrics-host without a
+    token."""
     number: int = -1
     """Takes over at once from the server of this host that had it and died; −1: any number, and
     refused until one that died is missed."""

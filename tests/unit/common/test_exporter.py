@@ -187,5 +187,5 @@ def test_an_interface_that_is_not_there_is_named() -> None:
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ConfigError, match=r"zapex\[watch\]"):
+    with pytest.raises(ConfigError, match=r"zapex\[metrics\]"):
         Exporter(ANY_PORT)

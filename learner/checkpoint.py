@@ -306,9 +306,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str
     # PyTorch opens the file once more, and says so in a RuntimeError when it cannot.
     except (OSError, RuntimeError) as error:
         raise _unreadable(path, error) from error
-    # Releases up to 0.1 wrote no digest.
-    digest = metadata.get("sha256")
-    if tensors and digest is not None and digest != _digest(metadata["zapex"], found):
+    if tensors and metadata.get("sha256") != _digest(metadata["zapex"], found):
         raise _Damaged(f"{path} is damaged: its content is not what was written")
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path} is no zapex checkpoint")

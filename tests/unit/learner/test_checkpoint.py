@@ -279,10 +279,13 @@ def _make_directory(path: Path) -> None:
     path.mkdir()
 
 
-def metadata(value: Any) -> Callable[[Path], None]:
+def metadata(value: str | None) -> Callable[[Path], None]:
+    """Other facts, as if the file had been written with them."""
+
     def rewrite(path: Path) -> None:
-        metadata = None if value is None else {"zapex": value}
-        save_file(load_file(path), path, metadata=metadata)
+        tensors = load_file(path)
+        metadata = {"zapex": value, "sha256": checkpoint._digest(value, tensors)} if value else None
+        save_file(tensors, path, metadata=metadata)
 
     return rewrite
 

@@ -153,8 +153,7 @@ class Config(BaseModel):
     rmsprop_decay: Fraction = 0.95
     """RMSProp's decay of its moving averages."""
     rmsprop_epsilon: PositiveFloat = 1.5e-7
-    """RMSProp's ε in the paper's form, inside the root; translated for PyTorch, which adds it
-    outside."""
+    """RMSProp's ε, added to the gradient's variance, inside the root."""
     loss: Literal["huber", "squared"] = "huber"
     """Of the temporal-difference error δ: Huber with knee 1, or ½δ²."""
     max_grad_norm: Annotated[PositiveFloat | None, BeforeValidator(_none)] = 40.0

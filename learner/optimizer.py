@@ -1,6 +1,5 @@
 """The optimisers of the configuration."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,22 +10,14 @@ from common.config import Config
 from learner.compilation import Compiled
 
 
-def rmsprop_epsilon_outside(epsilon_inside: float) -> float:
-    """ε for g / (√v + ε), PyTorch's form, from ε' of g / √(v + ε'), the form of the paper.
-
-    Both divide by the same amount where it matters, as v → 0, when ε = √ε': 1.5e-7 becomes 3.9e-4.
-    """
-    return math.sqrt(epsilon_inside)
-
-
 class CentredRMSProp(torch.optim.Optimizer):
-    """RMSProp divided by the gradient's standard deviation (Graves 2013, eq. 38–40), with ε outside
-    the root:
+    """RMSProp divided by the gradient's standard deviation (Graves 2013, eq. 38–40):
 
-        m ← m + (1 − α)(g − m),    v ← α(v + (1 − α)(g − m_old)²),    θ ← θ − lr · g / (√v + ε)
+        m ← m + (1 − α)(g − m),    v ← α(v + (1 − α)(g − m_old)²),    θ ← θ − lr · g / √(v + ε)
 
-    v is the moving variance E[g²] − E[g]², tracked as such. torch.optim.RMSprop subtracts the two
-    moments, which rounds to less than zero under a steady gradient, and its root to NaN.
+    v is the moving variance E[g²] − E[g]², tracked as such, and so never negative.
+    torch.optim.RMSprop subtracts the two moments, which rounds to less than zero under a steady
+    gradient, and its root to NaN; and it adds ε to the root.
     """
 
     def __init__(
@@ -74,8 +65,8 @@ def _centred_rmsprop(
     torch._foreach_add_(means, deviations, alpha=1.0 - alpha)
     torch._foreach_addcmul_(variances, deviations, deviations, value=1.0 - alpha)
     torch._foreach_mul_(variances, alpha)
-    divisors = torch._foreach_sqrt(variances)
-    torch._foreach_add_(divisors, eps)
+    divisors = torch._foreach_add(variances, eps)
+    torch._foreach_sqrt_(divisors)
     torch._foreach_addcdiv_(parameters, gradients, divisors, value=-lr)
 
 
@@ -100,7 +91,7 @@ def build_optimizer(
             parameters,
             lr=config.learning_rate,
             alpha=config.rmsprop_decay,
-            eps=rmsprop_epsilon_outside(config.rmsprop_epsilon),
+            eps=config.rmsprop_epsilon,
             compiled=config.compile_update,
         )
     optimizer.register_load_state_dict_post_hook(_lay_out_as_parameters)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common.config import Config
-from learner.optimizer import build_optimizer, rmsprop_epsilon_outside
+from learner.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
 
@@ -26,15 +26,15 @@ def trajectory(config: Config, gradients: list[float], start: float = 0.0) -> li
 
 
 def centred_rmsprop(
-    gradients: list[float], learning_rate: float, decay: float, epsilon_outside: float
+    gradients: list[float], learning_rate: float, decay: float, epsilon: float
 ) -> list[float]:
-    """Graves 2013, eq. 38–40 without momentum; ε added to the root."""
+    """Graves 2013, eq. 38–40 without momentum."""
     n = g = x = 0.0
     values = []
     for gradient in gradients:
         n = decay * n + (1 - decay) * gradient**2
         g = decay * g + (1 - decay) * gradient
-        x -= learning_rate * gradient / (math.sqrt(n - g**2) + epsilon_outside)
+        x -= learning_rate * gradient / math.sqrt(n - g**2 + epsilon)
         values.append(x)
     return values
 
@@ -59,31 +59,19 @@ def rmsprop(**changes: float) -> Config:
     return Config(optimizer="rmsprop", **changes)  # type: ignore[arg-type]
 
 
-def test_the_papers_epsilon_becomes_its_root() -> None:
-    # √1.5e-7 = 3.873e-4
-    assert rmsprop_epsilon_outside(1.5e-7) == pytest.approx(3.8730e-4, rel=1e-4)
-
-
-def test_with_a_vanishing_gradient_the_step_is_the_papers() -> None:
-    """g = 1e-9: v ≈ 0, so that ε alone divides: lr · g / √(v + ε') → lr · g / √ε'."""
-    g, learning_rate, epsilon_inside = 1e-9, 0.5, 1.5e-7
-    v = 0.05 * g**2 - (0.05 * g) ** 2
-    papers = -learning_rate * g / math.sqrt(v + epsilon_inside)
-    [step] = trajectory(rmsprop(learning_rate=learning_rate, rmsprop_epsilon=epsilon_inside), [g])
-    assert step == pytest.approx(papers, rel=1e-4)
-
-
 def test_one_rmsprop_step_is_the_hand_worked_one() -> None:
-    # decay ¾, g = 4, lr 1: n = ¼·16 = 4, ḡ = ¼·4 = 1, √(4 − 1) = 1.7320508; ε' = 0.25, ε = ½.
-    # Step: 4 / (1.7320508 + ½) = 1.7920…
-    [x] = trajectory(rmsprop(learning_rate=1.0, rmsprop_decay=0.75, rmsprop_epsilon=0.25), [4.0])
-    assert x == pytest.approx(-4 / (math.sqrt(3) + 0.5), rel=1e-6)
+    # decay ¾, g = 4, lr 1, ε = 1: n = ¼·16 = 4, ḡ = ¼·4 = 1, √(4 − 1 + 1) = 2. Step: 4 / 2 = 2.
+    [x] = trajectory(rmsprop(learning_rate=1.0, rmsprop_decay=0.75, rmsprop_epsilon=1.0), [4.0])
+    assert x == pytest.approx(-2.0, rel=1e-6)
 
 
-def test_an_rmsprop_trajectory_is_gravess() -> None:
-    found = trajectory(rmsprop(learning_rate=1e-2), gradients(200))
-    expected = centred_rmsprop(gradients(200), 1e-2, 0.95, math.sqrt(1.5e-7))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+def test_an_rmsprop_trajectory_is_gravess(scale: float) -> None:
+    """Of large gradients, of those whose variance is as small as ε, and of smaller ones yet."""
+    scaled = [scale * gradient for gradient in gradients(200)]
+    found = trajectory(rmsprop(learning_rate=1e-2, rmsprop_epsilon=1.5e-7), scaled)
+    expected = centred_rmsprop(scaled, 1e-2, 0.95, 1.5e-7)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])

@@ -83,6 +83,8 @@ class QLearner:
         set_memory_format(self.online, memory_format(config, network, device))
         # As actors and evaluator have it: no dropout, and BatchNorm with its running averages.
         self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
+        self._selector = _in_eval_mode(self.online)
+        """Chooses the bootstrap action."""
         self.optimizer = build_optimizer(config, self.online.parameters(), device)
         self.updates = 0
         """Learner updates since the run began."""
@@ -158,7 +160,7 @@ class QLearner:
         obs, next_obs = stacks(frames, shift, self._frame_stack)
         with torch.no_grad():
             q_t_target = self._q_values(self.target, next_obs)
-            q_t_selector = self._q_values(self.online, next_obs) if self._double else q_t_target
+            q_t_selector = self._q_values(self._selector, next_obs) if self._double else q_t_target
             target = q_target(q_t_target, q_t_selector, n_step_return, discount)
         delta = td_error(self._q_values(self.online, obs), action, target)
         loss = weighted_mean(self._loss(delta), weight)
@@ -177,6 +179,16 @@ class QLearner:
         with torch.autocast(self.device.type, self._autocast_dtype):
             q_values = network(obs)
         return q_values.float()
+
+
+def _in_eval_mode(network: nn.Module) -> nn.Module:
+    """A twin in eval mode: whatever becomes of the network's weights and buffers, they are its
+    own."""
+    # Tensors for modules that have them in a list of their own, too, as nn.LSTM; the tables for
+    # those that put a new tensor in a buffer's place.
+    tensors = (*network.parameters(), *network.buffers())
+    tables = [table for m in network.modules() for table in (m._parameters, m._buffers)]
+    return copy.deepcopy(network, {id(shared): shared for shared in (*tensors, *tables)}).eval()
 
 
 def batch_statistics(batch: TrainBatch) -> dict[str, Any]:

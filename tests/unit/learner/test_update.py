@@ -1,6 +1,8 @@
 """Whole updates against a slow oracle without autograd: a linear network, in numpy, by loops."""
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from torch import nn
 
 from common.config import Config
 from common.networks import MLPQNetwork
+from learner.checkpoint import restore_learner
 from learner.update import QLearner, TrainBatch, batch_statistics
 from tests.networks import normalised
+from tests.unit.learner.test_checkpoint import save
 
 CPU = torch.device("cpu")
 OBS, ACTIONS, N = 4, 3, 16
@@ -186,11 +190,82 @@ def test_what_the_target_computes_depends_on_no_other_transition_of_the_batch() 
     # BatchNorm in training would have noted the batch.
     for name, tensor in learner.target.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert learner.online.get_buffer("2.num_batches_tracked") > 0
+    # It noted the states that were acted in, not those after them, for which an action is chosen.
+    assert learner.online.get_buffer("2.num_batches_tracked") == 1
     learner.copy_target()
     obs = make_batch(1).frames[:, 0]
     with torch.no_grad():
         torch.testing.assert_close(learner.target(obs)[:1], learner.target(obs[:1]))
+
+
+class Contrary(nn.Module):
+    """Whose best action in train mode is the worst one, as dropout may have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(OBS, ACTIONS)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        q_values: torch.Tensor = self.head(obs)
+        return -q_values if self.training else q_values
+
+
+def test_the_bootstrap_action_is_the_online_networks_in_eval_mode() -> None:
+    torch.manual_seed(0)
+    learner = QLearner(Contrary(), Config(batch_size=N), CPU)
+    for parameter in learner.target.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    batch = make_batch(3)
+    obs, next_obs = batch.frames.unbind(1)
+    with torch.no_grad():
+        chosen = learner.online.get_submodule("head")(next_obs).argmax(1, keepdim=True)
+        y = batch.n_step_return + batch.discount * learner.target(next_obs).gather(1, chosen)[:, 0]
+        delta = y - learner.online(obs).gather(1, batch.action[:, None])[:, 0]
+    np.testing.assert_allclose(learner.update(batch).read()[0], delta.abs().numpy(), rtol=1e-5)
+
+
+class Uncommon(nn.Module):
+    """Replaces a buffer by another tensor, has weights that their module keeps in a list as well
+    (nn.GRU), weights in two places, and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(OBS))
+        self.recurrent = nn.GRU(OBS, OBS, batch_first=True)
+        self.one, self.other = nn.Linear(OBS, OBS), nn.Linear(OBS, OBS)
+        self.other.weight = self.one.weight
+        self.head = nn.Sequential(nn.Dropout(), nn.Linear(OBS, ACTIONS))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * obs.mean(0)
+        features = self.recurrent((obs - self.mean)[:, None])[0][:, 0]
+        q_values: torch.Tensor = self.head(self.other(torch.relu(self.one(features))))
+        return q_values
+
+
+def test_whoever_chooses_the_bootstrap_action_has_the_online_networks_tensors(
+    tmp_path: Path,
+) -> None:
+    def uncommon(seed: int) -> QLearner:
+        torch.manual_seed(seed)
+        return QLearner(Uncommon(), Config(batch_size=N, learning_rate=0.01), CPU)
+
+    def chooses_as_the_online_network(learner: QLearner) -> None:
+        obs = make_batch(9).frames[:, 0]
+        with torch.no_grad():
+            expected = copy.deepcopy(learner.online).eval()(obs)
+            assert torch.equal(learner._selector(obs), expected)
+        assert learner.online.training
+
+    learner, resumed = uncommon(0), uncommon(1)
+    for seed in range(3):
+        learner.update(make_batch(seed))
+        chooses_as_the_online_network(learner)
+    restore_learner(save(tmp_path, learner), resumed)
+    chooses_as_the_online_network(resumed)
+    resumed.update(make_batch(3))
+    chooses_as_the_online_network(resumed)
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6])

@@ -42,8 +42,9 @@ class Read:
     key: Int64Vector
     """[N], of the transitions that are in the batch now."""
     probability: npt.NDArray[np.float32]
-    """[N], with which they were drawn."""
+    """[N], with which they were drawn by their server."""
     mean_version: float
+    """Of the weights that acted."""
     overwritten: int
     """Transitions that had to be replaced."""
 

@@ -1,10 +1,7 @@
 """The learner's connection to one replay server."""
 
 import logging
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import zmq
 
 from common import transport
@@ -12,21 +9,9 @@ from common.errors import ConfigError
 from common.manifest import Manifest
 from common.messages import Batch, Drawn, Serving
 from learner.host_batch import BatchRows
-from learner.mapped_replay import map_storage
+from learner.mapped_replay import Read, map_storage
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What the host must remember of transitions that are in its memory."""
-
-    key: npt.NDArray[np.int64]
-    """[N]"""
-    probability: npt.NDArray[np.float32]
-    """[N], with which they were drawn by their server."""
-    mean_version: float
-    """Of the weights that acted."""
 
 
 class ReplayLink:
@@ -60,7 +45,7 @@ class ReplayLink:
         """Whether requests should be answered by Drawn."""
         return self._mapped is not None
 
-    def fill(self, host: BatchRows, message: Batch | Drawn) -> Received | None:
+    def fill(self, host: BatchRows, message: Batch | Drawn) -> Read | None:
         """Bring the transitions of an answer into `host`, all but their weights; None where that
         is not possible any more.
 
@@ -68,14 +53,14 @@ class ReplayLink:
         """
         if isinstance(message, Batch):
             host.fill(message)
-            return Received(message.key, message.probability, message.mean_version)
+            return Read(message.key, message.probability, message.mean_version, overwritten=0)
         if self._mapped is None:
             return None
         if not self._mapped.holds(message) and not self._map_again(message):
             return None
         read = self._mapped.read(host, message)
         self.overwritten += len(message.key) if read is None else read.overwritten
-        return None if read is None else Received(read.key, read.probability, read.mean_version)
+        return read
 
     def _map_again(self, message: Drawn) -> bool:
         """Whether there is another file in the place of the old one, and it holds these."""

@@ -36,8 +36,8 @@ def tree_bytes(capacity: int) -> int:
 class SumTree:
     """Leaves 0 … capacity−1, all zero at first.
 
-    `set` and `sample` cost O(log₂ capacity) a leaf; a tree takes 8 bytes a leaf, with the capacity
-    rounded up to a power of two.
+    `set` and `sample_stratified` cost O(log₂ capacity) a leaf; a tree takes 8 bytes a leaf, with
+    the capacity rounded up to a power of two.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -46,7 +46,6 @@ class SumTree:
         self.capacity = capacity
         self._depth = (capacity - 1).bit_length()
         self._nodes = np.zeros(2 << self._depth, np.float32)
-        self._leaves = self._nodes[1 << self._depth :][:capacity]
 
     @property
     def total(self) -> float:
@@ -72,38 +71,25 @@ class SumTree:
             raise ValueError("a value is negative or not finite")
         return int(change)
 
-    def get(self, indices: Int64Vector) -> npt.NDArray[np.float32]:
-        """Leaf values, [N]."""
-        return self._leaves[indices]
-
-    def sample(self, targets: Float64Vector) -> Int64Vector:
-        """The leaves in which cumulative masses in [0, total) fall: the smallest i with
-        Σ_{j ≤ i} leaf_j > target, up to rounding. A leaf of value zero is never returned.
-
-        This is the plain search, from the root and in any order, that `sample_stratified` shortens.
-
-        Raises ValueError when the tree is empty.
-        """
-        self._check_not_empty()
-        return _sample(self._nodes, self._depth, targets)  # type: ignore[no-any-return]
-
     def sample_stratified(self, uniforms: Float64Vector) -> tuple[Int64Vector, Float64Vector]:
         """One leaf from each of N equal parts of the total (Schaul et al. 2016, appendix B.2.1).
+
+        The leaf in which a cumulative mass falls is the smallest i with Σ_{j ≤ i} leaf_j > mass, up
+        to rounding; a leaf of value zero is never returned.
 
         Args:
             uniforms: [N] in [0, 1), the place within each part.
 
         Returns:
             Leaves [N], and the probability leaf / total of each [N].
+
+        Raises ValueError when the tree is empty.
         """
-        self._check_not_empty()
+        if self._nodes[1] <= 0.0:
+            raise ValueError("nothing to sample: all leaves are zero")
         return _sample_stratified(  # type: ignore[no-any-return]
             self._nodes, self._depth, uniforms
         )
-
-    def _check_not_empty(self) -> None:
-        if self._nodes[1] <= 0.0:
-            raise ValueError("nothing to sample: all leaves are zero")
 
 
 @numba.njit(cache=True, nogil=True)
@@ -159,13 +145,6 @@ def _set_range(nodes, depth, first, values):  # type: ignore[no-untyped-def]
         for node in range(first, last + 1):
             nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
     return change
-
-
-@numba.njit(cache=True, nogil=True)
-def _sample(nodes, depth, targets):  # type: ignore[no-untyped-def]
-    at = _descend(nodes, np.ones(targets.shape[0], np.uint32), targets.copy(), depth)
-    at -= 1 << depth
-    return at
 
 
 @numba.njit(cache=True, nogil=True)

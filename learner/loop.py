@@ -43,7 +43,7 @@ from learner.readback import UpdateResult
 from learner.recorder import Recorder
 from learner.result import write_result
 from learner.resume import counters_of, inserted_since, resume
-from learner.saving import Saving
+from learner.saving import save_or_put_off
 from learner.scores import Scores
 from learner.sinks import open_sinks
 from learner.status import learner_values
@@ -152,7 +152,6 @@ class _Learner:
         self._evaluations = Evaluations(
             config, self._spec, self._state, self._counters, self._directory
         )
-        self._saving = Saving(options.run_dir, self._counters)
         self._pending: tuple[int, TrainBatch, UpdateResult] | None = None
         self._unsent: tuple[int, Snapshot] | None = None
         self._trace = trace_to(options.profile, "learner", leads=True)
@@ -358,7 +357,9 @@ class _Learner:
         check_weights(self._learner.online, self._learner.updates, self._options.run_dir)
         self._state.wall_s = self._wall_s()
         self._state.updates = self._learner.updates
-        self._saving.attempt(self._write_checkpoint, required=required)
+        save_or_put_off(
+            self._write_checkpoint, self._options.run_dir, self._counters, required=required
+        )
 
     def _write_checkpoint(self) -> None:
         keep = self._config.keep_checkpoints

@@ -17,42 +17,34 @@ MAX_FAILURES = 10
 log = logging.getLogger(__name__)
 
 
-class Saving:
-    """Counts attempts that fail.
+def save_or_put_off(
+    write: Callable[[], None], run_dir: Path, counters: LearnerCounters, *, required: bool
+) -> None:
+    """Write a checkpoint, or put it off.
 
     Args:
-        counters: show what is the matter.
+        counters: show what is the matter, and how often in a row it was.
+        required: there will be no next one, or none before.
+
+    Raises:
+        CheckpointError: it cannot be written, and that was the last time it was tried.
+        RunDirectoryError: there is nothing left to write to.
     """
-
-    def __init__(self, run_dir: Path, counters: LearnerCounters) -> None:
-        self._run_dir, self._counters = run_dir, counters
-
-    def attempt(self, write: Callable[[], None], *, required: bool) -> None:
-        """Write a checkpoint, or put it off.
-
-        Args:
-            required: there will be no next one, or none before.
-
-        Raises:
-            CheckpointError: it cannot be written, and that was the last time it was tried.
-            RunDirectoryError: there is nothing left to write to.
-        """
-        counters = self._counters
-        try:
-            write()
-        except CheckpointError as error:
-            if not self._run_dir.is_dir():
-                raise RunDirectoryError(
-                    f"{self._run_dir} is gone: the run has no place left for what it learns"
-                ) from error
-            counters.failed_checkpoints += 1
-            if required:
-                raise
-            if counters.failed_checkpoints >= MAX_FAILURES:
-                raise CheckpointError(f"{error} ({MAX_FAILURES} times in a row)") from error
-            counters.trouble = str(error)
-            log.error("%s", error)
-            return
-        if counters.trouble:
-            log.warning("checkpoints can be written again")
-        counters.failed_checkpoints, counters.trouble = 0, ""
+    try:
+        write()
+    except CheckpointError as error:
+        if not run_dir.is_dir():
+            raise RunDirectoryError(
+                f"{run_dir} is gone: the run has no place left for what it learns"
+            ) from error
+        counters.failed_checkpoints += 1
+        if required:
+            raise
+        if counters.failed_checkpoints >= MAX_FAILURES:
+            raise CheckpointError(f"{error} ({MAX_FAILURES} times in a row)") from error
+        counters.trouble = str(error)
+        log.error("%s", error)
+        return
+    if counters.trouble:
+        log.warning("checkpoints can be written again")
+    counters.failed_checkpoints, counters.trouble = 0, ""

@@ -158,7 +158,7 @@ def stored_config(run_dir: Path) -> Config:
 
 def is_resumable(run_dir: Path) -> bool:
     """Whether a run began there, so that a restarted one goes on with it."""
-    return (run_dir / CONFIG_FILE).exists() and not _is_foreign(run_dir) and _has_traces(run_dir)
+    return _began_here(run_dir) and _has_traces(run_dir)
 
 
 def verdict(run_dir: Path, config: Config) -> bool | None:
@@ -236,7 +236,6 @@ def _files_of_a_run(run_dir: Path) -> list[Path]:
     found = _storage_files(run_dir)
     for pattern in (
         "config.toml",
-        "config.toml.partial",
         "result.json",
         "checkpoints/*.safetensors",
         *(f"checkpoints/{name}" for name in HALF_WRITTEN),
@@ -260,5 +259,5 @@ def _files_of_a_run(run_dir: Path) -> list[Path]:
         "videos/*.partial",
     ):
         found += (path for path in run_dir.glob(pattern) if not path.is_dir())
-    # More than one pattern has a partial file.
+    # A film's name can fit two patterns.
     return sorted(set(found))

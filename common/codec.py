@@ -172,12 +172,7 @@ def decode(frames: Sequence[Frame]) -> Message:
     """
     if not frames:
         raise MalformedMessage("a message without frames")
-    version, kind, fields, descriptors = _decode_header(frames[0])
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise SchemaMismatch(
-            f"the peer speaks schema version {reprlib.repr(version)}, this side {SCHEMA_VERSION}: "
-            "run the same zapex release on every host"
-        )
+    kind, fields, descriptors = _decode_header(frames[0])
     layout = _LAYOUTS.get(kind) if type(kind) is str else None
     if layout is None:
         raise MalformedMessage(f"unknown message kind {reprlib.repr(kind)}", Reason.UNKNOWN_KIND)
@@ -205,7 +200,8 @@ def decode(frames: Sequence[Frame]) -> Message:
     return layout.cls(**values)
 
 
-def _decode_header(frame: Frame) -> tuple[Any, Any, Any, Any]:
+def _decode_header(frame: Frame) -> tuple[Any, Any, Any]:
+    """Kind, fields and arrays, of whatever type. Raises as `decode`."""
     if len(frame) > MAX_HEADER_BYTES:
         raise MalformedMessage(
             f"a header of {len(frame)} bytes, at most {MAX_HEADER_BYTES}", Reason.TOO_LARGE
@@ -214,11 +210,15 @@ def _decode_header(frame: Frame) -> tuple[Any, Any, Any, Any]:
     if type(header) is not list or not header:
         raise MalformedMessage("the header is not a list")
     # The version comes first and is read alone, so that any later layout is recognised as such.
-    if type(header[0]) is not int or header[0] != SCHEMA_VERSION:
-        return header[0], None, None, None
+    version = header[0]
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"the peer speaks schema version {reprlib.repr(version)}, this side {SCHEMA_VERSION}: "
+            "run the same zapex release on every host"
+        )
     if len(header) != 4:
         raise MalformedMessage("the header is not [version, kind, fields, arrays]")
-    return header[0], header[1], header[2], header[3]
+    return header[1], header[2], header[3]
 
 
 def _unpack(data: Frame) -> Any:

@@ -322,8 +322,8 @@ class Config(BaseModel):
         return self.actors * self.envs_per_actor
 
 
-def config_from_mapping(values: dict[str, Any], source: str, base: Config | None = None) -> Config:
-    """A configuration from plain values over `base` (the defaults if None).
+def config_from_mapping(values: dict[str, Any], source: str) -> Config:
+    """A configuration from plain values over the defaults.
 
     Raises ConfigError naming the key, the value, what is allowed and, for an unknown key, the
     nearest valid one. `source` says where the values came from.
@@ -333,9 +333,8 @@ def config_from_mapping(values: dict[str, Any], source: str, base: Config | None
             near = difflib.get_close_matches(key, Config.model_fields, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{source}: unknown key {key!r}{hint}")
-    merged = {**(base.model_dump() if base else {}), **values}
     try:
-        return Config.model_validate(merged)
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(error)}") from error
 

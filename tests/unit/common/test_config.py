@@ -197,20 +197,13 @@ def test_values_at_the_edge_are_taken(values: dict[str, Any]) -> None:
     "key", ["reward_clip", "target_return", "max_grad_norm", "samples_per_insert"]
 )
 def test_none_switches_off(key: str, word: str) -> None:
-    base = Config(reward_clip=1.0, target_return=5.0)
-    assert getattr(config_from_mapping({key: word}, "p", base), key) is None
+    assert getattr(config_from_mapping({key: word}, "p"), key) is None
 
 
 @pytest.mark.parametrize("key", ["batch_size", "discount", "hidden_sizes"])
 def test_what_cannot_be_switched_off_is_not(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} = 'none'"):
         config_from_mapping({key: "none"}, "p")
-
-
-def test_values_lie_over_their_base_and_the_base_over_the_defaults() -> None:
-    base = config_from_mapping({"batch_size": 64, "n_step": 5}, "preset")
-    config = config_from_mapping({"n_step": 2}, "command line", base)
-    assert (config.batch_size, config.n_step, config.discount) == (64, 2, 0.99)
 
 
 def test_the_defaults_are_the_papers_where_it_gives_a_number() -> None:

@@ -82,12 +82,10 @@ class HostBatch(BatchRows):
         super().__init__(manifest, {name: t.numpy() for name, t in self.tensors.items()})
 
     def weigh(self, probability: npt.NDArray[np.float32], table_size: int) -> None:
-        """Importance weights of transitions that were drawn with `probability` [N] from a table.
+        """Importance weights of the transitions here, drawn with `probability` [N] from a table.
 
         Raises MalformedMessage when these are no probabilities, or nothing was in that table.
         """
-        if probability.shape != (len(self.views["weight"]),):
-            raise MalformedMessage(f"probabilities have shape {probability.shape}", Reason.SHAPE)
         if table_size < 1:
             raise MalformedMessage(f"table_size is {table_size}", Reason.RANGE)
         config = self._manifest.config

@@ -102,23 +102,23 @@ class Authenticator:
     def _answer(self, request: list[bytes]) -> None:
         version, number, domain, address, _, mechanism, *credentials = request
         key = credentials[0] if mechanism == b"CURVE" and credentials else b""
-        name = self._name_of(domain, key)
-        status, text = (b"200", b"OK") if name is not None else (b"400", b"unknown key")
-        if name is None:
+        enters = self._may_connect(domain, key)
+        status, text = (b"200", b"OK") if enters else (b"400", b"unknown key")
+        if not enters:
             self._say(f"at {address.decode(errors='replace') or 'this host'}: its key is unknown")
         # Without a user id: libzmq puts one into the queue of messages, where it takes up a place.
         self._requests.send_multipart([version, number, status, text, b"", b""])
 
-    def _name_of(self, domain: bytes, key: bytes) -> str | None:
-        """Of the client that holds the key and may connect; None: it may not."""
+    def _may_connect(self, domain: bytes, key: bytes) -> bool:
+        """Whether who holds the key may."""
         if key == self._own:
-            return "own"
+            return True
         if domain != RUN or self._list is None:
-            return None
+            return False
         if key not in self._list.names:
             # It may have been made a moment ago.
             self._read_list(float("inf"))
-        return self._list.names.get(key)
+        return key in self._list.names
 
     def _read_list(self, now_s: float) -> None:
         if self._list is not None and self._list.read(now_s):

@@ -69,12 +69,6 @@ class RateLimiter:
             self.samples_per_insert is None or self.error - self.batch_size >= -self.tolerance
         )
 
-    def count_insert(self, transitions: int) -> None:
-        self.inserts += transitions
-
-    def count_sample(self, transitions: int) -> None:
-        self.samples += transitions
-
     def resume(self, inserts: int, samples: int) -> None:
         """Continue the counters of an earlier run.
 

@@ -213,7 +213,7 @@ class Table:
     def _store(self, insert: Insert) -> Reply:
         first, starts = self.storage.write(insert, self._checks.observations(insert))
         self._make_drawable(first, insert.priority, starts)
-        self.limiter.count_insert(int(np.count_nonzero(starts)))
+        self.limiter.inserts += int(np.count_nonzero(starts))
         self.storage.counters[INSERTED] = self.limiter.inserts
         self.counters.inserted_blocks += len(starts)
         session = self._sessions[insert.session]
@@ -283,7 +283,7 @@ class Table:
     def _sample(self, rows: int, counted: int) -> Sampled:
         """That many items, and with which probabilities; the limiter counts `counted`."""
         items, probability = self.sampler.sample(rows) if rows else _NOTHING
-        self.limiter.count_sample(counted)
+        self.limiter.samples += counted
         self.storage.counters[SAMPLED] = self.limiter.samples
         if rows and self._now_s >= self._next_age_s:
             self._next_age_s = self._now_s + OBSERVED_PERIOD_S

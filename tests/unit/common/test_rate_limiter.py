@@ -20,8 +20,7 @@ def limiter(
     samples: int = 0,
 ) -> RateLimiter:
     limiter = RateLimiter(samples_per_insert, min_size_to_sample, tolerance, batch_size)
-    limiter.count_insert(inserts)
-    limiter.count_sample(samples)
+    limiter.inserts, limiter.samples = inserts, samples
     return limiter
 
 
@@ -62,12 +61,12 @@ def test_before_the_first_sample_inserts_are_allowed_however_low_the_error_is() 
 
 def test_one_insert_that_is_wider_than_the_band_does_not_block_for_ever() -> None:
     wide = limiter(inserts=10)
-    wide.count_insert(1_000)
+    wide.inserts += 1_000
 
     taken = 0
     while not wide.can_insert():
         assert wide.can_sample()
-        wide.count_sample(4)
+        wide.samples += 4
         taken += 4
     assert taken == 1_992  # error 2000 → 8
 
@@ -78,12 +77,12 @@ def test_without_a_ratio_samples_wait_for_the_minimum_size_alone(inserts: int) -
     assert free.can_insert()
     assert not free.can_sample()
 
-    free.count_insert(10 - inserts)
+    free.inserts += 10 - inserts
     for _ in range(100):
         assert free.can_insert()
         assert free.can_sample()
-        free.count_insert(1_000)
-        free.count_sample(1_000_000)
+        free.inserts += 1_000
+        free.samples += 1_000_000
         assert free.error == 0.0
 
 
@@ -115,10 +114,10 @@ def test_the_narrowest_band_that_is_accepted_never_deadlocks() -> None:
     narrow = limiter(samples_per_insert=0.5, tolerance=2.0, min_size_to_sample=1)
     for _ in range(1_000):
         if narrow.can_insert():
-            narrow.count_insert(1)
+            narrow.inserts += 1
         else:
             assert narrow.can_sample()
-            narrow.count_sample(4)
+            narrow.samples += 4
 
 
 @dataclass(frozen=True)
@@ -171,10 +170,10 @@ def test_in_any_interleaving_the_error_stays_in_its_band_and_one_side_can_go_on(
             assert real.can_insert() or real.can_sample(), "both wait for ever"
             if side == "actors" and real.can_insert():
                 inserts += min(insert_size, setting.largest_insert)
-                real.count_insert(min(insert_size, setting.largest_insert))
+                real.inserts += min(insert_size, setting.largest_insert)
             elif side == "learner" and real.can_sample():
                 samples += setting.batch_size
-                real.count_sample(setting.batch_size)
+                real.samples += setting.batch_size
             else:
                 break
 
@@ -235,6 +234,6 @@ def test_an_error_of_other_settings_is_centred_on_resuming(inserts: int, samples
 def test_a_larger_minimum_size_after_resuming_makes_nobody_wait_beyond_it() -> None:
     resumed = limiter(samples_per_insert=32.0, min_size_to_sample=1_000)
     resumed.resume(inserts=500, samples=12_800)  # Of a run that began to sample at 100.
-    resumed.count_insert(500)
+    resumed.inserts += 500
 
     assert resumed.can_sample()

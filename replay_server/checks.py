@@ -89,7 +89,7 @@ def check_priorities(request: SampleRequest | PartRequest) -> None:
         raise MalformedMessage(
             f"{request.kind}: as many priorities as keys are expected", Reason.SHAPE
         )
-    if len(request.key) and not are_priorities(request.priority):
+    if not are_priorities(request.priority):
         finite = all_finite(request.priority)
         raise MalformedMessage(
             f"{request.kind}.priority is negative or not finite",

@@ -243,9 +243,7 @@ class Table:
             raise MalformedMessage(
                 f"sample_request.batches is not in 0 … {MAX_REQUESTED_BATCHES}", Reason.RANGE
             )
-        check_priorities(request)
-        if len(request.key):
-            self._update(request)
+        self._update(request)
         if request.batches:
             if peer not in self._owed and len(self._owed) >= MAX_LEARNERS:
                 raise MalformedMessage(
@@ -262,15 +260,14 @@ class Table:
                 raise MalformedMessage(
                     f"part_request.{name} is not in 0 … {self._batch_size}", Reason.RANGE
                 )
-        check_priorities(request)
-        if len(request.key):
-            self._update(request)
+        self._update(request)
         rows = request.rows if self.sampler.size else 0
         sampled = self._sample(rows, request.counted)
         make = self._drawn if request.keys_only or not rows else self._batch
         return [(peer, make(sampled, request.number))]
 
     def _update(self, request: SampleRequest | PartRequest) -> None:
+        check_priorities(request)
         items, priority = self.storage.write_priorities(request.key, request.priority)
         self.counters.updates += len(items)
         self.counters.stale_updates += len(request.key) - len(items)

@@ -49,11 +49,8 @@ class CompressedArray:
         Raises MalformedMessage when the data is not what it claims to be; `out` may hold part of
         it then.
         """
-        parts, flat = self._parts(), out.reshape(-1).view(np.uint8)
-        if len(parts) == 1:
-            _unpack(parts[0], flat, self.method)
-            return
-        entries = flat.reshape(self.shape[0], -1)
+        parts = self._parts()
+        entries = out.reshape(-1).view(np.uint8).reshape(self.shape[0], -1)
         for piece, part in zip(pieces(len(entries), len(parts)), parts, strict=True):
             _unpack(part, entries[piece].reshape(-1), self.method)
 

@@ -80,16 +80,16 @@ class Episode(NamedTuple):
     """Which of the actor's environments it was in."""
 
 
-_Columns = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+EpisodeColumns = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
 
-def _columns(episodes: Sequence[Episode]) -> _Columns:
+def episode_columns(episodes: Sequence[Episode]) -> EpisodeColumns:
     """As a heartbeat tells them."""
     returns, lengths, envs = zip(*episodes, strict=True) if episodes else ((), (), ())
     return np.array(returns, np.float32), np.array(lengths, np.int32), np.array(envs, np.int32)
 
 
-_NO_EPISODES = _columns([])
+_NO_EPISODES = episode_columns([])
 
 
 class Membership:
@@ -223,7 +223,7 @@ class Membership:
             values, histograms = telemetry.snapshot()
             run, number = self.manifest.run_id, self.welcome.number
             self._exporter.show(run, self._role, number, telemetry)
-            columns = _columns(self._episodes) if self._episodes else _NO_EPISODES
+            columns = episode_columns(self._episodes) if self._episodes else _NO_EPISODES
             if self.send(Heartbeat(self.welcome.session, values, *columns, histograms)):
                 self._episodes.clear()
 

@@ -33,7 +33,7 @@ from actor.rollout import Rollout
 from common.environments import make_vector
 from common.errors import WireError
 from common.manifest import Manifest
-from common.membership import Episode
+from common.membership import Episode, episode_columns
 from common.messages import (
     ACTING,
     EVALUATION,
@@ -134,13 +134,7 @@ class TurnActor:
             "actor_weights_version": self._policy.version,
         }
         untold, self._untold = self._untold, []
-        return Heartbeat(
-            self.session,
-            values,
-            np.array([episode.raw_return for episode in untold], np.float32),
-            np.array([episode.length for episode in untold], np.int32),
-            np.array([episode.env for episode in untold], np.int32),
-        )
+        return Heartbeat(self.session, values, *episode_columns(untold))
 
     def close(self) -> None:
         self._vector.close()

@@ -69,8 +69,6 @@ class Catalogue:
     now_s: Callable[[], float] = time.time
     notes: list[str] = field(default_factory=list)
     """One line for what keeps the list from being whole."""
-    files_read: int = 0
-    """So far; those that did not change are not read again."""
     _kept: dict[Path, _Kept] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,7 +144,6 @@ class Catalogue:
             return None
         kept = self._kept.get(path)
         if kept is None or kept.stamp != stamp:
-            self.files_read += 1
             try:
                 kept = _Kept(stamp, read(path))
             except (OSError, ValueError) as error:

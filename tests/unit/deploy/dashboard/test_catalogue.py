@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from common.config import Config, write_toml
 from common.errors import RunDirectoryError
 from common.run_directory import TAIL_BYTES
+from deploy.dashboard import catalogue as catalogue_module
 from deploy.dashboard.catalogue import SILENCE_S, Catalogue, Run, State
 
 NOW_S = 1_000_000.0
@@ -145,17 +147,33 @@ def test_what_cannot_be_read_costs_one_line_and_the_rest_is_shown(
     assert run.env == ("?" if "config" in broken else "CartPole-v1")
 
 
-def test_files_that_did_not_change_are_not_read_again(tmp_path: Path) -> None:
+@pytest.fixture
+def files_read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Those that a catalogue reads, as it reads them."""
+    found: list[Path] = []
+
+    def noted(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        return lambda path: (found.append(path), read(path))[1]
+
+    for name in ("_toml", "_json", "last_line"):
+        monkeypatch.setattr(catalogue_module, name, noted(getattr(catalogue_module, name)))
+    return found
+
+
+def test_files_that_did_not_change_are_not_read_again(
+    tmp_path: Path, files_read: list[Path]
+) -> None:
     for i in range(3):
         make_run(tmp_path / f"run-{i}", lines=[line(10, 1.0)], result=RESULT)
     runs = catalogue(tmp_path)
     runs.runs()
-    assert runs.files_read == 9
+    assert len(files_read) == 9
     runs.runs()
-    assert runs.files_read == 9
-    put(tmp_path / "run-1" / "metrics.jsonl", json.dumps(line(30, 3.0)) + "\n", NOW_S + 1)
+    assert len(files_read) == 9
+    changed = tmp_path / "run-1" / "metrics.jsonl"
+    put(changed, json.dumps(line(30, 3.0)) + "\n", NOW_S + 1)
     runs.runs()
-    assert runs.files_read == 10
+    assert files_read[9:] == [changed]
 
 
 def test_newest_first_and_only_what_holds_a_run(tmp_path: Path) -> None:

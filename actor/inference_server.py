@@ -6,7 +6,6 @@ so batches grow by themselves with the load, and an actor that is alone is answe
 """
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,8 +41,6 @@ REQUEST_BYTES = 256 << 20
 """Largest frame of a request."""
 QUEUE_MESSAGES = 4
 """Kept for each actor and direction; an actor waits for the answer to its only request."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

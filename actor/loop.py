@@ -5,7 +5,6 @@ finished blocks into the window, a word with the head. Where Q-values come from 
 `actor/acting_policy.py`.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -38,8 +37,6 @@ from common.trace import NO_TRACE, Trace, trace_to
 HAND_IN_S = 5.0
 """How long an actor that has grown too large waits for its last acknowledgements. The replay server
 may withhold them for longer; what it has, it keeps."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

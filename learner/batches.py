@@ -4,7 +4,6 @@ It keeps the credit at its full size: at any time `prefetch_batches` batches are
 or in training; a request for others carries the priorities of those that were used up.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,6 @@ from learner.host_batch import HostBatch
 from learner.replay_link import ReplayLink
 from learner.transfer import Transfer
 from learner.update import TrainBatch
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,6 @@ from common.run_directory import open_log
 from deploy.engines.fleet import Ended, Fleet
 from deploy.topology import actor_words, inference_words, replay_words, security_words
 
-UNREACHABLE = 255
-"""ssh's own exit code."""
 TAIL_BYTES = 4_096
 SSH = (
     "ssh", "-T",

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import zmq
 
-from common import codec, transport
-from common.codec import Frame
-from common.errors import MalformedMessage, Reason, WireError
+from actor.versions import newer_weights
+from common import transport
 from common.exporter import NO_METRICS, MetricsOptions
 from common.membership import JOIN_TIMEOUT_S, Membership
-from common.messages import ACTING, Serving, Weights
+from common.messages import ACTING, Serving
 from common.metrics import Telemetry, Values
 from common.process import loopback_id
 from common.subscriptions import QUEUE_MESSAGES, Subscriptions, bind_publisher
@@ -128,23 +127,12 @@ class _WeightRelay:
     def _take_versions(self) -> None:
         while (frames := transport.receive_frames(self._incoming)) is not None:
             self._bytes += sum(map(len, frames))
-            if self._is_newer(frames[1:]):
+            newer = newer_weights(frames[1:], self._newest, self._membership.rejections)
+            if newer is not None:
+                self._newest = newer.epoch, newer.version
+                self._versions += 1
                 self._frames = [bytes(frame) for frame in frames]
                 self._send()
-
-    def _is_newer(self, frames: list[Frame]) -> bool:
-        try:
-            message = codec.decode(frames)
-            if not isinstance(message, Weights):
-                raise MalformedMessage(f"{message.kind!r} in place of weights", Reason.UNKNOWN_KIND)
-        except WireError as error:
-            self._membership.rejections.count(error, time.monotonic())
-            return False
-        if (message.epoch, message.version) <= self._newest:
-            return False
-        self._newest = message.epoch, message.version
-        self._versions += 1
-        return True
 
     def _send(self) -> None:
         with contextlib.suppress(zmq.Again):

@@ -1,7 +1,6 @@
 """The actor's side of the weight broadcast: the newest version, taken between two steps."""
 
 import reprlib
-import time
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ import torch
 import zmq
 from torch import Tensor, nn
 
-from common import codec, transport
-from common.errors import MalformedMessage, Reason, WireError
+from actor.versions import newer_weights
+from common import transport
+from common.errors import MalformedMessage, Reason
 from common.messages import Weights
 from common.rejections import Rejections
 
@@ -42,16 +42,10 @@ class WeightsSubscription:
             transport.wait(self._socket, timeout_ms)
         latest = None
         while (frames := transport.receive_frames(self._socket)) is not None:
-            try:
-                message = codec.decode(frames[1:])
-                if not isinstance(message, Weights):
-                    raise MalformedMessage(f"a {message.kind} under weights", Reason.UNKNOWN_KIND)
-            except WireError as error:
-                self._rejections.count(error, time.monotonic())
-                continue
-            if (message.epoch, message.version) > self._newest:
-                self._newest = (message.epoch, message.version)
-                latest = message
+            newer = newer_weights(frames[1:], self._newest, self._rejections)
+            if newer is not None:
+                self._newest = newer.epoch, newer.version
+                latest = newer
         return latest
 
     def pause(self) -> None:

@@ -25,13 +25,9 @@ log = logging.getLogger(__name__)
 
 
 class Announcement:
-    """Says where the head is until `withdraw`; `tell` what it would answer.
+    """Says where the head is until `withdraw`; `tell` what it would answer."""
 
-    Args:
-        run_dir: None: a head that nobody is to find there.
-    """
-
-    def __init__(self, run_dir: Path | None) -> None:
+    def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._next_s = 0.0
         self._had_actors = False
@@ -39,7 +35,7 @@ class Announcement:
 
     def announce(self, endpoint: str) -> None:
         """The head listens there. An address within this process says nothing to others."""
-        if self._run_dir is not None and not endpoint.startswith("inproc://"):
+        if not endpoint.startswith("inproc://"):
             address = transport.reachable(endpoint, f"tcp://{socket.gethostname()}")
             _replace(self._run_dir / HEAD_FILE, address + "\n")
 
@@ -49,7 +45,7 @@ class Announcement:
         One that knows of no actor does not take the place of one that did: at the end they leave.
         Nothing is written before the learner stands: a resumed run may yet be refused.
         """
-        if self._run_dir is None or not (due or now_s >= self._next_s):
+        if not (due or now_s >= self._next_s):
             return
         plain = status().to_plain()
         self._stands |= plain["learner"]["phase"] not in ("starting", "failed")
@@ -63,10 +59,9 @@ class Announcement:
 
     def withdraw(self) -> None:
         """The head is about to go."""
-        if self._run_dir is not None:
-            # A directory that is read-only by now, or gone, must not keep the head from ending.
-            with contextlib.suppress(OSError):
-                (self._run_dir / HEAD_FILE).unlink(missing_ok=True)
+        # A directory that is read-only by now, or gone, must not keep the head from ending.
+        with contextlib.suppress(OSError):
+            (self._run_dir / HEAD_FILE).unlink(missing_ok=True)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -105,18 +105,18 @@ class ControlPlane:
         counters: LearnerCounters,
         wall_s: Callable[[], float],
         *,
-        epoch: int = 0,
-        telemetry: Telemetry | None = None,
-        recorder: Recorder | None = None,
-        targets: Targets | None = None,
-        announcement: Announcement | None = None,
-        health: Health | None = None,
+        epoch: int,
+        telemetry: Telemetry,
+        recorder: Recorder,
+        targets: Targets,
+        announcement: Announcement,
+        health: Health,
     ) -> None:
         self._manifest = manifest
         self._context = context
         self._targets = targets
-        self._announcement = announcement or Announcement(None)
-        self._health = health or Health()
+        self._announcement = announcement
+        self._health = health
         self._next_record_s = 0.0
         self._counters = counters
         self._control, self.endpoint = transport.bind(
@@ -257,7 +257,7 @@ class ControlPlane:
         finally:
             self._report.write_records()
             failed = self.failure is not None or self._counters.phase == "failed"
-            if self._targets is not None and not failed:
+            if not failed:
                 self._targets.withdraw()
             self._announcement.withdraw()
             for socket in (self._control, self._weights):
@@ -292,8 +292,7 @@ class ControlPlane:
             self._send(self._head.tick(heard_s))
             self._report.observe_waiting(now_s)
             self._report.write_records()
-            if self._targets is not None:
-                self._targets.tell(self._head.members.values())
+            self._targets.tell(self._head.members.values())
             self._announcement.tell(now_s, self._report.status)
         evaluations = self._head.take_evaluations()
         if evaluations:

@@ -27,7 +27,7 @@ class Report:
     Args:
         wall_s: seconds since the run began.
         telemetry: the training loop's own metrics.
-        recorder: takes the records; None: nobody does.
+        recorder: takes the records.
         refused_peers: handshakes that failed at the head's sockets.
     """
 
@@ -37,13 +37,12 @@ class Report:
         manifest: Manifest,
         counters: LearnerCounters,
         wall_s: Callable[[], float],
-        telemetry: Telemetry | None = None,
-        recorder: Recorder | None = None,
+        telemetry: Telemetry,
+        recorder: Recorder,
         refused_peers: Callable[[], int] = lambda: 0,
     ) -> None:
         self._head, self._manifest, self._counters, self._wall_s = head, manifest, counters, wall_s
-        self._telemetry = telemetry or Telemetry(dict)
-        self._recorder, self._refused_peers = recorder, refused_peers
+        self._telemetry, self._recorder, self._refused_peers = telemetry, recorder, refused_peers
         self._actor_lag = histogram("head_actor_lag_updates")
         self.head_telemetry = Telemetry(self._values, [self._actor_lag])
         """The head's own metrics, those of the run as a whole."""
@@ -79,8 +78,7 @@ class Report:
                 lengths,
                 score,
             )
-            if self._recorder is not None:
-                self._recorder.offer(record)
+            self._recorder.offer(record)
             returns, lengths = [], []
 
     def observe_waiting(self, now_s: float) -> None:
@@ -134,7 +132,7 @@ class Report:
         values: Values = {
             "head_actors": len(head.of_role("actor")),
             "head_lost_members_total": sum(head.lost.values()),
-            "head_dropped_records_total": self._recorder.dropped if self._recorder else 0,
+            "head_dropped_records_total": self._recorder.dropped,
             "head_refused_peers_total": self._refused_peers(),
             **head.rejections.values(),
         }

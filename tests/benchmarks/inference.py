@@ -38,11 +38,10 @@ from common.metrics import Telemetry
 from common.networks import build_network
 from common.rejections import Rejections
 from common.spec import EnvSpec
-from learner.control import ControlPlane
-from learner.status import LearnerCounters
 from learner.weights import Snapshot
 from tests.benchmarks.report import Figure, report
 from tests.benchmarks.served import SPAWN, child
+from tests.open_head import open_head
 
 SPEC = EnvSpec((84, 84), "|u1", 6)
 """Of Pong."""
@@ -245,9 +244,10 @@ def _inference_process(manifest: Manifest) -> Iterator[tuple[str, psutil.Process
     """A real one and its address, in the run of a real head, whose replay server does nothing."""
     ours, theirs = SPAWN.Pipe(duplex=False)
     stop = threading.Event()
-    with zmq.Context() as context:
-        bind = "tcp://127.0.0.1:0"
-        control = ControlPlane(context, bind, manifest, LearnerCounters(), lambda: 0.0)
+    with (
+        zmq.Context() as context,
+        open_head(context, "tcp://127.0.0.1:0", manifest) as control,
+    ):
         replay = threading.Thread(target=_be_replay_server, args=(context, control.endpoint, stop))
         replay.start()
         process = SPAWN.Process(target=_serve, args=(control.endpoint, theirs), daemon=True)
@@ -262,7 +262,6 @@ def _inference_process(manifest: Manifest) -> Iterator[tuple[str, psutil.Process
             process.join()
             stop.set()
             replay.join()
-            control.close()
 
 
 def _be_replay_server(

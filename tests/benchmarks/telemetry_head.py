@@ -27,13 +27,13 @@ from common.membership import HEARTBEAT_PERIOD_S
 from common.messages import Directive, Heartbeat, Join, Message, Serving, Welcome
 from common.metric_table import histogram
 from common.spec import EnvSpec
-from learner.control import ControlPlane
 from learner.members import ANSWER_PERIOD_S
-from learner.recorder import Record, Recorder
+from learner.recorder import Record
 from learner.sinks import JsonLines
 from learner.status import LearnerCounters
 from tests.benchmarks.report import Figure, report
 from tests.benchmarks.served import START_TIMEOUT_S, child, hear
+from tests.open_head import open_head
 
 ENVS = 16
 STEPS_PER_S = 100
@@ -151,19 +151,19 @@ def _serve_head(
 ) -> None:
     config = Config(actors=actors, envs_per_actor=ENVS)
     manifest = Manifest("benchmark", config, EnvSpec((4,), "<f4", 2))
-    with tempfile.TemporaryDirectory(prefix="zapex-") as directory:
-        recorder = Recorder([JsonLines(Path(directory) / "metrics.jsonl"), _Heard(heard)])
-        control = ControlPlane(
+    with (
+        tempfile.TemporaryDirectory(prefix="zapex-") as directory,
+        open_head(
             context,
             "tcp://127.0.0.1:0",
             manifest,
-            LearnerCounters(),
-            time.monotonic,
-            recorder=recorder,
-        )
-        with closing(recorder), closing(control):
-            driver.send(control.endpoint)
-            stop.wait()
+            counters=LearnerCounters(phase="training"),
+            wall_s=time.monotonic,
+            sinks=[JsonLines(Path(directory) / "metrics.jsonl"), _Heard(heard)],
+        ) as control,
+    ):
+        driver.send(control.endpoint)
+        stop.wait()
 
 
 def _serve_bare(

@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 
 import zmq
@@ -21,13 +21,12 @@ from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import ACTING, NamedTensors
 from common.networks import build_network
-from learner.control import ControlPlane
-from learner.status import LearnerCounters
 from learner.weights import Snapshot
 from tests.benchmarks import machine
 from tests.benchmarks.fed_rounds import INPUTS
 from tests.benchmarks.report import Figure, report
 from tests.benchmarks.served import child
+from tests.open_head import open_head
 
 PATIENCE_S = 5.0
 """After which a version is published again."""
@@ -86,11 +85,7 @@ def _broadcast(
 ) -> float:
     """Median seconds from publishing a version until all have it."""
     with zmq.Context() as context, ExitStack() as stack:
-        control = stack.enter_context(
-            closing(
-                ControlPlane(context, "tcp://127.0.0.1:0", manifest, LearnerCounters(), lambda: 0.0)
-            )
-        )
+        control = stack.enter_context(open_head(context, "tcp://127.0.0.1:0", manifest))
         control.publish(ACTING, 0, 0, tensors)
         reached = stack.enter_context(_subscribing(control.endpoint, subscribers))
         times_s: list[float] = []

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import closing
 
 import pytest
 import zmq
@@ -12,10 +11,9 @@ from common.environments import probe_spec
 from common.errors import ConfigError
 from common.manifest import Manifest
 from common.membership import Membership
-from learner.control import ControlPlane
-from learner.status import LearnerCounters
 from replay_server.server import ReplayOptions, run_replay_server
 from tests.integration.runs import TINY
+from tests.open_head import open_head
 
 HEAD = "inproc://head"
 BY_NAME = "tcp://replay.example:5560"
@@ -28,7 +26,7 @@ def test_others_hear_where_they_reach_it() -> None:
     options = ReplayOptions(HEAD, "tcp://127.0.0.1:0", advertise=BY_NAME)
     with (
         zmq.Context() as context,
-        closing(ControlPlane(context, HEAD, manifest, LearnerCounters(), lambda: 0.0)),
+        open_head(context, HEAD, manifest),
         Membership(context, HEAD, "actor", num_envs=1) as actor,
     ):
         server = threading.Thread(

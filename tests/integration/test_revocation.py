@@ -21,13 +21,12 @@ from common.membership import Membership
 from common.messages import ACTING, Insert
 from common.rejections import Rejections
 from common.security import SecureContext, Security
-from learner.control import ControlPlane
-from learner.status import LearnerCounters
 from replay_server.server import serve
 from replay_server.table import Table
 from tests.experience import insert, steps
 from tests.head_with_peers import MANIFEST
 from tests.integration.runs import free_ports, until
+from tests.open_head import open_head
 from tests.unit.replay_server.tables import make_table
 from tests.unit.replay_server.test_server import NoHead
 
@@ -54,10 +53,8 @@ class Server:
         ends.callback(thread.join)
         ends.callback(stop.set)
         port = free_ports(2)
-        self.control = ControlPlane(
-            self.context, f"tcp://127.0.0.1:{port}", MANIFEST, LearnerCounters(), lambda: 0.0
-        )
-        ends.callback(self.control.close)
+        head = f"tcp://127.0.0.1:{port}"
+        self.control = ends.enter_context(open_head(self.context, head, MANIFEST))
         self.weights = f"tcp://127.0.0.1:{port + 1}"
 
     def publish(self, version: int) -> None:

@@ -28,8 +28,8 @@ from common.networks import build_network
 from common.spec import EnvSpec
 from deploy.status_client import StatusClient
 from learner.control import ControlPlane
-from learner.status import LearnerCounters
 from tests.integration.runs import TINY, until
+from tests.open_head import open_head
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Body = Callable[[threading.Event], Any]
@@ -112,8 +112,7 @@ def stage(
             (f"{address}{name}" if address.startswith("inproc") else f"{address}0")
             for name in ("head", "replay")
         )
-        control = ControlPlane(context, head, manifest, LearnerCounters(), lambda: 0.0)
-        ends.callback(control.close)
+        control = ends.enter_context(open_head(context, head, manifest))
         keeper = Role(lambda stop: _keep_inserts(context, control.endpoint, replay, inserts, stop))
         ends.callback(keeper.end)
         yield Stage(manifest, context, control, control.endpoint, inserts, ends)

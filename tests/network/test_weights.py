@@ -17,8 +17,8 @@ from common.rejections import Rejections
 from common.security import SecureContext, Security
 from common.spec import EnvSpec
 from learner.control import ControlPlane
-from learner.status import LearnerCounters
 from tests.network.lab import Host, Lab
+from tests.open_head import open_head
 
 REFUSED = Rejections("actor_rejected_messages_total")
 PUBLISH_PERIOD_S = 0.05
@@ -71,18 +71,12 @@ class Published:
 @pytest.fixture
 def control(lab: Lab) -> Iterator[ControlPlane]:
     head = lab.host()
-    with context_on(head) as context:
+    with context_on(head) as context, contextlib.ExitStack() as ends:
         # An address is bound by the thread that asks for it.
         with head.entered():
-            control = ControlPlane(
-                context,
-                f"tcp://{head.address}:5550",
-                MANIFEST,
-                LearnerCounters(),
-                lambda: 0.0,
-            )
+            opened = open_head(context, f"tcp://{head.address}:5550", MANIFEST)
+            control = ends.enter_context(opened)
         yield control
-        control.close()
 
 
 def endpoint(control: ControlPlane) -> str:

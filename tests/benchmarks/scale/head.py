@@ -4,7 +4,6 @@ GPU would do, is missing: whatever batch comes is used up, and given new priorit
 import tempfile
 import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,11 +22,11 @@ from common.trace import NO_TRACE
 from learner.control import ControlPlane
 from learner.feed import Feed
 from learner.host_memory import keep_freed_memory
-from learner.recorder import Recorder
 from learner.sinks import JsonLines
 from learner.status import LearnerCounters
 from learner.weights import Snapshot
 from tests.benchmarks.scale.plan import Plan
+from tests.open_head import open_head
 from tests.tcp_bytes import carried_by_port
 
 WAIT_S = 0.02
@@ -73,16 +72,13 @@ def serve_head(plan: Plan, driver: Connection) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="zapex-") as directory,
         zmq.Context() as context,
-        closing(Recorder([JsonLines(Path(directory) / "metrics.jsonl")])) as recorder,
-        closing(
-            ControlPlane(
-                context,
-                "tcp://127.0.0.1:0",
-                plan.manifest,
-                LearnerCounters(),
-                time.monotonic,
-                recorder=recorder,
-            )
+        open_head(
+            context,
+            "tcp://127.0.0.1:0",
+            plan.manifest,
+            counters=LearnerCounters(phase="training"),
+            wall_s=time.monotonic,
+            sinks=[JsonLines(Path(directory) / "metrics.jsonl")],
         ) as control,
     ):
         driver.send(control.endpoint)

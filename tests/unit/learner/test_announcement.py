@@ -109,10 +109,3 @@ def test_a_disk_that_takes_nothing_is_said_and_ends_nothing(
     assert [r.getMessage().rpartition(": ")[2] for r in caplog.records] == [
         "No such file or directory"
     ] * 2
-
-
-def test_a_head_without_a_directory_tells_nothing() -> None:
-    announcement = Announcement(None)
-    announcement.announce("tcp://127.0.0.1:5550")
-    announcement.tell(0.0, lambda: status(1))
-    announcement.withdraw()

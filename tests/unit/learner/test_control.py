@@ -11,13 +11,13 @@ import zmq
 from common import transport
 from common.messages import Directive, Status, StatusRequest
 from learner import control as control_module
-from learner.control import ControlPlane
 from learner.head import Head, Reply
-from learner.recorder import Record, Recorder
+from learner.recorder import Record
 from learner.report import Report
 from learner.status import LearnerCounters, RunStatus
-from learner.targets import TARGETS_FILE, Targets
+from learner.targets import TARGETS_FILE
 from tests.head_with_peers import MANIFEST
+from tests.open_head import open_head
 from tests.waiting import wait_until
 
 
@@ -42,11 +42,7 @@ class Full:
 
 
 def test_the_head_shows_the_runs_own_metrics(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    recorder = Recorder([Full()])
-    control = ControlPlane(
-        context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0, recorder=recorder
-    )
-    with closing(recorder), closing(control):
+    with open_head(context, "inproc://head", MANIFEST, sinks=[Full()]) as control:
 
         def shown() -> dict[str, float]:
             return control.head_telemetry.newest[0]
@@ -72,10 +68,11 @@ def test_whoever_asks_without_end_is_answered_now_and_then_and_others_are_as_wel
         return made(report)
 
     monkeypatch.setattr(Report, "status", long)
-    control = ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)
-    with closing(control), closing(context.socket(zmq.DEALER)) as curious, closing(
-        context.socket(zmq.DEALER)
-    ) as other:  # fmt: skip
+    with (
+        open_head(context, "inproc://head", MANIFEST) as control,
+        closing(context.socket(zmq.DEALER)) as curious,
+        closing(context.socket(zmq.DEALER)) as other,
+    ):
         for socket in (curious, other):
             socket.connect(control.endpoint)
         transport.send(curious, StatusRequest())
@@ -100,7 +97,6 @@ def test_whoever_watched_until_the_end_is_told_how_it_ended(
     context: zmq.Context[zmq.Socket[bytes]], phase: str
 ) -> None:
     counters = LearnerCounters()
-    control = ControlPlane(context, "inproc://head", MANIFEST, counters, lambda: 1.0)
     heard: list[str] = []
     with closing(context.socket(zmq.DEALER)) as watching:
 
@@ -110,7 +106,7 @@ def test_whoever_watched_until_the_end_is_told_how_it_ended(
                 heard.append(message.status["learner"]["phase"])
             return message is not None
 
-        with closing(control):
+        with open_head(context, "inproc://head", MANIFEST, counters=counters) as control:
             watching.connect(control.endpoint)
             transport.send(watching, StatusRequest())
             wait_until(next_status, "a status while the run goes on")
@@ -123,9 +119,8 @@ def test_whoever_stopped_watching_long_ago_is_told_nothing_at_the_end(
     context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control_module, "WATCHES_S", -1.0)  # Any time is long ago.
-    control = ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)
     with closing(context.socket(zmq.DEALER)) as left:
-        with closing(control):
+        with open_head(context, "inproc://head", MANIFEST) as control:
             left.connect(control.endpoint)
             transport.send(left, StatusRequest())
             wait_until(lambda: transport.receive(left) is not None, "a status")
@@ -137,8 +132,10 @@ def test_what_follows_from_a_members_silence_is_told_at_once(
 ) -> None:
     told = Directive(101, "run", 8, "tcp://replay:7001")
     monkeypatch.setattr(Head, "tick", lambda head, now_s: [(b"a", told)])
-    control = ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)
-    with closing(control), closing(context.socket(zmq.DEALER)) as actor:
+    with (
+        open_head(context, "inproc://head", MANIFEST) as control,
+        closing(context.socket(zmq.DEALER)) as actor,
+    ):
         actor.setsockopt(zmq.IDENTITY, b"a")
         actor.connect(control.endpoint)
         wait_until(lambda: transport.receive(actor) == told, "the actor is told")
@@ -156,7 +153,7 @@ def test_while_the_head_does_not_listen_nobody_falls_silent(
     monkeypatch.setattr(Head, "tick", look)
     monkeypatch.setattr(control_module, "RECORD_PERIOD_S", 0.0)
     monkeypatch.setattr(control_module, "MAX_LOOK_S", 0.0)  # However long, it is too long a look.
-    with closing(ControlPlane(context, "inproc://head", MANIFEST, LearnerCounters(), lambda: 1.0)):
+    with open_head(context, "inproc://head", MANIFEST):
         wait_until(lambda: len(looked_s) > 1, "the head has looked twice")
     assert set(looked_s) == {0.0}
 
@@ -169,11 +166,14 @@ def test_a_run_that_failed_is_still_looked_for(
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     counters = LearnerCounters()
-    targets = Targets(run_dir, "r1", "127.0.0.1:9100")
-    control = ControlPlane(
-        context, "inproc://head", MANIFEST, counters, lambda: 1.0, targets=targets
-    )
-    with closing(control):
+    with open_head(
+        context,
+        "inproc://head",
+        MANIFEST,
+        counters=counters,
+        run_dir=run_dir,
+        metrics_endpoint="127.0.0.1:9100",
+    ):
         wait_until((run_dir / TARGETS_FILE).exists, "the targets are there")
         counters.phase = phase
     assert (run_dir / TARGETS_FILE).exists() == stays

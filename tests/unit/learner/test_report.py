@@ -1,5 +1,6 @@
 """What the head makes of its members' numbers."""
 
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ import pytest
 
 from common.block_columns import block_bytes
 from common.config import Config
+from common.manifest import Manifest
+from common.metrics import Telemetry
 from learner.autoscaling import PERIOD_S
 from learner.head import SILENCE_S
 from learner.recorder import Record, Recorder
@@ -21,9 +24,26 @@ WAITED_S = 1_000.0
 """Of each actor and replay server, before the head was restarted."""
 
 
-def test_the_heads_own_metrics_and_its_status_are_of_all_members() -> None:
+def report_of(
+    run: Run,
+    recorder: Recorder,
+    counters: LearnerCounters = TRAINING,
+    *,
+    manifest: Manifest = MANIFEST,
+    wall_s: Callable[[], float] = lambda: 1.0,
+) -> Report:
+    return Report(run.head, manifest, counters, wall_s, Telemetry(dict), recorder)
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    with closing(Recorder([])) as made:
+        yield made
+
+
+def test_the_heads_own_metrics_and_its_status_are_of_all_members(recorder: Recorder) -> None:
     run = Run()
-    report = Report(run.head, MANIFEST, LearnerCounters(updates=100), lambda: 1.0)
+    report = report_of(run, recorder, LearnerCounters(updates=100))
     a, b, _ = (run.welcome(peer, join()).session for peer in (b"a", b"b", b"c"))
     run.send(b"a", heartbeat(a, [1.0, 2.0, 6.0], actor_weights_version=88.0))
     # Ahead of a learner that was resumed; and the third has not told of its weights.
@@ -36,19 +56,19 @@ def test_the_heads_own_metrics_and_its_status_are_of_all_members() -> None:
     assert report.head_telemetry.snapshot()[0]["head_lost_members_total"] == 4
 
 
-def test_a_status_tells_the_bytes_of_all_replay_servers() -> None:
+def test_a_status_tells_the_bytes_of_all_replay_servers(recorder: Recorder) -> None:
     two = replace(MANIFEST, config=Config(replay_servers=2))
-    report = Report(Run(two).head, two, TRAINING, lambda: 1.0)
+    report = report_of(Run(two), recorder, manifest=two)
     each = block_bytes(two.spec, two.layout, two.config.replay_slots)
     assert report.status().replay_bytes == 2 * each
 
 
 @pytest.mark.parametrize(("phase", "wanted"), [("waiting", None), ("training", 4)])
 def test_more_actors_are_wanted_while_the_learner_waits_once_it_trains(
-    phase: str, wanted: int | None
+    recorder: Recorder, phase: str, wanted: int | None
 ) -> None:
     run, counters = Run(), LearnerCounters(phase=phase)
-    report = Report(run.head, MANIFEST, counters, lambda: 1.0)
+    report = report_of(run, recorder, counters)
     for peer in (b"a", b"b"):
         run.welcome(peer, join())
     for now_s in (0.0, PERIOD_S):
@@ -60,10 +80,10 @@ def test_more_actors_are_wanted_while_the_learner_waits_once_it_trains(
 
 @pytest.mark.parametrize("share", [0.05, 0.55])
 def test_actors_that_come_back_to_a_restarted_head_have_not_waited_all_their_lives(
-    share: float,
+    recorder: Recorder, share: float
 ) -> None:
     run = Run()
-    report = Report(run.head, MANIFEST, TRAINING, lambda: 1.0)
+    report = report_of(run, recorder)
     sessions: dict[int, int] = {}
     for now_s in range(int(PERIOD_S) + 2):
         run.now_s = float(now_s)
@@ -96,7 +116,7 @@ class Kept:
 def test_replay_servers_that_come_back_have_not_waited_since_the_last_record() -> None:
     run, kept, wall_s = Run(serving=False), Kept(), iter((10.0, 11.0))
     with closing(Recorder([kept])) as recorder:
-        report = Report(run.head, MANIFEST, TRAINING, lambda: next(wall_s), recorder=recorder)
+        report = report_of(run, recorder, wall_s=lambda: next(wall_s))
         for session in (1, 2):
             run.head.metrics.begin(session, token=session)
             run.head.metrics.add(session, {"replay_insert_blocked_seconds_total": WAITED_S}, {})

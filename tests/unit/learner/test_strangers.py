@@ -4,7 +4,6 @@ import logging
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,9 @@ from learner.admission import (
 )
 from learner.control import ControlPlane
 from learner.run_metrics import MAX_VALUE
-from learner.status import LearnerCounters
 from tests.contract.sockets import Sockets
 from tests.head_with_peers import MANIFEST, Run, heartbeat, join, result
+from tests.open_head import open_head
 from tests.waiting import wait_until
 
 LONG = "x" * (MAX_NAME + 1)
@@ -235,9 +234,7 @@ def test_a_connection_is_heard_so_often_and_the_others_as_ever() -> None:
 def control() -> Iterator[ControlPlane]:
     with (
         zmq.Context() as context,
-        closing(
-            ControlPlane(context, "tcp://127.0.0.1:0", MANIFEST, LearnerCounters(), lambda: 0.0)
-        ) as control,
+        open_head(context, "tcp://127.0.0.1:0", MANIFEST) as control,
     ):
         yield control
 
@@ -292,7 +289,7 @@ def test_strangers_at_the_weights_are_cut_off_while_messages_do_not_end(
     address = f"ipc://{tmp_path_factory.mktemp('s') / 'head'}"
     with (
         zmq.Context() as context,
-        closing(ControlPlane(context, address, MANIFEST, LearnerCounters(), lambda: 0.0)),
+        open_head(context, address, MANIFEST),
         Sockets() as sockets,
     ):
         try:

@@ -49,8 +49,6 @@ class Supervisor:
         self._cells: dict[str, Cells] = {}
         """What each role's environments do."""
         self._children = Children(self._start_process, self._ended, say, patience)
-        self.restarts = 0
-        """Of all roles, since the run began."""
 
     @property
     def children(self) -> dict[str, Child]:
@@ -118,7 +116,6 @@ class Supervisor:
         how, verdict = self._children.judge(child, spec.role, code, how)
         if verdict.backoff_s is None:
             raise role_failed(code, f"{name}: {how}{verdict.tries}{doing}")
-        self.restarts += 1
         line = f"{name} {how}: restarting in {verdict.backoff_s:.1f} s{verdict.tries}{doing}"
         log.warning("%s", line)
         self._say(line)

@@ -55,7 +55,6 @@ class Group:
     An engine finds `count` places for `needs` and runs the command in each.
     """
 
-    name: str
     roles: tuple[str, ...]
     count: int
     needs: Resources
@@ -200,8 +199,8 @@ def groups(
         gpus=int(config.device.startswith("cuda")) if head_gpus is None else head_gpus,
     )
     return (
-        Group("head", roles, 1, needs, moves=False),
-        Group("actors", ("actor",), config.actors, NEEDS["actor"], moves=True),
+        Group(roles, 1, needs, moves=False),
+        Group(("actor",), config.actors, NEEDS["actor"], moves=True),
     )
 
 

@@ -20,11 +20,6 @@ def names() -> list[str]:
     return [name for name in _all_names() if "env" in _values(name)]
 
 
-def parts() -> list[str]:
-    """Presets that come with zapex and leave the environment open."""
-    return [name for name in _all_names() if "env" not in _values(name)]
-
-
 def load(preset: str, env: str | None = None) -> Config:
     """The presets of these names, joined by +, each laid over those before it.
 

@@ -121,7 +121,6 @@ def test_a_role_that_crashes_is_started_again_where_it_listened(stage: Stage) ->
         "actor was killed by signal 11: restarting in 0.1 s (1 of 5)",
         "actor ended with exit code 70: restarting in 0.2 s (2 of 5)",
     ]
-    assert stage.supervisor.restarts == 2
 
 
 def test_a_learner_that_crashes_goes_on_from_its_checkpoint(stage: Stage) -> None:

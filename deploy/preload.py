@@ -4,16 +4,10 @@ Importing torch takes longer than everything else at start; here it is paid once
 process. Nothing may start a thread here: threads do not survive a fork.
 """
 
+# Imported for the import's sake.
+# ruff: noqa: F401
 import actor.evaluator
 import actor.inference_server
 import actor.loop
 import learner.loop
 import replay_server.server
-
-ROLES = (
-    actor.loop,
-    actor.evaluator,
-    actor.inference_server,
-    learner.loop,
-    replay_server.server,
-)

@@ -13,7 +13,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import RunDirectoryError
 from common.run_directory import CONFIG_FILE, METRICS_FILE, RESULT_FILE, last_line
 
 SILENCE_S = 15.0
@@ -70,13 +69,6 @@ class Catalogue:
     notes: list[str] = field(default_factory=list)
     """One line for what keeps the list from being whole."""
     _kept: dict[Path, _Kept] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.runs_dir.is_dir():
-            raise RunDirectoryError(
-                f"{self.runs_dir} is no directory: the one that holds runs is expected, such as "
-                "runs/"
-            )
 
     def runs(self) -> list[Run]:
         """Newest first."""

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from common.config import Config, write_toml
-from common.errors import RunDirectoryError
 from common.run_directory import TAIL_BYTES
 from deploy.dashboard import catalogue as catalogue_module
 from deploy.dashboard.catalogue import SILENCE_S, Catalogue, Run, State
@@ -196,8 +195,3 @@ def test_no_runs_are_one_line_that_says_how_to_start_one(tmp_path: Path) -> None
     (note,) = runs.notes
     assert "holds no run yet" in note
     assert "deploy launch" in note
-
-
-def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="is no directory"):
-        Catalogue(tmp_path / "absent")

@@ -260,7 +260,7 @@ def _run_processes(
                 profile=recorded_in,
             )
         )
-        head = supervisor.wait_ready("learner", stop.is_set)
+        head = supervisor.wait_ready("learner")
         if head is None:
             return
         # The replay server listens where the head does: on loopback, or for other hosts too.

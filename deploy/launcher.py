@@ -68,12 +68,12 @@ class Supervisor:
         process.start()
         return process
 
-    def wait_ready(self, name: str, stopped: Callable[[], bool]) -> str | None:
-        """The address a role is ready at, or None when `stopped()` became true before.
+    def wait_ready(self, name: str) -> str | None:
+        """The address a role is ready at, or None when the run is to end before.
 
         Raises RoleFailed (or what `poll` raises) when it will not come up.
         """
-        while not stopped():
+        while not self._stopping():
             self.poll(0.05)
             child = self.children.get(name)
             if child is None and not self._children.to_be_started:

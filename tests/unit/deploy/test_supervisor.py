@@ -72,7 +72,10 @@ class Stage:
 
     def __init__(self, run_dir: Path) -> None:
         self.said: list[str] = []
-        self.supervisor = Supervisor("info", self.said.append, patience=Patience(0.1, 0.3))
+        self.stopping: Callable[[], bool] = lambda: False
+        self.supervisor = Supervisor(
+            "info", self.said.append, lambda: self.stopping(), Patience(0.1, 0.3)
+        )
         self._run_dir = run_dir
 
     def start(self, *script: str, role: str = "actor") -> None:
@@ -84,7 +87,7 @@ class Stage:
         return (self._run_dir / "starts").read_text().splitlines()
 
     def ready(self, role: str = "actor") -> str | None:
-        return self.supervisor.wait_ready(role, lambda: False)
+        return self.supervisor.wait_ready(role)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         def turn() -> bool:
@@ -236,7 +239,8 @@ def test_a_role_that_ends_before_it_is_ready_is_not_waited_for(stage: Stage) -> 
 def test_waiting_ends_when_somebody_says_stop(stage: Stage) -> None:
     stage.start("stay")
     answers = [True, False]
-    assert stage.supervisor.wait_ready("actor", lambda: answers.pop()) is None
+    stage.stopping = answers.pop
+    assert stage.ready() is None
 
 
 def test_whoever_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

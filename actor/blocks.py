@@ -99,7 +99,7 @@ class BlockBuilder:
     def act(
         self,
         streams: Int64Vector,
-        action: npt.NDArray[np.int64],
+        action: Int64Vector,
         reward: npt.NDArray[np.float64],
     ) -> None:
         """What was done at the newest row of some streams [K], and the reward that followed."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from actor.blocks import BlockBuilder, Blocks
+from actor.blocks import BlockBuilder, Blocks, Int64Vector
 from actor.exploration import epsilon_greedy
 from actor.frame_stack import FrameStack
 from common.blocks import MAX_REWARD, RowKind
@@ -27,8 +27,6 @@ from common.trace import NO_TRACE, Trace
 from common.watched_vector import watched
 
 QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-
-Int64Vector = npt.NDArray[np.int64]
 
 _FIRST, _STEP = np.uint8(RowKind.FIRST), np.uint8(RowKind.STEP)
 _TERMINATED, _TRUNCATED = np.uint8(RowKind.TERMINATED), np.uint8(RowKind.TRUNCATED)
@@ -118,7 +116,7 @@ class Rollout:
         most = self._blocks_per_insert
         return [part for blocks in complete if blocks is not None for part in blocks.parts(most)]
 
-    def _lives_in(self, info: dict[str, Any]) -> npt.NDArray[np.int64]:
+    def _lives_in(self, info: dict[str, Any]) -> Int64Vector:
         if "lives" not in info:
             raise self._vector.fault(
                 ALL, "did not tell info['lives']: life_loss_ends_episode must be false"
@@ -126,9 +124,7 @@ class Rollout:
         # A copy: the environment may write the next lives into the same array.
         return np.array(info["lives"], np.int64)
 
-    def _see_life_lost(
-        self, streams: npt.NDArray[np.int64], obs: npt.NDArray[Any]
-    ) -> Blocks | None:
+    def _see_life_lost(self, streams: Int64Vector, obs: npt.NDArray[Any]) -> Blocks | None:
         """The game goes on, but for the learner an episode ends here and another one begins, with
         the same observation: two rows."""
         self._row_kind[streams] = _FIRST
@@ -138,7 +134,7 @@ class Rollout:
 
     def _record(
         self,
-        action: npt.NDArray[np.int64],
+        action: Int64Vector,
         reward: npt.NDArray[np.float64],
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
@@ -179,7 +175,7 @@ class Rollout:
         self._length[done] = 0
 
     def _see_final(
-        self, done: npt.NDArray[np.int64], row_kind: npt.NDArray[np.uint8], info: dict[str, Any]
+        self, done: Int64Vector, row_kind: npt.NDArray[np.uint8], info: dict[str, Any]
     ) -> Blocks | None:
         if "final_obs" not in info:
             raise self._vector.fault(int(done[0]), "ended an episode without info['final_obs']")

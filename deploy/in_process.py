@@ -13,7 +13,7 @@ from common.config import Config
 from common.process import configure_logging
 from deploy.live_view import LiveView
 from deploy.status_client import StatusClient
-from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
+from deploy.topology import RoleSpec, follower_roles, run_role
 
 POLL_S = 0.1
 
@@ -55,7 +55,11 @@ def run_in_process(
     # A name of its own for each run: two of them can share a context.
     head = f"inproc://head-{id(stop)}"
     with zmq.Context() as context:
-        learner = start(learner_role(config, run_dir, head, resume=resume, started_s=started_s))
+        learner = start(
+            RoleSpec(
+                "learner", "learner", config, run_dir, head, resume=resume, started_s=started_s
+            )
+        )
         head_ready.wait()
         threads = [learner]
         if not failures:

@@ -34,13 +34,7 @@ from deploy.live_view import LiveView, show_return
 from deploy.named_code import tell_named_code
 from deploy.profile import Profile, recording
 from deploy.status_client import StatusClient
-from deploy.topology import (
-    ROLES,
-    check_memory,
-    discard_shared_memory,
-    follower_roles,
-    learner_role,
-)
+from deploy.topology import ROLES, RoleSpec, check_memory, discard_shared_memory, follower_roles
 
 POLL_S = 0.1
 STOP_S = 60.0
@@ -248,7 +242,9 @@ def _run_processes(
     recorded_in = None if profile is None else profile.directory
     try:
         supervisor.start(
-            learner_role(
+            RoleSpec(
+                "learner",
+                "learner",
                 config,
                 run_dir,
                 options.bind,

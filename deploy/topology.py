@@ -103,34 +103,6 @@ class RoleSpec:
         return replace(self, bind=address or self.bind)
 
 
-def learner_role(
-    config: Config,
-    run_dir: Path,
-    bind: str,
-    *,
-    resume: bool = False,
-    keys: Path | None = None,
-    insecure: bool = False,
-    started_s: float | None = None,
-    metrics: MetricsOptions = NO_METRICS,
-    profile: Path | None = None,
-) -> RoleSpec:
-    """The head: the first process of a run."""
-    return RoleSpec(
-        "learner",
-        "learner",
-        config,
-        run_dir,
-        bind,
-        resume=resume,
-        keys=keys,
-        insecure=insecure,
-        started_s=started_s,
-        metrics=metrics,
-        profile=profile,
-    )
-
-
 def follower_roles(
     config: Config,
     run_dir: Path,

@@ -12,7 +12,7 @@ from common import run_directory
 from common.config import Config
 from common.keys import add_client, make_directory
 from common.security import NOTHING_TOLD, SecureContext, Security, open_security
-from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
+from deploy.topology import RoleSpec, follower_roles, run_role
 from tests.integration.runs import ENDLESS, TINY, Command, head_of, pid_of, until, write_preset
 
 RUN: dict[str, Any] = {
@@ -63,7 +63,7 @@ def in_threads(
         thread.start()
         return thread
 
-    threads = [start(learner_role(config, run_dir, ANY_PORT))]
+    threads = [start(RoleSpec("learner", "learner", config, run_dir, ANY_PORT))]
     try:
         until(lambda: heads or failures, "the head is there")
         if heads:

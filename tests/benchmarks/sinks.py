@@ -33,7 +33,7 @@ from common.exporter import MetricsOptions
 from common.process import configure_logging
 from deploy import presets
 from deploy.status_client import Plain, StatusClient
-from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
+from deploy.topology import RoleSpec, follower_roles, run_role
 from learner.recorder import Record, Sink
 from learner.targets import TARGETS_FILE
 from tests.benchmarks.report import Figure, report
@@ -162,9 +162,10 @@ def _running(config: Config, run_dir: Path, switch: Any) -> Iterator[StatusClien
     """All processes of a run, for as long as the context lasts."""
     os.environ["WANDB_MODE"] = "offline"
     with contextlib.ExitStack() as stack:
-        specs = [learner_role(config, run_dir, "tcp://127.0.0.1:0", metrics=METRICS)]
-        head = stack.enter_context(_process(specs[0], switch))
-        for spec in follower_roles(config, run_dir, head, "tcp://127.0.0.1:0", metrics=METRICS):
+        bind = "tcp://127.0.0.1:0"
+        learner = RoleSpec("learner", "learner", config, run_dir, bind, metrics=METRICS)
+        head = stack.enter_context(_process(learner, switch))
+        for spec in follower_roles(config, run_dir, head, bind, metrics=METRICS):
             stack.enter_context(_process(spec, switch))
         yield stack.enter_context(closing(StatusClient(head)))
 

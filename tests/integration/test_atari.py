@@ -14,7 +14,7 @@ import zmq
 from common import part_threads, run_directory
 from common.config import Config
 from deploy import presets
-from deploy.topology import RoleSpec, follower_roles, learner_role, run_role
+from deploy.topology import RoleSpec, follower_roles, run_role
 from learner.feed import INLINE_BYTES
 from tests.integration.conftest import Start
 from tests.integration.runs import (
@@ -100,7 +100,7 @@ def running(config: Config, run_dir: Path) -> Iterator[Running]:
             ends.callback(role.end)
             return ready.get(timeout=WAIT_S)
 
-        head = start(learner_role(config, run_dir, anywhere))
+        head = start(RoleSpec("learner", "learner", config, run_dir, anywhere))
         replay, actor, _ = follower_roles(config, run_dir, head, anywhere)
         served_at = start(replay)
         start(actor)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.errors import ConfigError, EnvironmentFault, RoleFailed
+from common.children import role_failed
+from common.errors import ConfigError, EnvironmentFault
 from common.restarts import Ending, Patience, RestartPolicy
 
 STOP_S = 10.0
@@ -157,9 +158,7 @@ class Fleet:
             left = [n for n, p in self._places.items() if p.acts and n not in self._hopeless]
             nobody_left = self._alone and place.acts and not left
             if nobody_left or place.vital:
-                error = RoleFailed(f"{name}: {ended.words}")
-                error.exit_code = ended.exit_code
-                raise error
+                raise role_failed(ended.exit_code, f"{name}: {ended.words}")
             self._say(f"{name}: {ended.words}: the run goes on without it")
             return
         # Whether it worked is not known here: it is taken to have done so for as long as it lasted.

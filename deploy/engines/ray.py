@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from common import transport
+from common.children import role_failed
 from common.config import Config
-from common.errors import ConfigError, RoleFailed
+from common.errors import ConfigError
 from common.keys import KEY_VARIABLE, PATH_VARIABLE
 from common.restarts import Ending, Patience, RestartPolicy
 from common.security import Security
@@ -97,11 +98,11 @@ def run_on_ray(
             # A node that goes takes the head with it from outside; whatever else ends the head, its
             # launcher has tried to mend.
             lost = ended.exit_code == _LOST
-            verdict = policy.decide(Ending("head", -signal.SIGKILL, not lost, worked_s))
+            verdict = policy.decide(
+                Ending("head", -signal.SIGKILL, explained=False, ready_for_s=worked_s)
+            )
             if not lost or verdict.backoff_s is None:
-                error = RoleFailed(ended.words)
-                error.exit_code = ended.exit_code if ended.exit_code > 0 else error.exit_code
-                raise error
+                raise role_failed(ended.exit_code, ended.words)
             view.say(f"head: {ended.words}: starting it again, from its newest checkpoint")
             stop.wait(verdict.backoff_s)
 
@@ -203,8 +204,8 @@ def _run_head(
     view: LiveView,
     security: Security,
 ) -> tuple[Ended | None, float | None]:
-    """The head's group and, as long as it lives, the actors. Returns how it ended (None: stopped
-    before it had a node), and for how many seconds it had answered (None: it never did)."""
+    """The head's group and, as long as it lives, the actors. Returns how it ended (None: it was
+    stopped), and for how many seconds it had answered (None: it never did)."""
     place = RayPlace(ray, "head", group, lambda _: [], logs)
     place.place()
     try:
@@ -231,18 +232,18 @@ def _run_head(
                 if stop.wait(POLL_S):
                     view.say("stopping: writing a checkpoint")
                     place.ask_to_stop()
-                    return _wait_for_end(place), None
+                    _wait_for_end(place)
+                    return None, None
         return ended, None if answered_s is None else time.monotonic() - answered_s
     finally:
         fleet.stop()
         place.abandon()
 
 
-def _wait_for_end(place: RayPlace) -> Ended | None:
+def _wait_for_end(place: RayPlace) -> None:
     deadline_s = time.monotonic() + STOP_S
-    while (ended := place.ended()) is None and time.monotonic() < deadline_s:
+    while place.ended() is None and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
-    return None if ended is None else Ended(0, "")
 
 
 def _wait_for_node(

@@ -5,10 +5,11 @@ the others. Only when no place is left that could act is it the run's end.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from common.children import role_failed
 from common.errors import ConfigError, EnvironmentFault
@@ -20,6 +21,8 @@ STOP_POLL_S = 0.05
 PATIENCE = Patience(first_backoff_s=1.0, last_backoff_s=30.0, endless=True)
 HOPELESS = {ConfigError.exit_code, EnvironmentFault.exit_code}
 """Exit codes that would be the same again."""
+TAIL_BYTES = 4_096
+"""How much of a log is read for its last line."""
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,14 @@ class Ended:
     exit_code: int
     words: str
     """Its last line, or why it could not be started."""
+
+
+def last_line(log: BinaryIO, began_at: int) -> str:
+    """The last that a command wrote to a log, from where its output begins; empty: nothing."""
+    log.seek(max(began_at, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+    said = [line for line in lines if line]
+    return said[-1].removeprefix("error: ") if said else ""
 
 
 class Place(Protocol):

@@ -5,7 +5,6 @@ starts on a host holds its standard input by way of the connection: however the 
 process or its host goes, the commands there end.
 """
 
-import os
 import shlex
 import socket
 import subprocess
@@ -19,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config import read_toml
 from common.errors import ConfigError
 from common.run_directory import open_log
-from deploy.engines.fleet import Ended, Fleet
+from deploy.engines.fleet import Ended, Fleet, last_line
 from deploy.topology import actor_words, inference_words, replay_words, security_words
 
-TAIL_BYTES = 4_096
 SSH = (
     "ssh", "-T",
     # Nobody is there to type a password.
@@ -194,11 +192,7 @@ class SshCommand:
         if not self._log_file.exists():  # Somebody has deleted it.
             return ""
         with self._log_file.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._began_at, end - TAIL_BYTES))
-            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-        said = [line for line in lines if line]
-        return said[-1].removeprefix("error: ").rstrip(".") if said else ""
+            return last_line(log, self._began_at).rstrip(".")
 
 
 class Hosts:

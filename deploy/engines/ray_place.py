@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TAIL_BYTES = 4_096
+from deploy.engines.fleet import last_line
 
 
 class Place:
@@ -49,7 +49,7 @@ class Place:
             ) as self._process:
                 # Leaving this block would close its input, and so end it.
                 code = self._process.wait()
-            return code, _last_line(log, began_at)
+            return code, last_line(log, began_at)
 
     def stop(self) -> None:
         """End the command in order; `run` returns when it has."""
@@ -67,13 +67,6 @@ def _open_log(path: Path) -> Iterator[Any]:
         file = (Path("/tmp/ray/session_latest/logs") / f"zapex-{path.name}").open("a+b")
     with file:
         yield file
-
-
-def _last_line(log: Any, began_at: int) -> str:
-    log.seek(max(began_at, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-    said = [line for line in lines if line]
-    return said[-1].removeprefix("error: ") if said else ""
 
 
 def _free_ports() -> int:

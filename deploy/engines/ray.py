@@ -1,10 +1,10 @@
 """Ray: finds the nodes and starts processes again where one is lost. Data stays on ZeroMQ.
 
-What Ray places are `ray_place.Place`s: an actor in Ray's sense, with cores and GPUs reserved, that
-runs one command as a process of its own. The head's group is one of them, so that learner and
-replay server share a node; each zapex actor is another, spread over the nodes. Ray moves words,
-keys and exit codes alone. A process that its place has started ends with it, for the place holds
-its standard input.
+What Ray places are `ray_place.NodeCommand`s: an actor in Ray's sense, with cores and GPUs
+reserved, that runs one command as a process of its own. The head's group is one of them, so that
+learner and replay server share a node; each zapex actor is another, spread over the nodes. Ray
+moves words, keys and exit codes alone. A process ends with the `NodeCommand` that has started it,
+for that holds its standard input.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from common.restarts import Ending, Patience, RestartPolicy
 from common.security import Security
 from deploy.engines.fleet import Ended, Fleet
 from deploy.engines.options import Placing, check_reachable
-from deploy.engines.ray_place import Place
+from deploy.engines.ray_place import NodeCommand
 from deploy.live_view import LiveView
 from deploy.status_client import StatusClient
 from deploy.topology import (
@@ -112,7 +112,7 @@ _LOST = -1
 
 
 class RayPlace:
-    """A `Place` from here: where an actor of the run is."""
+    """A `fleet.Place`: where one group's command runs, seen from here."""
 
     def __init__(
         self, ray: Any, name: str, group: Group, words: Callable[[str], list[str]], logs: Path
@@ -142,7 +142,7 @@ class RayPlace:
         retries = -1 if self._group.moves else 0
         needs = self._group.needs
         self._actor = (
-            self._ray.remote(Place)
+            self._ray.remote(NodeCommand)
             .options(
                 num_cpus=needs.cores,
                 num_gpus=needs.gpus,

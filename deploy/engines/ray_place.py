@@ -12,7 +12,7 @@ from typing import Any
 from deploy.engines.fleet import last_line
 
 
-class Place:
+class NodeCommand:
     """Runs one command on the node where Ray put it. Its methods are called over Ray."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What Ray is asked for, and what a place does with its command. Ray itself is not needed."""
+"""What Ray is asked for, and what runs on a node. Ray itself is not needed."""
 
 import importlib
 import sys
@@ -14,7 +14,7 @@ from common.config import Config
 from common.errors import ConfigError
 from deploy.engines import ray as engine
 from deploy.engines.fleet import Ended
-from deploy.engines.ray_place import Place, _free_ports
+from deploy.engines.ray_place import NodeCommand, _free_ports
 from deploy.topology import Group, groups
 from tests.waiting import wait_until
 
@@ -137,20 +137,20 @@ def test_a_cluster_that_ray_is_to_find_is_its_business(address: str | None) -> N
     engine._check_listens(address)
 
 
-def test_a_place_tells_how_its_command_ended_and_what_it_said_last(tmp_path: Path) -> None:
-    place = Place()
+def test_a_command_on_a_node_tells_how_it_ended_and_what_it_said_last(tmp_path: Path) -> None:
+    command = NodeCommand()
     log = tmp_path / "log"
     log.write_text("what another command said\n")
-    code, words = place.run(["actor", "--processes", "0"], str(ROOT), str(log), {})
+    code, words = command.run(["actor", "--processes", "0"], str(ROOT), str(log), {})
     assert (code, words) == (2, "--processes 0: must be at least 1, or auto: one for each core")
 
 
-def test_a_place_that_is_stopped_before_its_command_began_does_not_begin_it(
+def test_a_command_on_a_node_that_is_stopped_before_it_began_does_not_begin(
     tmp_path: Path,
 ) -> None:
-    place = Place()
-    place.stop()
-    assert place.run(["nothing"], str(ROOT), str(tmp_path / "log"), {}) == (0, "")
+    command = NodeCommand()
+    command.stop()
+    assert command.run(["nothing"], str(ROOT), str(tmp_path / "log"), {}) == (0, "")
     assert not (tmp_path / "log").exists()
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from actor.options import MemberOptions
 from actor.processes import process_count, run_processes
 from common.errors import ConfigError
 from common.exporter import MetricsOptions
@@ -99,57 +100,40 @@ def _run(flags: Flags) -> None:
     stop_on_signals(stop)
     if flags.stop_at_eof:
         stop_at_end_of_input(stop.set)
-    metrics = MetricsOptions(flags.metrics_port, flags.metrics_host)
-    if flags.processes is not None:
-        options = {
-            "connect": flags.connect,
-            "num_envs": flags.envs,
-            "metrics": metrics,
-            "join_timeout_s": flags.join_timeout,
-        }
-        count = process_count(flags.processes)
-        run_processes(count, options, security, flags.log_level, stop, relay=flags.relay)
-    else:
-        _act(flags, security, metrics, stop)
-
-
-def _act(flags: Flags, security: Security, metrics: MetricsOptions, stop: threading.Event) -> None:
-    import torch
-
-    from actor.evaluator import run_evaluator
-    from actor.inference_server import InferenceOptions, run_inference_server
-    from actor.loop import ActorOptions, run_actor
-    from actor.weight_relay import RelayOptions, run_weight_relay
-
-    torch.set_num_threads(1)
-    options = ActorOptions(
+    options = MemberOptions(
         flags.connect,
-        flags.envs,
-        flags.number,
-        metrics,
+        num_envs=flags.envs,
+        number=flags.number,
+        metrics=MetricsOptions(flags.metrics_port, flags.metrics_host),
         join_timeout_s=flags.join_timeout,
         videos=flags.videos,
     )
+    if flags.processes is not None:
+        count = process_count(flags.processes)
+        run_processes(count, options, security, flags.log_level, stop, relay=flags.relay)
+    else:
+        _be(flags, options, security, stop)
+
+
+def _be(flags: Flags, options: MemberOptions, security: Security, stop: threading.Event) -> None:
+    """The one process that the flags name."""
+    import torch
+
+    from actor.evaluator import run_evaluator
+    from actor.inference_server import run_inference_server
+    from actor.loop import run_actor
+    from actor.weight_relay import run_weight_relay
+
+    torch.set_num_threads(1)
+    run = run_actor
+    if flags.evaluator:
+        run = run_evaluator
+    elif flags.inference:
+        run = run_inference_server
+    elif flags.relay:
+        run = run_weight_relay
     with SecureContext(security) as context:
-        if flags.relay:
-            relaying = RelayOptions(
-                flags.connect,
-                number=flags.number,
-                metrics=metrics,
-                join_timeout_s=flags.join_timeout,
-            )
-            run_weight_relay(relaying, context, stop, lambda _: None)
-        elif flags.inference:
-            serving = InferenceOptions(
-                flags.connect,
-                number=flags.number,
-                metrics=metrics,
-                join_timeout_s=flags.join_timeout,
-            )
-            run_inference_server(serving, context, stop, lambda _: None)
-        else:
-            run = run_evaluator if flags.evaluator else run_actor
-            run(options, context, stop, lambda _: None)
+        run(options, context, stop, lambda _: None)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import zmq
 from actor.acting_policy import WAIT_MS, Interrupted
 from actor.evaluation import Scoring
 from actor.film_thread import FilmThread
-from actor.loop import ActorOptions
+from actor.options import MemberOptions
 from actor.policy import Policy
 from actor.weights import WeightsSubscription
 from common.deadlines import Deadlines
@@ -24,7 +24,7 @@ from common.metrics import Telemetry, Values
 
 
 def run_evaluator(
-    options: ActorOptions,
+    options: MemberOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
     ready: Callable[[str], None],

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,13 @@ import torch
 import zmq
 
 from actor.acting_policy import Interrupted, LocalPolicy
+from actor.options import MemberOptions
 from common import codec, transport
 from common.config import Config
 from common.device import find_device, use_device
 from common.errors import ConfigError, MalformedMessage, NonFiniteLoss, Reason, WireError
-from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import JOIN_TIMEOUT_S, Membership
+from common.membership import Membership
 from common.messages import InferenceRequest, Message, QValues, Rejected, Serving
 from common.metrics import Telemetry, Values
 from common.networks import network_input_shape
@@ -43,26 +42,8 @@ QUEUE_MESSAGES = 4
 """Kept for each actor and direction; an actor waits for the answer to its only request."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceOptions:
-    """What an inference process is told on its command line; all else comes from the head."""
-
-    connect: str
-    """The head's address."""
-    bind: str = "tcp://127.0.0.1:0"
-    """Where this host's actors reach it; port 0 takes a free one."""
-    number: int = -1
-    """Take over from the process of this host that had this number and died; −1: any."""
-    metrics: MetricsOptions = NO_METRICS
-    """Where Prometheus can scrape this process."""
-    profile: Path | None = None
-    """Directory to record the loop's phases in."""
-    join_timeout_s: float = JOIN_TIMEOUT_S
-    """How long it waits to be taken in."""
-
-
 def run_inference_server(
-    options: InferenceOptions,
+    options: MemberOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
     ready: Callable[[str], None],

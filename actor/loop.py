@@ -8,8 +8,6 @@ finished blocks into the window, a word with the head. Where Q-values come from 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ import zmq
 from actor.acting_policy import WAIT_MS, ActingPolicy, Interrupted, LocalPolicy
 from actor.exploration import epsilon_ladder
 from actor.memory_limit import MemoryLimit
+from actor.options import MemberOptions
 from actor.remote_policy import RemotePolicy
 from actor.replay_client import ReplayClient
 from actor.rollout import Rollout
@@ -26,9 +25,8 @@ from common.deadlines import Deadlines
 from common.descriptors import allow_descriptors
 from common.environments import make_vector, spec_of
 from common.errors import EnvironmentFault
-from common.exporter import NO_METRICS, MetricsOptions
 from common.manifest import Manifest
-from common.membership import JOIN_TIMEOUT_S, Membership
+from common.membership import Membership
 from common.messages import Welcome
 from common.metric_table import histogram
 from common.metrics import Telemetry, Values
@@ -39,28 +37,8 @@ HAND_IN_S = 5.0
 may withhold them for longer; what it has, it keeps."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActorOptions:
-    """What an actor process is told on its command line; all else comes from the head."""
-
-    connect: str
-    """The head's address."""
-    num_envs: int = 0
-    """Environments in this actor; 0: as many as the run's configuration says."""
-    number: int = -1
-    """Rejoin under this number if it is free; −1: any."""
-    metrics: MetricsOptions = NO_METRICS
-    """Where Prometheus can scrape this process."""
-    profile: Path | None = None
-    """Directory to record the loop's phases in."""
-    join_timeout_s: float = JOIN_TIMEOUT_S
-    """How long it waits to be taken in."""
-    videos: Path | None = None
-    """Directory for videos of evaluations; None: an evaluator films nothing."""
-
-
 def run_actor(
-    options: ActorOptions,
+    options: MemberOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
     ready: Callable[[str], None],

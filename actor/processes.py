@@ -11,16 +11,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import fields
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-import zmq
-
+from actor.options import MemberOptions
 from common.child import exit_code_of, heed_parent
 from common.children import READY, Child, Children, role_failed
 from common.errors import ConfigError, HeadUnreachable, JoinRefused
@@ -67,7 +63,7 @@ def process_count(wanted: int | str) -> int:
 
 def run_processes(
     count: int,
-    options: Mapping[str, Any],
+    options: MemberOptions,
     security: Security,
     log_level: str,
     stop: threading.Event,
@@ -77,7 +73,7 @@ def run_processes(
     """Run that many actors until the head has ended them all, or `stop` is set.
 
     Args:
-        options: fields of `actor.loop.ActorOptions`, whose module this process need not import.
+        options: of each of them.
         relay: start a weight relay for them, too. It is restarted as they are; when it cannot be
             kept alive, they go on with weights from the head.
 
@@ -122,7 +118,7 @@ def _warn(line: str) -> None:
 class _Host:
     def __init__(
         self,
-        options: Mapping[str, Any],
+        options: MemberOptions,
         security: Security,
         log_level: str,
         patience: Patience = Patience(),  # noqa: B008 - frozen
@@ -173,7 +169,7 @@ class _Host:
 
 
 def _child_main(
-    options: Mapping[str, Any], security: Security, name: str, log_level: str, pipe: Connection
+    options: MemberOptions, security: Security, name: str, log_level: str, pipe: Connection
 ) -> None:
     """One of the processes; ends it with the error's exit code."""
     stop, terminated = heed_parent(pipe)
@@ -181,41 +177,21 @@ def _child_main(
     configure_logging(log_level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(f"{name}: {LOG_FORMAT}"))
-    run = _relay if name == RELAY else _act
 
     def run_role() -> None:
+        import torch
+
+        from actor.loop import run_actor
+        from actor.weight_relay import run_weight_relay
+
+        torch.set_num_threads(1)
+        run = run_weight_relay if name == RELAY else run_actor
         with SecureContext(security) as context:
             run(options, context, stop, lambda address: pipe.send((READY, address)))
 
     # The parent says it on the same terminal.
     code = exit_code_of(run_role, pipe, log, level=logging.DEBUG)
     raise SystemExit(TERMINATED if not code and terminated.is_set() else code)
-
-
-def _act(
-    options: Mapping[str, Any],
-    context: zmq.Context[zmq.Socket[bytes]],
-    stop: threading.Event,
-    ready: Callable[[str], None],
-) -> None:
-    import torch
-
-    from actor.loop import ActorOptions, run_actor
-
-    torch.set_num_threads(1)
-    run_actor(ActorOptions(**options), context, stop, ready)
-
-
-def _relay(
-    options: Mapping[str, Any],
-    context: zmq.Context[zmq.Socket[bytes]],
-    stop: threading.Event,
-    ready: Callable[[str], None],
-) -> None:
-    from actor.weight_relay import RelayOptions, run_weight_relay
-
-    same = {field.name for field in fields(RelayOptions)} & options.keys()
-    run_weight_relay(RelayOptions(**{name: options[name] for name in same}), context, stop, ready)
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")

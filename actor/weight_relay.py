@@ -9,14 +9,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import zmq
 
+from actor.options import MemberOptions
 from actor.versions import newer_weights
 from common import transport
-from common.exporter import NO_METRICS, MetricsOptions
-from common.membership import JOIN_TIMEOUT_S, Membership
+from common.membership import Membership
 from common.messages import ACTING, Serving
 from common.metrics import Telemetry, Values
 from common.process import loopback_id
@@ -25,24 +24,8 @@ from common.subscriptions import QUEUE_MESSAGES, Subscriptions, bind_publisher
 POLL_MS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class RelayOptions:
-    """What a relay is told on its command line; all else comes from the head."""
-
-    connect: str
-    """The head's address."""
-    bind: str = "tcp://127.0.0.1:0"
-    """Where this host's actors reach it; port 0 takes a free one."""
-    number: int = -1
-    """Take over from the process of this host that had this number and died; −1: any."""
-    metrics: MetricsOptions = NO_METRICS
-    """Where Prometheus can scrape this process."""
-    join_timeout_s: float = JOIN_TIMEOUT_S
-    """Wait so long to be taken in."""
-
-
 def run_weight_relay(
-    options: RelayOptions,
+    options: MemberOptions,
     context: zmq.Context[zmq.Socket[bytes]],
     stop: threading.Event,
     ready: Callable[[str], None],

@@ -312,27 +312,23 @@ def run_role(
             stop,
             ready,
         )
-    elif spec.role == "actor":
-        from actor.loop import ActorOptions, run_actor
-
-        options = ActorOptions(
-            spec.head, number=spec.number, metrics=spec.metrics, profile=spec.profile
-        )
-        run_actor(options, context, stop, ready)
-    elif spec.role == "inference":
-        from actor.inference_server import InferenceOptions, run_inference_server
-
-        run_inference_server(
-            InferenceOptions(spec.head, spec.bind, spec.number, spec.metrics, spec.profile),
-            context,
-            stop,
-            ready,
-        )
     else:
         from actor.evaluator import run_evaluator
-        from actor.loop import ActorOptions
+        from actor.inference_server import run_inference_server
+        from actor.loop import run_actor
+        from actor.options import MemberOptions
 
-        greedy = ActorOptions(
-            spec.head, number=spec.number, metrics=spec.metrics, videos=spec.run_dir / "videos"
+        run = {
+            "actor": run_actor,
+            "evaluator": run_evaluator,
+            "inference": run_inference_server,
+        }[spec.role]
+        options = MemberOptions(
+            spec.head,
+            spec.bind,
+            number=spec.number,
+            metrics=spec.metrics,
+            profile=spec.profile,
+            videos=spec.run_dir / "videos",
         )
-        run_evaluator(greedy, context, stop, ready)
+        run(options, context, stop, ready)

@@ -23,12 +23,8 @@ import tyro
 import zmq
 
 from actor.inference_client import InferenceClient
-from actor.inference_server import (
-    InferenceBatch,
-    InferenceOptions,
-    inference_device,
-    run_inference_server,
-)
+from actor.inference_server import InferenceBatch, inference_device, run_inference_server
+from actor.options import MemberOptions
 from actor.policy import Policy
 from common.config import Config
 from common.manifest import Manifest
@@ -278,4 +274,4 @@ def _be_replay_server(
 def _serve(head: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
     with zmq.Context() as context:
-        run_inference_server(InferenceOptions(head), context, threading.Event(), pipe.send)
+        run_inference_server(MemberOptions(head), context, threading.Event(), pipe.send)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from actor.inference_client import InferenceClient
-from actor.inference_server import InferenceOptions, run_inference_server
+from actor.inference_server import run_inference_server
+from actor.options import MemberOptions
 from common.messages import ACTING, NamedTensors, QValues
 from common.networks import build_network
 from common.rejections import Rejections
@@ -56,7 +57,7 @@ class Served:
 
 def serve(s: Stage, bind: str = "inproc://stage-inference") -> Role:
     """Start an inference process, as a thread; it is ended with the stage."""
-    options = InferenceOptions(s.head, bind)
+    options = MemberOptions(s.head, bind)
     running = Role(lambda stop: run_inference_server(options, s.context, stop, lambda _: None))
     s.roles.callback(running.end)
     return running

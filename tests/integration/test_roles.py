@@ -14,7 +14,8 @@ import zmq
 
 import learner.head
 from actor.evaluator import run_evaluator
-from actor.loop import ActorOptions, run_actor
+from actor.loop import run_actor
+from actor.options import MemberOptions
 from common import codec, transport
 from common.blocks import RowKind
 from common.config import Config
@@ -70,8 +71,8 @@ class Stage:
 
     def run(self, role: Callable[..., None], **options: Any) -> Role:
         """Start a role in a thread; it is ended with the stage."""
-        actor_options = ActorOptions(self.head, **options)
-        running = Role(lambda stop: role(actor_options, self.context, stop, lambda _: None))
+        told = MemberOptions(self.head, **options)
+        running = Role(lambda stop: role(told, self.context, stop, lambda _: None))
         self.roles.callback(running.end)
         return running
 
@@ -313,7 +314,7 @@ def test_a_process_that_waits_for_its_head_can_be_stopped() -> None:
     stop = threading.Event()
     with zmq.Context() as context:
         waiting = Role(
-            lambda _: run_actor(ActorOptions("tcp://127.0.0.1:9"), context, stop, lambda _: None)
+            lambda _: run_actor(MemberOptions("tcp://127.0.0.1:9"), context, stop, lambda _: None)
         )
         stop.set()
         waiting.end()

@@ -10,7 +10,8 @@ import zmq
 import common.membership
 import learner.head
 from actor.evaluator import run_evaluator
-from actor.loop import ActorOptions, run_actor
+from actor.loop import run_actor
+from actor.options import MemberOptions
 from common.messages import ACTING, EVALUATION
 from common.spec import EnvSpec
 from tests.integration.runs import until
@@ -62,7 +63,7 @@ def test_whoever_makes_resets_and_steps_slowly_stays_in_the_run(vectorization: s
 def _act(head: str) -> None:
     common.membership.HEARTBEAT_PERIOD_S = HEARTBEAT_PERIOD_S
     with zmq.Context() as context:
-        run_actor(ActorOptions(head), context, threading.Event(), lambda _: None)
+        run_actor(MemberOptions(head), context, threading.Event(), lambda _: None)
 
 
 def test_one_that_is_killed_in_a_slow_step_is_missed_as_soon_as_any_other() -> None:

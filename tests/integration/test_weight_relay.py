@@ -9,7 +9,8 @@ import numpy as np
 import zmq
 
 from actor.loop import run_actor
-from actor.weight_relay import RelayOptions, _WeightRelay, run_weight_relay
+from actor.options import MemberOptions
+from actor.weight_relay import _WeightRelay, run_weight_relay
 from actor.weights import WeightsSubscription
 from common import codec, transport
 from common.membership import Membership
@@ -23,7 +24,7 @@ from tests.integration.test_roles import Role, Stage, constant_q, stage
 
 def relay(s: Stage, bind: str = "inproc://stage-relay") -> Role:
     """Start one, as a thread; it is ended with the stage."""
-    options = RelayOptions(s.head, bind)
+    options = MemberOptions(s.head, bind)
     running = Role(lambda stop: run_weight_relay(options, s.context, stop, lambda _: None))
     s.roles.callback(running.end)
     return running

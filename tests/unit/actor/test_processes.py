@@ -7,13 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from actor import processes
+from actor.options import MemberOptions
 from actor.processes import process_count, usable_cores
 from common.children import FAILED, READY
 from common.errors import ConfigError, RoleFailed
@@ -71,14 +72,19 @@ def test_less_than_one_process_is_refused(wanted: int) -> None:
 
 
 def scripted_child(
-    options: Mapping[str, Any], security: Security, name: str, log_level: str, pipe: Connection
+    directory: Path,
+    scripts: Mapping[str, str],
+    options: MemberOptions,
+    security: Security,
+    name: str,
+    log_level: str,
+    pipe: Connection,
 ) -> None:
-    """In place of an actor or a relay: does what `script` of its name says. Its starts are counted
-    in a file."""
-    starts = Path(options["directory"]) / name
-    with starts.open("a") as file:
+    """In place of an actor or a relay: does what the script of its name says. Its starts are
+    counted in a file."""
+    with (directory / name).open("a") as file:
         file.write("start\n")
-    for word in options[name].split():
+    for word in scripts[name].split():
         what, _, value = word.partition("=")
         if what == "ready":
             pipe.send((READY, ""))
@@ -99,12 +105,14 @@ Hosts = Callable[..., processes._Host]
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     """Makes one whose processes follow a script each; the first starts are done."""
-    monkeypatch.setattr(processes, "_child_main", scripted_child)
     with contextlib.ExitStack() as stack:
 
         def make(**scripts: str) -> processes._Host:
-            options = {"directory": str(tmp_path), **scripts}
-            made = processes._Host(options, Security(), "info", Patience(0.01, 0.02))
+            child = partial(scripted_child, tmp_path, scripts)
+            monkeypatch.setattr(processes, "_child_main", child)
+            made = processes._Host(
+                MemberOptions("nowhere"), Security(), "info", Patience(0.01, 0.02)
+            )
             stack.callback(made.stop)
             for name in scripts:
                 made.start(name)

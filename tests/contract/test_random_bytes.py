@@ -21,7 +21,7 @@ def decode_or_refuse(frames: list[bytes]) -> None:
     assert isinstance(message, Message)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=64), max_size=4))
 def test_random_bytes_raise_nothing_but_a_wire_error(frames: list[bytes]) -> None:
     decode_or_refuse(frames)
@@ -35,7 +35,7 @@ anything = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.sampled_from([example.kind for example in EXAMPLES]),
     st.lists(anything, min_size=2, max_size=2),
@@ -47,7 +47,7 @@ def test_random_fields_and_arrays_raise_nothing_but_a_wire_error(
     decode_or_refuse([msgpack.packb([SCHEMA_VERSION, kind, *rest]), *frames])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(EXAMPLES), st.data())
 def test_a_damaged_message_raises_nothing_but_a_wire_error(
     example: Message, data: st.DataObject

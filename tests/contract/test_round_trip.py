@@ -56,7 +56,7 @@ def any_message(cls: type[Message]) -> st.SearchStrategy[Message]:
 @pytest.mark.parametrize(
     "cls", [type(example) for example in EXAMPLES], ids=lambda cls: str(cls.kind)
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_every_message_arrives_as_it_was_sent(cls: type[Message], data: st.DataObject) -> None:
     sent = data.draw(any_message(cls))

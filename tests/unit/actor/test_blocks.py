@@ -113,7 +113,7 @@ layouts = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data(), layouts)
 def test_blocks_are_overlapping_slices_of_their_streams(
     data: st.DataObject, layout: BlockLayout

@@ -63,7 +63,7 @@ def films(draw: st.DrawFn) -> Config:
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(films(), st.integers(1, 3))
 # Every step ends an episode: nothing but first and last rows.
 @example(film(env_kwargs={"games": [(".", "terminated")]}, frame_stack=5, n_step=6), 1)

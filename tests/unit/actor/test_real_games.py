@@ -208,7 +208,7 @@ ANY_ATARI = given(
 AS_FOUND = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
-@settings(deadline=None, max_examples=6, phases=AS_FOUND)
+@settings(max_examples=6, phases=AS_FOUND)
 @ANY_ATARI
 def test_the_learner_trains_on_what_gymnasiums_wrappers_show_of_atari(
     config: Config, seed: int
@@ -218,7 +218,7 @@ def test_the_learner_trains_on_what_gymnasiums_wrappers_show_of_atari(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(deadline=None, max_examples=100, phases=AS_FOUND)
+@settings(max_examples=100, phases=AS_FOUND)
 @ANY_ATARI
 def test_it_does_so_whatever_is_set(config: Config, seed: int) -> None:
     assert_trained_on_what_gymnasium_shows(config, seed, CALLS)

@@ -281,7 +281,7 @@ def test_a_null_among_the_environments_arguments_reads_back(
     assert round_trip(config, tmp_path) == config
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     env=st.text(),
     env_kwargs=st.dictionaries(st.text(), json_values, max_size=3),

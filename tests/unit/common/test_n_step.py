@@ -100,7 +100,7 @@ def streams(draw: st.DrawFn, rows: int) -> Stream:
     return stream
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(streams(20), st.integers(1, 5), st.sampled_from([0.0, 0.5, 0.97, 1.0]))
 def test_every_row_has_the_target_of_the_definition(
     stream: Stream, n: int, discount: float

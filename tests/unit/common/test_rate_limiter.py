@@ -152,7 +152,7 @@ turns = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(all_settings(), turns)
 def test_in_any_interleaving_the_error_stays_in_its_band_and_one_side_can_go_on(
     setting: Setting, turns: list[tuple[str, int, int]]

@@ -71,7 +71,7 @@ def assert_identical(
         np.testing.assert_array_equal(by_memory.views[name], view, name)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     frame_stack=st.integers(1, 4),
     n_step=st.integers(1, 4),

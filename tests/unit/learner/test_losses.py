@@ -110,7 +110,7 @@ def test_hubers_value_and_slope_are_the_hand_worked_ones(
     assert (y.item(), x.grad.item()) == (loss, slope)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(errors)
 def test_huber_is_torchs_huber_and_its_smooth_l1(values: list[float]) -> None:
     delta = torch.tensor(values, requires_grad=True)
@@ -143,7 +143,7 @@ def test_importance_weights_are_the_hand_worked_ones() -> None:
     np.testing.assert_allclose(weight, [1.0, 0.5, 0.25], rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(2**-30, 1.0, width=32), min_size=1, max_size=20),
     st.integers(1, 10_000_000),

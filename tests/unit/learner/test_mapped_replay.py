@@ -260,7 +260,7 @@ ANY_KEY = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(keys=st.lists(ANY_KEY, min_size=N, max_size=N), data=st.data())
 def test_keys_that_nobody_was_given_are_never_read(
     tmp_path_factory: pytest.TempPathFactory, keys: list[int], data: st.DataObject

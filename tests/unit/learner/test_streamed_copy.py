@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.streamed_copy import can_stream, stream_rows
@@ -21,7 +21,6 @@ def aligned(shape: tuple[int, ...], dtype: str, shift: int = 0) -> npt.NDArray[A
     return buffer[first : first + nbytes].view(dtype).reshape(shape)
 
 
-@settings(deadline=None)  # The first one compiles.
 @given(
     seed=st.integers(0, 1 << 32),
     held=st.integers(1, 9),

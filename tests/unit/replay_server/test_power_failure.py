@@ -73,7 +73,7 @@ def disk_of(written: Storage, patch: pytest.MonkeyPatch) -> Disk:
     return disk
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     slots=st.integers(1, 6),
     inserts=st.lists(row_kinds(max_blocks=3), min_size=1, max_size=7),

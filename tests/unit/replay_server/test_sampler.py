@@ -185,7 +185,7 @@ def replay(sampler: Sampler, operations: list[Write | Update]) -> dict[int, floa
     return drawable
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(writes, updates), max_size=12))
 def test_prioritized_items_and_probabilities_equal_the_dictionary(
     operations: list[Write | Update],
@@ -206,7 +206,7 @@ def test_prioritized_items_and_probabilities_equal_the_dictionary(
         assert p == pytest.approx((drawable[item] + EPSILON) ** 0.6 / total, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(writes, updates), max_size=12))
 def test_uniform_items_and_probabilities_equal_the_set_of_what_was_written(
     operations: list[Write | Update],

@@ -54,7 +54,7 @@ def histories(draw: st.DrawFn) -> tuple[EnvSpec, BlockLayout, int, list[Kinds]]:
     return draw(st.sampled_from(SPECS)), layout, slots, inserts
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(histories())
 @example(
     (SPEC, LAYOUT, 2, [[[TERMINATED] * LAYOUT.rows], [[TRUNCATED] * LAYOUT.rows], *[steps()] * 3])
@@ -121,7 +121,6 @@ def assert_holds(
     assert priority.tolist() == [t.priority for t in walked]
 
 
-@settings(deadline=None)
 @given(
     history=histories(),
     pairs=st.lists(st.tuples(st.integers(-3, 60), st.integers(0, 8)), max_size=30),

@@ -54,7 +54,7 @@ def batches_of_updates(draw: st.DrawFn) -> tuple[int, list[list[tuple[int, float
     return capacity, draw(st.lists(st.lists(update, max_size=12), min_size=1, max_size=5))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(batches_of_updates())
 def test_leaves_total_and_every_sample_equal_the_list(
     updates: tuple[int, list[list[tuple[int, float]]]],
@@ -74,7 +74,7 @@ def test_leaves_total_and_every_sample_equal_the_list(
             assert sample(tree, *targets) == [first_leaf_beyond(leaves, t) for t in targets]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.sampled_from(CAPACITIES), st.data())
 def test_a_range_of_leaves_is_set_as_each_of_them_would_be(
     capacity: int, data: st.DataObject
@@ -109,7 +109,7 @@ def test_a_range_with_an_impossible_value_changes_nothing(bad: float) -> None:
     assert all_leaves(tree) == [1.0] * 8
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.one_of(st.just(0.0), st.floats(1e-12, 1e12), st.integers(1, 9).map(lambda k: k / 10)),
@@ -262,7 +262,7 @@ def test_an_empty_end_is_never_drawn_from() -> None:
                 assert drawn[-1] == filled - 1
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=20).filter(any),
     st.integers(1, 64),

@@ -42,7 +42,7 @@ EVERYTHING = 128
 128 strata, 0.25^0.6 / (0.25^0.6 + 11 · 4^0.6) > 2/128."""
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.one_of(row_kinds(max_blocks=SLOTS), updates()), min_size=1, max_size=10),
     st.booleans(),

@@ -114,7 +114,7 @@ messages = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(messages, max_size=40),
     st.sampled_from([Fraction(1, 4), Fraction(1), Fraction(5, 2)]),

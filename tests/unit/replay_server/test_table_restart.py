@@ -40,7 +40,7 @@ def contents(table: Table) -> dict[int, tuple[Any, ...]]:
     return dict(zip(batch.key.tolist(), rows, strict=True))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.one_of(row_kinds(), updates()), min_size=1, max_size=8))
 def test_transitions_priorities_and_keys_are_the_same_after_a_restart(
     tmp_path_factory: pytest.TempPathFactory, operations: list[Kinds | SampleRequest]

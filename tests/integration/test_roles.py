@@ -12,15 +12,18 @@ import numpy.typing as npt
 import pytest
 import zmq
 
+import actor.loop
 import learner.head
 from actor.evaluator import run_evaluator
 from actor.loop import run_actor
+from actor.memory_limit import MemoryLimit
 from actor.options import MemberOptions
+from actor.replay_client import ReplayClient
 from common import codec, transport
 from common.blocks import RowKind
 from common.config import Config
 from common.environments import probe_spec
-from common.errors import HeadUnreachable
+from common.errors import HeadUnreachable, MemoryLimitReached
 from common.manifest import Manifest
 from common.membership import Membership
 from common.messages import ACTING, EVALUATION, Ack, Insert, NamedTensors, Serving
@@ -29,7 +32,7 @@ from common.networks import build_network
 from common.spec import EnvSpec
 from deploy.status_client import StatusClient
 from learner.control import ControlPlane
-from tests.integration.runs import TINY, until
+from tests.integration.runs import TINY, WAIT_S, until
 from tests.open_head import open_head
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -245,6 +248,33 @@ def test_an_actor_is_a_member_no_more_once_it_has_left() -> None:
         actor.end()
         until(lambda: not s.members("actor"), "the head to forget the actor")
         assert s.status()["lost"] == {}
+
+
+def test_an_actor_that_has_grown_too_large_leaves_once_all_it_sent_is_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients: list[ReplayClient] = []
+    owed: list[int] = []
+
+    class Noted(ReplayClient):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            clients.append(self)
+
+        def close(self) -> None:
+            owed.append(self.unacknowledged)
+            super().close()
+
+    monkeypatch.setattr(actor.loop, "ReplayClient", Noted)
+    monkeypatch.setattr(actor.loop, "HAND_IN_S", WAIT_S)
+    # It takes acknowledgements before it sends: whatever it sent last is one that it waits for.
+    monkeypatch.setattr(MemoryLimit, "is_reached", lambda *_: clients[0].unacknowledged > 0)
+    with stage(actor_memory_limit=1e6) as s:
+        s.control.publish(ACTING, 0, 1, constant_q(s.manifest, 0.0))
+        with pytest.raises(MemoryLimitReached):
+            run_actor(MemberOptions(s.head), s.context, threading.Event(), lambda _: None)
+        assert owed == [0]
+        assert s.inserts
 
 
 def test_an_evaluation_longer_than_the_heads_patience_still_counts(

@@ -24,6 +24,8 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60.0
 """How long anything may take before a test gives up; a loaded machine is slow to import torch."""
+LOOK_PERIOD_S = 0.02
+"""A look at all processes of the machine takes milliseconds that those waited for need."""
 MARK = "ZAPEX_TEST_COMMAND"
 """Environment variable by which the processes that a command started are found again."""
 
@@ -56,7 +58,7 @@ Status = dict[str, Any]
 
 def until(condition: Callable[[], T | None], what: str) -> T:
     """`wait_until` with the patience that whole processes need."""
-    found = wait_until(condition, what, limit_s=WAIT_S)
+    found = wait_until(condition, what, limit_s=WAIT_S, period_s=LOOK_PERIOD_S)
     assert found is not None
     return found
 

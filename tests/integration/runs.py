@@ -51,6 +51,12 @@ come later whether matrices are multiplied deterministically."""
 ENDLESS = 10**9
 """A budget of environment steps that no test spends."""
 
+PACED: dict[str, Any] = {
+    "env": "tests.integration.environments:Paced-v0",
+    "env_kwargs": {"delay_s": 0.01},
+}
+"""An endless run of these leaves the processors to what a test starts beside it."""
+
 T = TypeVar("T")
 Status = dict[str, Any]
 """`learner.status.RunStatus` as plain data."""

@@ -16,6 +16,7 @@ import pytest
 from tests.integration.conftest import Start
 from tests.integration.runs import (
     ENDLESS,
+    PACED,
     ROOT,
     Command,
     free_ports,
@@ -24,9 +25,6 @@ from tests.integration.runs import (
     until,
     write_preset,
 )
-
-PACED = {"env": "tests.integration.environments:Paced-v0", "env_kwargs": {"delay_s": 0.02}}
-"""Its actors leave the processors to the tests."""
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +70,12 @@ def test_one_that_somebody_ends_is_restarted_and_all_end_together(
     pids = joined(head, host, 2)
     psutil.Process(min(pids)).send_signal(number)
     host.line(f"{how}: restarting in 0.2 s")
-    assert joined(head, host, 2) != pids
+    again = joined(head, host, 2)
+    assert again != pids
     host.process.terminate()
     assert host.wait() == 0
     assert host.nothing_left()
-    status(head, lambda now: not any(m["num_envs"] == 3 for m in now["members"]))
+    status(head, lambda now: not actors(now, again))
 
 
 def relays(now: dict[str, Any], pids: set[int]) -> set[int]:

@@ -82,6 +82,8 @@ def scripted_child(
 ) -> None:
     """In place of an actor or a relay: does what the script of its name says. Its starts are
     counted in a file."""
+    # Whatever the process that it is forked from ignores: else it would be waited for in vain.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with (directory / name).open("a") as file:
         file.write("start\n")
     for word in scripts[name].split():

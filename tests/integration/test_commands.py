@@ -8,6 +8,7 @@ import pytest
 
 from common.config import Config
 from deploy.__main__ import COMMANDS
+from deploy.evaluate import evaluate
 from tests.integration.conftest import Start
 from tests.integration.runs import checkpoints_of
 
@@ -84,18 +85,19 @@ def test_play_that_is_interrupted_leaves_no_half_video(
     assert 0 <= len(list(films.iterdir())) - len(told) <= 1
 
 
-def test_evaluate_takes_the_checkpoint_it_is_told(start: Start, finished_run: Path) -> None:
+def test_evaluate_takes_the_checkpoint_it_is_told(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     numbered = checkpoints_of(finished_run)
     for name, file in (
         ("best", "best.safetensors"),
         ("latest", f"{numbered[-1]:08d}.safetensors"),
         (str(numbered[0]), f"{numbered[0]:08d}.safetensors"),
     ):
-        words = ("--checkpoint", name, "--episodes", "1")
-        command = start("deploy", "evaluate", str(finished_run), *words)
-        assert command.wait() == 0
-        assert command.output().startswith(f"CartPole-v1, {file}: return ")
-        assert command.output().rstrip().endswith("over 1 greedy episodes")
+        assert evaluate([str(finished_run), "--checkpoint", name, "--episodes", "1"]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"CartPole-v1, {file}: return ")
+        assert said.rstrip().endswith("over 1 greedy episodes")
 
 
 def test_plot_draws_what_a_run_has_recorded(

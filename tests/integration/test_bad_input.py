@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.process import run_main
+from deploy.evaluate import evaluate
 from deploy.launch import launch
 from replay_server.placement import available_memory
 from tests.faulty import FAULTY
@@ -103,7 +104,6 @@ REFUSED_BY_A_PROCESS: Sequence[Case] = (
         ENVIRONMENT,
         ["unknown environment 'PongNoFrameskip-v4'", "ALE/Pong-v5 (--preset atari)?", "frameskip"],
     ),
-    ("--env CartPole-v9", ENVIRONMENT, ["learner: unknown environment 'CartPole-v9'", "`v1`"]),
     (
         f"--env {FAULTY}",
         ENVIRONMENT,
@@ -111,12 +111,6 @@ REFUSED_BY_A_PROCESS: Sequence[Case] = (
     ),
     ("--bind tcp://127.0.0.1:BUSY", ADDRESS, ["learner: tcp://127.0.0.1:BUSY is in use", "port 0"]),
     ("--bind tcp://0.0.0.0:0", CONFIGURATION, ["learner: refusing to listen", "--insecure"]),
-    ("--network math:sqrt", CONFIGURATION, ["learner: network = 'math:sqrt' cannot be built"]),
-    (
-        "--replay-storage memory --replay-capacity 1_000_000_000_000_000",
-        EXPLAINED,
-        ["replay_server: no room for a replay of", "in memory: lower replay_capacity"],
-    ),
     (
         "--replay-storage shm --replay-capacity 1_000_000_000_000_000",
         EXPLAINED,
@@ -173,6 +167,7 @@ def test_replays_that_fit_alone_but_not_together_are_refused_when_the_run_begins
 
 REFUSED_BY_A_THREAD: Sequence[Case] = (
     ("--env CartPol-v1", ENVIRONMENT, ["unknown environment 'CartPol-v1'", "CartPole-v1"]),
+    ("--env CartPole-v9", ENVIRONMENT, ["unknown environment 'CartPole-v9'", "`v1`"]),
     ("--env nowhere:CartPole-v1", ENVIRONMENT, ["No module named 'nowhere'", "Python path"]),
     (f"--env {OURS}Paced-v7", ENVIRONMENT, ["unknown environment", "Paced"]),
     (f"--env {OURS}Steered-v0", ENVIRONMENT, ["action space Box(-1.0, 1.0", "Discrete actions"]),
@@ -191,6 +186,12 @@ REFUSED_BY_A_THREAD: Sequence[Case] = (
         "--network mlq",
         CONFIGURATION,
         ["network = 'mlq'", "expected mlp, nature, minatar"],
+    ),
+    ("--network math:sqrt", CONFIGURATION, ["network = 'math:sqrt' cannot be built"]),
+    (
+        "--replay-storage memory --replay-capacity 1_000_000_000_000_000",
+        EXPLAINED,
+        ["no room for a replay of", "in memory: lower replay_capacity"],
     ),
     ("--device toaster", CONFIGURATION, ["device = 'toaster'", "choose auto, cpu, cuda or mps"]),
 )
@@ -243,11 +244,16 @@ def test_a_resumed_run_with_another_network_is_refused_and_unchanged(
     ],
 )
 def test_evaluate_says_what_it_cannot_do(
-    start: Start, finished_run: Path, words: str, exit_code: int, fragments: Sequence[str]
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    exit_code: int,
+    fragments: Sequence[str],
 ) -> None:
-    command = start("deploy", "evaluate", *words.replace("RUN", str(finished_run)).split())
-    assert command.wait() == exit_code
-    line = error_of(command)
+    options = words.replace("RUN", str(finished_run)).split()
+    assert run_main(lambda: evaluate(options)) == exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
     for fragment in fragments:
         assert fragment in line
 

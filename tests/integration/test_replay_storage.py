@@ -75,10 +75,8 @@ def test_each_run_has_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     assert place("shm", Path("a/../a/run")) == in_memory
 
 
-@pytest.mark.parametrize(
-    "storage",
-    ["file", *(pytest.param(where, marks=pytest.mark.slow) for where in ("shm", "memory"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["file", "shm", "memory"])
 def test_a_run_learns_from_any_storage_and_leaves_only_files_that_are_to_stay(
     start: Start, tmp_path: Path, shm_file: Path, storage: str
 ) -> None:

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import psutil
-import pytest
 
 from learner.checkpoint import load_run_state, load_weights_file, save_best
 from tests.integration.conftest import Start
@@ -28,15 +27,13 @@ def test_it_begins_once_and_then_goes_on(start: Start, tmp_path: Path) -> None:
     assert (result["reason"], result["samples_per_insert"]) == ("stopped", None)
 
 
-# Option names are taken with underscores, too: these are looked at before they are parsed.
-@pytest.mark.parametrize("auto", [AUTO, ("learner", "--auto_resume", "--run_dir", "run")])
 def test_one_that_is_stopped_before_it_trains_leaves_the_result_of_the_run_so_far(
-    start: Start, tmp_path: Path, finished_run: Path, auto: tuple[str, ...]
+    start: Start, tmp_path: Path, finished_run: Path
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(finished_run, run_dir)
     words = ("--total-env-steps", str(ENDLESS), "--bind", "tcp://127.0.0.1:0")
-    again = start(*auto, *words)
+    again = start(*AUTO, *words)
     again.line("resumed from run/checkpoints/")
     again.process.terminate()
     assert again.wait() == 0
@@ -73,7 +70,8 @@ def test_a_run_that_has_ended_stays_as_it_is(
 ) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     before = checkpoints_of(tmp_path / "run")
-    ended = start(*AUTO)
+    # Option names are taken with underscores, too: these are looked at before they are parsed.
+    ended = start("learner", "--auto_resume", "--run_dir", "run")
     assert ended.wait() == 0
     assert ended.output() == "the run in run has ended: see run/result.json\n"
     assert checkpoints_of(tmp_path / "run") == before

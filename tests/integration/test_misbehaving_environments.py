@@ -24,6 +24,8 @@ from tests.integration.runs import (
 )
 from tests.integration.test_bad_input import error_of
 
+pytestmark = pytest.mark.timeout(600)  # A dozen waits, each with patience of its own.
+
 SCRIPTED = "tests.faulty:Scripted-v0"
 ENVIRONMENT = 4
 """Exit code of `common.errors`."""

@@ -306,12 +306,13 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str
     # PyTorch opens the file once more, and says so in a RuntimeError when it cannot.
     except (OSError, RuntimeError) as error:
         raise _unreadable(path, error) from error
-    if tensors and metadata.get("sha256") != _digest(metadata["zapex"], found):
-        raise _Damaged(f"{path} is damaged: its content is not what was written")
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path} is no zapex checkpoint")
+    # First, for another release may reckon its digest in another way.
     if facts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {facts.get('format')}, this release reads {FORMAT}"
         )
+    if tensors and metadata.get("sha256") != _digest(metadata["zapex"], found):
+        raise _Damaged(f"{path} is damaged: its content is not what was written")
     return found, facts

@@ -279,13 +279,15 @@ def _make_directory(path: Path) -> None:
     path.mkdir()
 
 
-def metadata(value: str | None) -> Callable[[Path], None]:
-    """Other facts, as if the file had been written with them."""
+def metadata(value: str | None, digest: str | None = None) -> Callable[[Path], None]:
+    """Other facts, as if the file had been written with them. `digest`: if not by our rule."""
 
     def rewrite(path: Path) -> None:
         tensors = load_file(path)
-        metadata = {"zapex": value, "sha256": checkpoint._digest(value, tensors)} if value else None
-        save_file(tensors, path, metadata=metadata)
+        facts = None
+        if value is not None:
+            facts = {"zapex": value, "sha256": digest or checkpoint._digest(value, tensors)}
+        save_file(tensors, path, metadata=facts)
 
     return rewrite
 

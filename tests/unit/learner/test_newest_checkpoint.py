@@ -147,7 +147,7 @@ def test_if_none_is_intact_that_is_said_and_nothing_begins_anew(tmp_path: Path) 
 
 def test_one_of_another_release_is_no_damage(tmp_path: Path) -> None:
     paths = three(tmp_path)
-    metadata('{"format": 99}')(paths[2])
+    metadata('{"format": 99}', digest="by a rule of its own")(paths[2])
     with pytest.raises(CheckpointError, match="has format 99, this release reads 2"):
         newest_intact(tmp_path)
     assert checkpoints(tmp_path) == paths

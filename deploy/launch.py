@@ -224,7 +224,9 @@ def _run_processes(
     supervisor = launcher.Supervisor(options.log_level, view.say, stop.is_set)
     elsewhere: Fleet | Hosts = Fleet([], view.say)
     roles = ROLES
-    actors_here = config.actors if options.actors_here is None else options.actors_here
+    actors_here = config.actors
+    if options.actors_here is not None:
+        actors_here = min(options.actors_here, config.actors)
     if options.hosts is not None:
         elsewhere = Hosts(
             options.hosts,

@@ -36,10 +36,10 @@ class Ended:
     """Its last line, or why it could not be started."""
 
 
-def last_line(log: BinaryIO, began_at: int) -> str:
-    """The last that a command wrote to a log, from where its output begins; empty: nothing."""
-    log.seek(max(began_at, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+def last_words(file: BinaryIO, began_at: int) -> str:
+    """The last line that a command wrote to a log, from where its output begins; empty: none."""
+    file.seek(max(began_at, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+    lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     said = [line for line in lines if line]
     return said[-1].removeprefix("error: ") if said else ""
 

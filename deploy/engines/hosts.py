@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config import read_toml
 from common.errors import ConfigError
 from common.run_directory import open_log
-from deploy.engines.fleet import Ended, Fleet, last_line
+from deploy.engines.fleet import Ended, Fleet, last_words
 from deploy.topology import actor_words, inference_words, replay_words, security_words
 
 SSH = (
@@ -192,7 +192,7 @@ class SshCommand:
         if not self._log_file.exists():  # Somebody has deleted it.
             return ""
         with self._log_file.open("rb") as log:
-            return last_line(log, self._began_at).rstrip(".")
+            return last_words(log, self._began_at).rstrip(".")
 
 
 class Hosts:

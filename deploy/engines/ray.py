@@ -1,6 +1,6 @@
 """Ray: finds the nodes and starts processes again where one is lost. Data stays on ZeroMQ.
 
-What Ray places are `ray_place.NodeCommand`s: an actor in Ray's sense, with cores and GPUs
+What Ray places are `ray_node.NodeCommand`s: an actor in Ray's sense, with cores and GPUs
 reserved, that runs one command as a process of its own. The head's group is one of them, so that
 learner and replay server share a node; each zapex actor is another, spread over the nodes. Ray
 moves words, keys and exit codes alone. A process ends with the `NodeCommand` that has started it,
@@ -27,7 +27,7 @@ from common.restarts import Ending, Patience, RestartPolicy
 from common.security import Security
 from deploy.engines.fleet import Ended, Fleet
 from deploy.engines.options import Placing, check_reachable
-from deploy.engines.ray_place import NodeCommand
+from deploy.engines.ray_node import NodeCommand
 from deploy.live_view import LiveView
 from deploy.status_client import StatusClient
 from deploy.topology import (

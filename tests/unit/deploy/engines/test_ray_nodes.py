@@ -14,7 +14,7 @@ from common.config import Config
 from common.errors import ConfigError
 from deploy.engines import ray as engine
 from deploy.engines.fleet import Ended
-from deploy.engines.ray_place import NodeCommand, _free_ports
+from deploy.engines.ray_node import NodeCommand, _free_ports
 from deploy.topology import Group, groups
 from tests.waiting import wait_until
 

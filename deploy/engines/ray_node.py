@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deploy.engines.fleet import last_line
+from deploy.engines.fleet import last_words
 
 
 class NodeCommand:
@@ -49,7 +49,7 @@ class NodeCommand:
             ) as self._process:
                 # Leaving this block would close its input, and so end it.
                 code = self._process.wait()
-            return code, last_line(log, began_at)
+            return code, last_words(log, began_at)
 
     def stop(self) -> None:
         """End the command in order; `run` returns when it has."""

@@ -34,6 +34,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 UNEXPECTED = 70
 """Exit code for a bug (EX_SOFTWARE of sysexits.h)."""
+BEGAN_VARIABLE = "ZAPEX_BEGAN_S"
+"""Seconds after boot at which `deploy/launch.sh` was ready to become this process."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def loopback_id() -> str:
 
 
 def process_start_s() -> float:
-    """When this process began, as time.monotonic(), to a hundredth of a second.
+    """When this process began, as time.monotonic(), to a hundredth of a second; without what
+    `deploy/launch.sh` installed before.
 
     All processes of a host share that clock. Where the system does not tell when a process began
     (it does on Linux), the time of the call.
@@ -62,7 +65,10 @@ def process_start_s() -> float:
         # Field 22 of proc(5)'s stat: clock ticks after boot. The command's name, which may hold
         # anything, ends at the last parenthesis.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        # A process that inherited the variable is younger.
+        began_s = max(began_s, float(os.environ.get(BEGAN_VARIABLE, 0.0)))
+        age_s = max(time.clock_gettime(time.CLOCK_BOOTTIME) - began_s, 0.0)
     except (OSError, AttributeError, ValueError, IndexError):
         age_s = 0.0
     return time.monotonic() - age_s

@@ -6,4 +6,6 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/deploy/environment.sh"
 prepare_environment "$root" "${ZAPEX_EXTRAS:-}"
+# The run's clock begins here: what was installed is no part of it (common/process.py).
+if [ -r /proc/uptime ]; then read -r ZAPEX_BEGAN_S _ </proc/uptime; export ZAPEX_BEGAN_S; fi
 exec "$root/.venv/bin/python" -m deploy launch "$@"

@@ -18,6 +18,7 @@ import zmq
 from common import errors
 from common.errors import ConfigError, ZapexError
 from common.process import (
+    BEGAN_VARIABLE,
     FOR_THE_USER,
     UNEXPECTED,
     configure_logging,
@@ -254,6 +255,18 @@ def test_others_agree_when_this_process_began() -> None:
     own_s = time.monotonic() - process_start_s()
     # psutil takes the boot time in whole seconds.
     assert before_s - 2.0 <= own_s <= age_s() + 2.0
+
+
+def test_what_was_installed_before_is_not_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    before_s = time.monotonic()
+    monkeypatch.setenv(BEGAN_VARIABLE, str(time.clock_gettime(time.CLOCK_BOOTTIME)))
+    assert before_s - 0.02 <= process_start_s() <= time.monotonic()
+
+
+def test_a_time_before_its_own_is_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_s = process_start_s()
+    monkeypatch.setenv(BEGAN_VARIABLE, "1.5")
+    assert process_start_s() == pytest.approx(own_s, abs=0.02)
 
 
 def test_it_does_not_change() -> None:

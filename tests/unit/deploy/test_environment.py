@@ -1,5 +1,6 @@
 """`deploy/environment.sh`: a virtual environment that was begun is finished."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -33,3 +34,19 @@ def test_an_environment_is_made_unless_one_with_pip_is_there(
     assert ("venv" in called) == (was_there != "pip")
     assert f"--editable {tmp_path}[atari]" in called[-1]
     assert (tmp_path / ".venv" / "installed-extras").read_text() == "atari\n"
+
+
+def test_a_runs_clock_begins_once_all_is_installed(tmp_path: Path) -> None:
+    for name in ("environment.sh", "launch.sh"):
+        script(tmp_path / "deploy" / name, "")
+        shutil.copy(SCRIPT.parent / name, tmp_path / "deploy" / name)
+    log = tmp_path / "log"
+    does = f'if [ "$2" = pip ]; then cat /proc/uptime > {log}; else echo "$ZAPEX_BEGAN_S $*"; fi'
+    script(tmp_path / ".venv" / "bin" / "python", does)
+    ran = subprocess.run(
+        [str(tmp_path / "deploy" / "launch.sh"), "--seed", "1"],
+        env={"PATH": "/usr/bin:/bin"}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    began_s, words = ran.stdout.split(maxsplit=1)
+    assert words == "-m deploy launch --seed 1\n"
+    assert float(began_s) >= float(log.read_text().split()[0])

@@ -182,8 +182,7 @@ class QLearner:
 
 
 def _in_eval_mode(network: nn.Module) -> nn.Module:
-    """A twin in eval mode: whatever becomes of the network's weights and buffers, they are its
-    own."""
+    """A twin in eval mode with the same weights and buffers, also after they have changed."""
     # Tensors for modules that have them in a list of their own, too, as nn.LSTM; the tables for
     # those that put a new tensor in a buffer's place.
     tensors = (*network.parameters(), *network.buffers())

@@ -13,10 +13,10 @@ import zmq
 
 from actor.blocks import Blocks
 from common import transport
-from common.compression import compressed
 from common.errors import MalformedMessage, Reason, WireError
 from common.messages import Ack, Insert, Rejected
 from common.metric_table import histogram
+from common.packing import compressed, wire_method
 from common.rejections import Rejections, quoted
 
 PARTING_S = 10.0
@@ -33,7 +33,7 @@ class ReplayClient:
         session: names this actor's inserts for as long as it lives.
         window: inserts that may be unacknowledged.
         rejections: counts what is not accepted of the server.
-        compression: method for images.
+        compression: of images on their way to another host, as configured.
     """
 
     def __init__(
@@ -45,14 +45,12 @@ class ReplayClient:
         rejections: Rejections,
         compression: str = "none",
     ) -> None:
-        self._context = context
-        self._link = _Link(context, endpoint, 0, 0)
+        self._context, self._compression = context, compression
+        self._link = _Link(context, endpoint, compression, 0, 0)
         self._parting: list[_Link] = []
         self._session = session
         self._window = window
         self._rejections = rejections
-        # Nothing leaves the process on the way to a thread.
-        self._compression = "none" if endpoint.startswith("inproc://") else compression
         self._sequence = 0
         """Beyond all that were ever sent."""
         self._connection = 0
@@ -85,7 +83,9 @@ class ReplayClient:
         self._parting.append(self._link)
         if parting is None:
             self._connection += 1
-            parting = _Link(self._context, endpoint, self._sequence, self._connection)
+            parting = _Link(
+                self._context, endpoint, self._compression, self._sequence, self._connection
+            )
         self._link = parting
 
     def insert(self, blocks: Blocks, weights_version: int) -> None:
@@ -96,7 +96,7 @@ class ReplayClient:
             link.sequence,
             weights_version,
             # What waits here to be acknowledged is compressed, too.
-            compressed(blocks.obs, self._compression),
+            compressed(blocks.obs, link.method),
             blocks.action,
             blocks.reward,
             blocks.row_kind,
@@ -176,9 +176,15 @@ class _Link:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, sequence: int, connection: int
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        compression: str,
+        sequence: int,
+        connection: int,
     ) -> None:
         self.endpoint, self.sequence, self.connection = endpoint, sequence, connection
+        self.method = wire_method(endpoint, compression)
         self.socket, self.watch = transport.connect_watched(context, zmq.DEALER, endpoint)
         self.unacknowledged: OrderedDict[int, tuple[Insert, float]] = OrderedDict()
         self.deadline_s = 0.0

@@ -197,8 +197,9 @@ class Config(BaseModel):
     sent over the wire; auto: the first where both are on one host."""
 
     compression: Literal["lz4", "zstd", "none"] = "lz4"
-    """Of images on their way from actors and to the learner: lz4 is faster than sending them
-    whole, even on loopback; zstd is slower and makes them smaller, for slow links."""
+    """Of images between hosts, from actors and to the learner, of which only what differs from the
+    frame before is sent in any case: lz4 is fast; zstd is slower and makes that smaller, for slow
+    links."""
 
     # ------------------------------------------------------------------------------ learner
 

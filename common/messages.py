@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from common.compression import CompressedArray
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MAX_INSERT_BYTES = 256 << 20
 """Of an insert's observations, unpacked: a stranger's few bytes must not become many."""

@@ -265,9 +265,10 @@ _METRICS = (
     ),
     _histogram(
         "replay_batch_seconds", "s",
-        "Making one answer: a batch, its frames gathered and compressed, or the keys of several.",
+        "Making one answer: a batch, its frames read and compressed, or the keys of several.",
         "Well below learner_update_seconds.",
-        "More: let the learner read the storage itself (replay_link), or set compression to none.",
+        "More: let the learner read the storage itself (replay_link); between hosts, set "
+        "compression to none.",
         _SECONDS,
     ),
     _histogram(

@@ -1,16 +1,19 @@
-"""The observations of a batch, on their way to a learner: gathered from the storage, compressed."""
+"""The observations of a batch, on their way to a learner: compressed as they are read from the
+storage."""
 
 import numpy as np
 import numpy.typing as npt
 
 from common.block_columns import BlockColumns
-from common.compression import Array, joined, pack, pays, pieces
+from common.compression import METHODS, Array, pieces
+from common.frame_deltas import most_bytes
+from common.packing import joined, pack, pays
 from common.part_threads import PART_BYTES, PartThreads
 from common.transitions import copy_frames
 
 
 class FramePacker:
-    """Gathers and compresses one part of a batch's frames in each thread; both release the GIL.
+    """Reads and compresses one part of a batch's frames in each thread, without the GIL.
 
     Args:
         method: of `common.compression.METHODS`, or none.
@@ -22,19 +25,33 @@ class FramePacker:
         obs = columns.obs_rows
         self._row_shape, self._row_bytes, self._dtype = obs.shape[1:], obs[0].nbytes, obs.dtype
         self._threads = PartThreads("compression", threads)
+        self._buffers: list[npt.NDArray[np.uint8]] = []
+        """One for each part, of the largest batch so far: to touch new memory would take as long as
+        to fill it. What is never written to, most of it, takes no memory."""
 
     def pack(self, rows: npt.NDArray[np.int64]) -> Array:
         """The observations of rows [N, U], as they are to travel: [N, U, *obs_shape]."""
-        nbytes = rows.size * self._row_bytes
-        if not pays(nbytes, self._dtype, self._method):
+        if self._method not in METHODS or not pays(rows.size, self._row_bytes, self._dtype):
             return copy_frames(self._columns, rows)
+        nbytes = rows.size * self._row_bytes
         cuts = pieces(len(rows), min(len(rows), -(-nbytes // PART_BYTES)))
-        parts = self._threads.map(self._pack, (rows[cut] for cut in cuts))
+        self._make_room(len(cuts), (cuts[0].stop - cuts[0].start) * rows.shape[1])
+        parts = self._threads.map(self._pack, ((i, rows[cut]) for i, cut in enumerate(cuts)))
         packed = joined(parts, (*rows.shape, *self._row_shape), self._dtype, self._method)
         return copy_frames(self._columns, rows) if packed is None else packed
 
-    def _pack(self, rows: npt.NDArray[np.int64]) -> bytes:
-        return pack(copy_frames(self._columns, rows), self._method)
+    def _make_room(self, parts: int, frames: int) -> None:
+        """For so many frames in each part."""
+        nbytes = most_bytes(frames, self._row_bytes)
+        held, held_bytes = len(self._buffers), len(self._buffers[0]) if self._buffers else 0
+        if held < parts or held_bytes < nbytes:
+            size = max(nbytes, held_bytes)
+            self._buffers = [np.empty(size, np.uint8) for _ in range(max(parts, held))]
+
+    def _pack(self, part: tuple[int, npt.NDArray[np.int64]]) -> bytes | memoryview:
+        """The part of that number."""
+        number, rows = part
+        return pack(self._columns.obs_rows, rows, self._method, self._buffers[number])
 
     def close(self) -> None:
         self._threads.close()

@@ -28,6 +28,7 @@ from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import MAX_INSERT_BYTES, Ack, Batch, Drawn, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Histogram, Telemetry, Values
+from common.packing import wire_method
 from common.process import FOR_THE_USER, machine_id
 from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
@@ -93,13 +94,14 @@ def build_table(
     path: Path | None,
     incarnation: tuple[int, int] = (0, 0),
     rejections: Rejections | None = None,
+    compression: str = "none",
 ) -> Table:
     """The table a manifest describes.
 
     Args:
         path: the storage file; None keeps the experience in memory.
         incarnation: of this server within the run, so that a restarted one draws other numbers.
-        rejections: as of `Table`.
+        rejections, compression: as of `Table`.
 
     Raises ConfigError for limiter settings that would deadlock, CheckpointError for a storage file
     of another shape.
@@ -138,7 +140,7 @@ def build_table(
         windows_bytes=config.actors
         * config.insert_window
         * block_bytes(manifest.spec, manifest.layout, config.envs_per_actor),
-        compression=config.compression,
+        compression=compression,
         rejections=rejections,
     )
 
@@ -195,6 +197,7 @@ def run_replay_server(
                     path,
                     (membership.welcome.epoch, membership.welcome.incarnation),
                     membership.rejections,
+                    compression=wire_method(served_at, manifest.config.compression),
                 )
             )
         )

@@ -89,7 +89,7 @@ class Table:
         batch_size: N, transitions in each batch.
         insert_window: inserts an actor may have unacknowledged.
         windows_bytes: what all actors of the run together may have unacknowledged.
-        compression: method for the images of batches.
+        compression: method for batches' frames, as of `FramePacker`.
         rejections: where messages that are not accepted are counted.
     """
 

@@ -1,10 +1,12 @@
 """What compressing observations saves and costs, by game and method.
 
 Eight environments of each preset play 200 random steps; the next 70 of all of them are what an
-insert of blocks of 64 carries. `bytes`: of a compressed observation. `cost`: one thread packs and
-unpacks it, beside copying it there and back. `pays_below`: on a link that is slower than this,
-packing, sending and unpacking, one after the other, take less time than sending the observation as
-it is. Medians over the rounds, in which all take their turns.
+insert of blocks of 64 carries. `delta`: what differs from the frame before, which is what is sent
+within a host; on links between hosts it is compressed once more. `bytes`: of a compressed
+observation. `cost`: one thread packs and unpacks it, beside copying it there and back.
+`pays_below`: on a link that is slower than this, packing, sending and unpacking, one after the
+other, take less time than sending the observation as it is. Medians over the rounds, in which all
+take their turns.
 """
 
 import contextlib
@@ -17,11 +19,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from common.compression import METHODS, CompressedArray, compressed
+from common.compression import METHODS
 from common.environments import make_vector
 from common.errors import EnvironmentFault
 from deploy import presets
 from tests.benchmarks.report import Figure, report
+from tests.packed_frames import packed_frames
 
 GAMES = (
     "pong",
@@ -64,10 +67,10 @@ def figures(games: tuple[str, ...], rounds: int) -> list[Figure]:
 
 def _figures(game: str, observations: Array, rounds: int) -> Iterator[Figure]:
     out = np.empty_like(observations)
-    packed = {method: _packed(observations, method) for method in METHODS}
+    packed = {method: packed_frames(observations, method) for method in METHODS}
     tasks: dict[str, Callable[[], object]] = {"copy": lambda: np.copyto(out, observations)}
     for method, array in packed.items():
-        tasks[f"pack {method}"] = partial(compressed, observations, method)
+        tasks[f"pack {method}"] = partial(packed_frames, observations, method)
         tasks[f"unpack {method}"] = partial(array.copy_to, out)
     count = ENVS * STEPS
     cost_s = {name: s / count for name, s in _median_s(tasks, rounds).items()}
@@ -107,9 +110,3 @@ def played(game: str) -> Array:
         finally:
             vector.close()
     return np.stack(seen[SKIPPED:], axis=1)
-
-
-def _packed(observations: Array, method: str) -> CompressedArray:
-    array = compressed(observations, method)
-    assert isinstance(array, CompressedArray)
-    return array

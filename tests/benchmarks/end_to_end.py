@@ -121,7 +121,7 @@ def speed_of(name: str, window_s: float, settle_s: float, words: Sequence[str] =
     """Of a run of that preset, with the keys that the environment names. `words`: further flags of
     `deploy launch`."""
     with tempfile.TemporaryDirectory(prefix="zapex-") as directory:
-        head = f"tcp://127.0.0.1:{_free_port()}"
+        head = f"tcp://127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "deploy", "launch", "--preset", name, "--bind", head]
         command += ["--run-dir", str(Path(directory) / "run"), "--target-return", "none"]
         command += ["--total-env-steps", str(ENDLESS), *words]
@@ -201,7 +201,8 @@ def _blocked_s(status: Plain) -> float:
     return sum(v.get(name, 0.0) for v in values for name in BLOCKED)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port

@@ -18,7 +18,7 @@ import zmq
 from actor.blocks import Blocks
 from actor.replay_client import ReplayClient
 from common import transport
-from common.compression import CompressedArray
+from common.compression import DELTA, CompressedArray
 from common.config import config_from_mapping
 from common.manifest import Manifest
 from common.membership import Membership
@@ -72,7 +72,7 @@ def manifest_of(workload: Workload, replay_link: str = "auto", **changes: Any) -
 
 def _server(manifest: Manifest, storage: Path | None, pipe: Connection) -> None:
     """The server's process, until the pipe is closed."""
-    table = build_table(manifest, storage)
+    table = build_table(manifest, storage, compression=DELTA)
     stop = threading.Event()
 
     def stop_with_parent() -> None:
@@ -116,15 +116,12 @@ def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
     with SecureContext(open_security(None)) as context:
         # A session of its own for every process: sequence numbers start at 0.
         session = secrets.randbits(62)
-        # As actors do, also on loopback.
-        compression = manifest_of(workload).config.compression
         client = ReplayClient(
             context,
             server.endpoint,
             session,
             workload.in_flight,
             Rejections("actor_rejected_messages_total"),
-            compression,
         )
         try:
             yield client

@@ -25,8 +25,9 @@ import numpy as np
 
 from common import codec
 from common.block_columns import HOME
-from common.compression import compressed
+from common.compression import DELTA
 from common.messages import Insert
+from common.packing import compressed
 from replay_server import storage
 from replay_server.server import build_table
 from replay_server.table import Table
@@ -71,7 +72,7 @@ class _Filled:
         self.table: Table = build_table(self.manifest, self.path)
         experience = workload.experience(seed=0)
         self._columns: list[Any] = list(experience)
-        self._columns[0] = compressed(experience.obs, self.manifest.config.compression)
+        self._columns[0] = compressed(experience.obs, DELTA)
         self.inserts = 0
 
     def insert(self) -> float:

@@ -48,7 +48,7 @@ def test_the_golden_file_is_as_its_command_writes_it() -> None:
             [
                 (
                     b"\x94"  # a list of 4:
-                    b"\x05"  # the schema version,
+                    b"\x06"  # the schema version,
                     b"\xa3ack"  # a string of 3,
                     b"\x82"  # a map of 2:
                     b"\xa7session\x05"
@@ -61,7 +61,7 @@ def test_the_golden_file_is_as_its_command_writes_it() -> None:
             SampleRequest(2, np.array([1], np.int64), np.array([0.5], np.float32)),
             [
                 (
-                    b"\x94\x05\xaesample_request\x82\xa7batches\x02\xa9keys_only\xc2"  # false
+                    b"\x94\x06\xaesample_request\x82\xa7batches\x02\xa9keys_only\xc2"  # false
                     b"\xc4\x0f"  # 15 bytes:
                     b"\x92"  # a list of 2 arrays,
                     b"\x92\xa3<i8\x91\x01"  # dtype and shape of each.

@@ -99,7 +99,7 @@ def test_a_full_queue_drops_whole_messages_and_says_which(sockets: Sockets, addr
     [
         ([b"GET / HTTP/1.1"], MalformedMessage),
         ([b""], MalformedMessage),
-        ([b"\x94\x05\xa3ack\x80\x90"], MalformedMessage),
+        ([b"\x94\x06\xa3ack\x80\x90"], MalformedMessage),
         ([b"\x92\x01\xa3ack"], SchemaMismatch),
     ],
     ids=repr,

@@ -15,9 +15,10 @@ import msgpack
 import numpy as np
 
 from common import codec
-from common.compression import METHODS, compressed
+from common.compression import METHODS
 from common.messages import SCHEMA_VERSION, Insert
 from tests.contract.examples import EXAMPLES
+from tests.packed_frames import packed_frames
 
 Frames = list[bytes]
 
@@ -33,7 +34,7 @@ INTERESTING: list[Any] = [
     "", "x", "\x00", "ε", "\n\x1b[31m", "a" * 70_000, "tcp://[::1", "inproc://", "../../etc/passwd",
     b"", b"\x00", b"\x90", b"\xc1", b"\xff" * 9, b"\x00" * 5_000,
     [], [[]], [None], [0], [1 << 62], [1 << 47, 1 << 47], [0, 1 << 50], [-1], [2.0], ["a"],
-    [[1]] * 9, [1] * 9, [1] * 40, [0] * 20_000, ["<f4", [2]], ["|O", [1]], ["<f4", [1], "lz4"],
+    [[1]] * 9, [1] * 9, [1] * 40, [0] * 20_000, ["<f4", [2]], ["|O", [1]], ["<f4", [1], "delta"],
     {}, {"a": {}}, {"": math.nan}, {"a": "b"}, {str(i): i for i in range(300)},
     msgpack.ExtType(1, b"abc"), msgpack.Timestamp(0, 0),
     *codec.DTYPES, ">f4", "|O", "|S1", "<M8", "f4", *METHODS,
@@ -81,7 +82,7 @@ def seeds() -> list[Frames]:
     }
     inserts = [
         Insert(1, 0, 3, obs, **columns)
-        for obs in (rows[:, :, :60, :60], *(compressed(rows, method) for method in METHODS))
+        for obs in (rows[:, :, :60, :60], *(packed_frames(rows, m) for m in METHODS))
     ]
     return [[bytes(frame) for frame in codec.encode(m)] for m in (*EXAMPLES, *inserts)]
 

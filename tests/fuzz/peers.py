@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common import codec
-from common.compression import CompressedArray, compressed
+from common.compression import METHODS, CompressedArray
 from common.messages import SCHEMA_VERSION, Message
+from common.packing import compressed
 from tests.fuzz.mutations import INTERESTING, Frames
 
 NUMBERS = [v for v in INTERESTING if type(v) is int and -(1 << 63) <= v < 1 << 63]
@@ -127,7 +128,7 @@ class Liar:
         return changed
 
     def _other_array(self, array: npt.NDArray[Any]) -> Any:
-        chance = self.random
+        chance, method = self.random, METHODS[-1]
         ways: list[Callable[[], Any]] = [
             lambda: array[:-1],
             lambda: array[:0],
@@ -138,7 +139,7 @@ class Liar:
             lambda: _poisoned(array, chance),
             lambda: _poisoned(array, chance),
             lambda: _poisoned(array, chance),
-            lambda: compressed(np.ascontiguousarray(array).astype(np.uint8).repeat(64, 0), "zstd"),
+            lambda: compressed(np.tile(array.astype(np.uint8).reshape(-1), (64, 32, 1)), method),
         ]
         if array.ndim == 0:
             ways = ways[4:8]

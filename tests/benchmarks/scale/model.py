@@ -56,7 +56,7 @@ class Costs:
     replay_per_transition_of_16: float
     """The same with 16 environments, 1,024 in an insert."""
     insert_bytes_per_transition: float
-    """On the wire, compressed by lz4; these frames compress as the median Atari game's."""
+    """On the wire, between hosts; `tests/benchmarks/served.py` has how these frames compress."""
     batch_bytes_wire: float
     """MB of a batch."""
     control_bytes_per_actor: float

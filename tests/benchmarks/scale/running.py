@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 
 from deploy.status_client import StatusClient
+from tests.benchmarks.end_to_end import free_port
 from tests.benchmarks.own_replay import SHARED_MEMORY
 from tests.benchmarks.scale.actors import HostReading, simulate
 from tests.benchmarks.scale.head import HeadReading, serve_head
@@ -253,7 +254,9 @@ def running(plan: Plan) -> Iterator[Running]:
         address: str = hear(head)
         replays = []
         for i in range(plan.replay_servers):
-            flags = ["--bind", "tcp://127.0.0.1:0"]
+            port = free_port()
+            # Loopback by a name that does not say so: experience is sent as between hosts.
+            flags = ["--bind", f"tcp://127.0.0.1:{port}", "--advertise", f"tcp://127.1:{port}"]
             if plan.link == "shared_memory":
                 flags += ["--storage", str(directory / f"storage-{i}")]
             log = directory / f"replay_server-{i}.log"

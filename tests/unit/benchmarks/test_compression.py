@@ -10,11 +10,13 @@ def test_a_game_has_its_bytes_cost_and_link_by_each_method() -> None:
     pytest.importorskip("minatar")
     found = compression.figures(("minatar-breakout",), rounds=1)
     assert [figure.name.removeprefix("compression.minatar-breakout.") for figure in found] == [
-        f"{method}.{what}" for method in ("lz4", "zstd") for what in ("bytes", "cost", "pays_below")
+        f"{method}.{what}"
+        for method in ("delta", "delta+lz4", "delta+zstd")
+        for what in ("bytes", "cost", "pays_below")
     ]
-    for nbytes, cost, link in (found[:3], found[3:]):
+    for nbytes, cost, link in (found[:3], found[3:6], found[6:]):
         assert nbytes.limit == 10 * 10 * 4
-        assert 0 < nbytes.value < 40
+        assert 0 < nbytes.value < 100
         saved_bits = 8 * (nbytes.limit - nbytes.value)
         assert link.value == pytest.approx(saved_bits / (cost.value * 1e3))
 

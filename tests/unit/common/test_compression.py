@@ -8,36 +8,33 @@ import pytest
 
 from common import codec
 from common.compression import (
+    DELTA,
     METHODS,
-    MIN_BYTES,
     CompressedArray,
-    compressed,
     copy_array,
-    joined,
-    pack,
     pieces,
     unpacked,
 )
 from common.errors import MalformedMessage
 from common.messages import Insert, Weights
+from common.packing import MIN_BYTES, compressed, wire_method
+from tests.packed_frames import packed_frames
 
 U1 = np.dtype(np.uint8)
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
 def image(noise: int = 0) -> Any:
-    """[8, 84, 84]; `noise`: how many of its bytes are random."""
-    frames = np.zeros((8, 84, 84), np.uint8)
-    frames[:, 20:40] = np.arange(8)[:, None, None]
+    """Two transitions of four frames [2, 4, 84, 84]; `noise`: how many of its bytes are random."""
+    frames = np.zeros((2, 4, 84, 84), np.uint8)
+    frames[..., 20:40, :] = np.arange(8).reshape(2, 4, 1, 1)
     rng = np.random.default_rng(0)
     frames.reshape(-1)[:noise] = rng.integers(0, 256, noise, np.uint8)
     return frames
 
 
-def packed(method: str) -> CompressedArray:
-    array = compressed(image(), method)
-    assert isinstance(array, CompressedArray)
-    return array
+def packed(method: str, parts: int = 1) -> CompressedArray:
+    return packed_frames(image(), method, parts)
 
 
 @each_method
@@ -47,7 +44,7 @@ def test_an_image_comes_out_as_it_went_in(method: str, noise: int) -> None:
 
     assert isinstance(array, CompressedArray)
     assert len(array.data) < array.nbytes == 8 * 84 * 84
-    out = np.full((8, 84, 84), 99, np.uint8)
+    out = np.full((2, 4, 84, 84), 99, np.uint8)
     copy_array(array, out)
     np.testing.assert_array_equal(out, image(noise))
     np.testing.assert_array_equal(unpacked(array), image(noise))
@@ -57,11 +54,13 @@ def test_an_image_comes_out_as_it_went_in(method: str, noise: int) -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros(MIN_BYTES - 1, np.uint8),
-        np.zeros(MIN_BYTES, np.float32),
-        np.random.default_rng(0).integers(0, 256, 2 * MIN_BYTES, np.uint8),
+        np.zeros((1, 7, MIN_BYTES // 8), np.uint8),
+        np.zeros((MIN_BYTES // 4, 4), np.uint8),
+        np.zeros((MIN_BYTES // 15, 2, 3, 5), np.uint8),
+        np.zeros((2, 2, MIN_BYTES), np.float32),
+        np.random.default_rng(0).integers(0, 256, (2, 2, MIN_BYTES), np.uint8),
     ],
-    ids=["small", "floats", "noise"],
+    ids=["few", "numbers", "small frames", "floats", "noise"],
 )
 def test_what_would_not_pay_is_left_alone(method: str, array: Any) -> None:
     assert compressed(array, method) is array
@@ -109,12 +108,32 @@ def test_a_truncated_or_altered_array_never_writes_beyond_its_place(method: str)
 @each_method
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8])
 def test_parts_that_were_packed_one_by_one_make_the_array(method: str, count: int) -> None:
-    cuts = pieces(8, count)
-    array = joined([pack(image()[cut], method) for cut in cuts], (8, 84, 84), U1, method)
+    frames = image().reshape(8, 1, 84, 84)
 
-    assert array is not None
-    assert [i for cut in cuts for i in range(8)[cut]] == list(range(8))
-    np.testing.assert_array_equal(unpacked(array), image())
+    array = packed_frames(frames, method, count)
+
+    assert array.data[:4].view("<u4") == len(pieces(8, count))
+    assert [i for cut in pieces(8, count) for i in range(8)[cut]] == list(range(8))
+    np.testing.assert_array_equal(unpacked(array), frames)
+
+
+@each_method
+def test_an_array_is_unpacked_into_a_place_of_another_shape(method: str) -> None:
+    place = np.zeros(8 * 84 * 84, np.uint8)
+    packed(method, 2).copy_to(place)
+    np.testing.assert_array_equal(place.reshape(image().shape), image())
+
+
+@each_method
+@pytest.mark.parametrize(
+    "shape", [(56_448,), (56_447,), (2, 28_224), (2, 4, 14_112), (2, 0, 84), (4, 0), (9, 4, 84, 84)]
+)
+def test_an_array_of_another_shape_than_announced_is_refused(
+    method: str, shape: tuple[int, ...]
+) -> None:
+    nbytes = int(np.prod(shape))
+    with pytest.raises(MalformedMessage, match=r"differences|lz4|zstd|Decompression"):
+        replace(packed(method), shape=shape, nbytes=nbytes).copy_to(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -123,17 +142,29 @@ def test_parts_that_were_packed_one_by_one_make_the_array(method: str, count: in
 )
 def test_parts_that_are_not_as_announced_are_refused(sizes: list[int]) -> None:
     data = np.frombuffer(np.array(sizes, "<u4").tobytes() + b"abcdef", np.uint8)
-    array = CompressedArray(U1, (8, 84, 84), 8 * 84 * 84, "lz4", data)
+    array = CompressedArray(U1, (8, 84, 84), 8 * 84 * 84, "delta+lz4", data)
 
-    with pytest.raises(MalformedMessage, match=r"parts|lz4|announced"):
+    with pytest.raises(MalformedMessage, match=r"parts|lz4"):
         unpacked(array)
 
 
-@each_method
-@pytest.mark.parametrize("size", [8 * 84 * 84 - 1, 8 * 84 * 84 + 1])
-def test_an_array_of_another_size_than_announced_is_refused(method: str, size: int) -> None:
-    with pytest.raises(MalformedMessage, match=method + "|announced"):
-        replace(packed(method), shape=(size,), nbytes=size).copy_to(np.zeros(size, np.uint8))
+@pytest.mark.parametrize(
+    ("endpoint", "methods"),
+    [
+        ("inproc://replay", ("none", "none", "none")),
+        ("ipc:///tmp/replay", (DELTA, DELTA, DELTA)),
+        ("tcp://127.0.0.1:5560", (DELTA, DELTA, DELTA)),
+        ("tcp://localhost:5560", (DELTA, DELTA, DELTA)),
+        ("tcp://[::1]:5560", (DELTA, DELTA, DELTA)),
+        ("tcp://10.0.0.1:5560", METHODS),
+        ("tcp://replay-0.zapex:5560", METHODS),
+        ("tcp://0.0.0.0:5560", METHODS),
+    ],
+)
+def test_differences_are_compressed_between_hosts_alone(
+    endpoint: str, methods: tuple[str, ...]
+) -> None:
+    assert tuple(wire_method(endpoint, name) for name in ("none", "lz4", "zstd")) == methods
 
 
 # --------------------------------------------------------------------------------- on the wire
@@ -156,13 +187,13 @@ def test_a_compressed_array_travels_as_it_is(method: str) -> None:
 
     assert isinstance(received, Insert)
     assert isinstance(received.obs, CompressedArray)
-    assert received.obs.shape == (8, 84, 84)
+    assert received.obs.shape == (2, 4, 84, 84)
     np.testing.assert_array_equal(unpacked(received.obs), image())
-    assert sum(map(len, frames)) < image().nbytes / 10
+    assert sum(map(len, frames)) < image().nbytes / (3 if method == DELTA else 10)
 
 
 def test_only_arrays_whose_reader_expects_it_may_be_compressed() -> None:
-    array: Any = packed("lz4")
+    array: Any = packed("delta+lz4")
     frames = [bytes(frame) for frame in codec.encode(Weights(0, 0, {"a": array}))]
 
     with pytest.raises(MalformedMessage, match="compressed by"):
@@ -170,7 +201,7 @@ def test_only_arrays_whose_reader_expects_it_may_be_compressed() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    frames = [bytes(f) for f in codec.encode(insert(replace(packed("lz4"), method="brotli")))]
+    frames = [bytes(f) for f in codec.encode(insert(replace(packed("delta+lz4"), method="brotli")))]
 
     with pytest.raises(MalformedMessage, match="compressed by 'brotli'"):
         codec.decode(frames)

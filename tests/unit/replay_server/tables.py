@@ -12,9 +12,10 @@ import pytest
 from hypothesis import strategies as st
 
 from common.blocks import BlockLayout
-from common.compression import CompressedArray, compressed
+from common.compression import CompressedArray
 from common.errors import Reason
 from common.messages import Batch, Insert, PartRequest, SampleRequest
+from common.packing import compressed
 from common.rate_limiter import RateLimiter
 from common.spec import EnvSpec
 from replay_server.sampler import PrioritizedSampler, Sampler, UniformSampler
@@ -59,13 +60,15 @@ def make_table(
 
 
 def images(seed: int) -> npt.NDArray[np.uint8]:
-    """Of an insert: squares of many greys, which get smaller when compressed."""
-    shape = IMAGE_BLOCKS, IMAGE_LAYOUT.rows, 12, 12
-    squares = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    """Of an insert: squares of many greys, some of which are other ones in each frame."""
+    rng = np.random.default_rng(seed)
+    squares = np.empty((IMAGE_BLOCKS, IMAGE_LAYOUT.rows, 12, 12), np.uint8)
+    squares[:] = rng.integers(0, 256, (12, 12), np.uint8)
+    squares[:, :, :2] = rng.integers(0, 256, squares[:, :, :2].shape, np.uint8)
     return squares.repeat(7, axis=2).repeat(7, axis=3)
 
 
-def packed_insert(seed: int, method: str = "lz4", sequence: int = 0) -> Insert:
+def packed_insert(seed: int, method: str = "delta+lz4", sequence: int = 0) -> Insert:
     obs = compressed(images(seed), method)
     assert isinstance(obs, CompressedArray)
     kinds = steps(IMAGE_BLOCKS, IMAGE_LAYOUT)

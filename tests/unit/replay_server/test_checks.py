@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.compression import METHODS, compressed
+from common.compression import METHODS
 from common.errors import MalformedMessage
 from common.messages import Ack, Insert, Rejected
+from common.packing import compressed
 from replay_server.checks import InsertCheck
 from replay_server.storage import Storage
 from tests.experience import insert, steps
@@ -54,12 +55,12 @@ def test_what_was_looked_at_last_is_unpacked_and_what_was_before_is_not(
 def test_after_images_that_cannot_be_unpacked_nothing_is_taken_for_what_came_before(
     storage: Storage,
 ) -> None:
-    checks, good, bad = InsertCheck(storage), packed_insert(1), packed_insert(2)
+    checks, good, bad = InsertCheck(storage), packed_insert(1), packed_insert(2, "delta")
     bad = damaged(bad)
     checks.unpack(good)
 
     before = checks._scratch.copy()
-    with pytest.raises(MalformedMessage, match="no lz4"):
+    with pytest.raises(MalformedMessage, match="no differences of frames"):
         checks.unpack(bad)
     assert (checks._scratch != before).any()
 
@@ -70,7 +71,7 @@ def test_after_images_that_cannot_be_unpacked_nothing_is_taken_for_what_came_bef
 def test_a_smaller_insert_is_unpacked_where_a_larger_one_was(storage: Storage) -> None:
     checks, large = InsertCheck(storage), packed_insert(1)
     small = insert(steps(1, IMAGE_LAYOUT), layout=IMAGE_LAYOUT, spec=IMAGES)
-    small = replace(small, obs=compressed(images(2)[:1], "lz4"))
+    small = replace(small, obs=compressed(images(2)[:1], "delta+lz4"))
     checks.unpack(large)
     checks.unpack(small)
     np.testing.assert_array_equal(np.asarray(checks.observations(small)), images(2)[:1])

@@ -23,7 +23,12 @@ def columns(noise: bool = False) -> BlockColumns:
     nbytes = block_bytes(SPEC, LAYOUT, SLOTS)
     found = BlockColumns(SPEC, LAYOUT, SLOTS, bytearray(nbytes))
     rng = np.random.default_rng(0)
-    found.obs[:] = rng.integers(0, 256, found.obs.shape if noise else (*found.obs.shape[:3], 1))
+    if noise:
+        found.obs[:] = rng.integers(0, 256, found.obs.shape)
+    else:
+        # A background, and what moves before it.
+        found.obs[:] = rng.integers(0, 256, (84, 1))
+        found.obs[:, :, 30:36] = rng.integers(0, 256, (*found.obs.shape[:2], 6, 1))
     return found
 
 
@@ -59,14 +64,17 @@ def test_the_frames_are_those_of_the_rows(method: str, threads: int, rows: Any) 
 
         assert isinstance(packed, CompressedArray)
         assert packed.shape == (12, 3, 84, 84)
+        assert packed.method == method
         assert packed.data[:4].view("<u4") == 6  # Parts of two transitions each.
         np.testing.assert_array_equal(unpacked(packed), stored.obs_rows[rows])
         rows = rows[::-1]
     packer.close()
 
 
-@pytest.mark.parametrize(("method", "noise"), [("none", False), ("lz4", True)])
-def test_what_would_not_pay_is_not_compressed(method: str, noise: bool, rows: Any) -> None:
+@pytest.mark.parametrize(
+    ("method", "noise"), [("none", False), *((method, True) for method in METHODS)]
+)
+def test_what_would_not_pay_is_sent_as_it_is(method: str, noise: bool, rows: Any) -> None:
     stored = columns(noise)
     packer = FramePacker(stored, method)
 

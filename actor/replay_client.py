@@ -16,8 +16,9 @@ from common import transport
 from common.errors import MalformedMessage, Reason, WireError
 from common.messages import Ack, Insert, Rejected
 from common.metric_table import histogram
-from common.packing import compressed, wire_method
+from common.packing import compressed
 from common.rejections import Rejections, quoted
+from common.wire_method import wire_method
 
 PARTING_S = 10.0
 """How long a server that the head assigned to others may still acknowledge what it was sent."""

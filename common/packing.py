@@ -8,7 +8,6 @@ import cramjam
 import numpy as np
 import numpy.typing as npt
 
-from common import transport
 from common.compression import COMPRESSIBLE, DELTA, METHODS, PART_SIZE, Array, CompressedArray
 from common.frame_deltas import GROUP_BYTES, encode, most_bytes
 
@@ -17,16 +16,6 @@ MIN_BYTES = 32 << 10
 _ZSTD_LEVEL = 1
 _MARGIN_BYTES = 4096
 """By which the result may at worst be longer, beside a 255th: both methods' bounds are less."""
-
-
-def wire_method(endpoint: str, compression: str) -> str:
-    """The method for a link to that address, given what the configuration has for those between
-    hosts: within one, compressing differences takes longer than sending them; within a process,
-    nothing leaves it."""
-    if endpoint.startswith("inproc://"):
-        return "none"
-    between_hosts = compression != "none" and not transport.is_local(endpoint)
-    return f"{DELTA}+{compression}" if between_hosts else DELTA
 
 
 def pays(frames: int, frame_bytes: int, dtype: np.dtype[Any]) -> bool:

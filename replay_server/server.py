@@ -28,12 +28,12 @@ from common.membership import JOIN_TIMEOUT_S, Membership
 from common.messages import MAX_INSERT_BYTES, Ack, Batch, Drawn, Insert, Message, Serving
 from common.metric_table import histogram
 from common.metrics import Histogram, Telemetry, Values
-from common.packing import wire_method
 from common.process import FOR_THE_USER, machine_id
 from common.rate_limiter import RateLimiter
 from common.rejections import Rejections
 from common.security import refused_peers
 from common.trace import NO_TRACE, Trace, trace_to
+from common.wire_method import wire_method
 from replay_server.flusher import NO_FLUSHER, Flusher
 from replay_server.only_writer import only_writer
 from replay_server.placement import in_memory, numbered

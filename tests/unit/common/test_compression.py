@@ -17,7 +17,8 @@ from common.compression import (
 )
 from common.errors import MalformedMessage
 from common.messages import Insert, Weights
-from common.packing import MIN_BYTES, compressed, wire_method
+from common.packing import MIN_BYTES, compressed
+from common.wire_method import wire_method
 from tests.packed_frames import packed_frames
 
 U1 = np.dtype(np.uint8)

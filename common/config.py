@@ -197,9 +197,8 @@ class Config(BaseModel):
     sent over the wire; auto: the first where both are on one host."""
 
     compression: Literal["lz4", "zstd", "none"] = "lz4"
-    """Of images between hosts, from actors and to the learner, of which only what differs from the
-    frame before is sent in any case: lz4 is fast; zstd is slower and makes that smaller, for slow
-    links."""
+    """Of images between hosts, of which only what differs from the frame before is sent in any
+    case: lz4 is fast; zstd is slower and makes that smaller, for slow links."""
 
     # ------------------------------------------------------------------------------ learner
 

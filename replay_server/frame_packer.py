@@ -25,9 +25,9 @@ class FramePacker:
         obs = columns.obs_rows
         self._row_shape, self._row_bytes, self._dtype = obs.shape[1:], obs[0].nbytes, obs.dtype
         self._threads = PartThreads("compression", threads)
-        self._buffers: list[npt.NDArray[np.uint8]] = []
-        """One for each part, of the largest batch so far: to touch new memory would take as long as
-        to fill it. What is never written to, most of it, takes no memory."""
+        self._buffers = np.empty((0, 0), np.uint8)
+        """A row for each part, of the largest batch so far: to touch new memory would take as long
+        as to fill it. What is never written to, most of it, takes no memory."""
 
     def pack(self, rows: npt.NDArray[np.int64]) -> Array:
         """The observations of rows [N, U], as they are to travel: [N, U, *obs_shape]."""
@@ -42,11 +42,10 @@ class FramePacker:
 
     def _make_room(self, parts: int, frames: int) -> None:
         """For so many frames in each part."""
+        held, held_bytes = self._buffers.shape
         nbytes = most_bytes(frames, self._row_bytes)
-        held, held_bytes = len(self._buffers), len(self._buffers[0]) if self._buffers else 0
         if held < parts or held_bytes < nbytes:
-            size = max(nbytes, held_bytes)
-            self._buffers = [np.empty(size, np.uint8) for _ in range(max(parts, held))]
+            self._buffers = np.empty((max(parts, held), max(nbytes, held_bytes)), np.uint8)
 
     def _pack(self, part: tuple[int, npt.NDArray[np.int64]]) -> bytes | memoryview:
         """The part of that number."""

@@ -94,14 +94,14 @@ def build_table(
     path: Path | None,
     incarnation: tuple[int, int] = (0, 0),
     rejections: Rejections | None = None,
-    compression: str = "none",
+    method: str = "none",
 ) -> Table:
     """The table a manifest describes.
 
     Args:
         path: the storage file; None keeps the experience in memory.
         incarnation: of this server within the run, so that a restarted one draws other numbers.
-        rejections, compression: as of `Table`.
+        rejections, method: as of `Table`.
 
     Raises ConfigError for limiter settings that would deadlock, CheckpointError for a storage file
     of another shape.
@@ -140,7 +140,7 @@ def build_table(
         windows_bytes=config.actors
         * config.insert_window
         * block_bytes(manifest.spec, manifest.layout, config.envs_per_actor),
-        compression=compression,
+        method=method,
         rejections=rejections,
     )
 
@@ -197,7 +197,7 @@ def run_replay_server(
                     path,
                     (membership.welcome.epoch, membership.welcome.incarnation),
                     membership.rejections,
-                    compression=wire_method(served_at, manifest.config.compression),
+                    method=wire_method(served_at, manifest.config.compression),
                 )
             )
         )

@@ -89,7 +89,7 @@ class Table:
         batch_size: N, transitions in each batch.
         insert_window: inserts an actor may have unacknowledged.
         windows_bytes: what all actors of the run together may have unacknowledged.
-        compression: method for batches' frames, as of `FramePacker`.
+        method: for batches' frames, as of `FramePacker`.
         rejections: where messages that are not accepted are counted.
     """
 
@@ -103,7 +103,7 @@ class Table:
         batch_size: int,
         insert_window: int,
         windows_bytes: int = 0,
-        compression: str = "none",
+        method: str = "none",
         rejections: Rejections | None = None,
     ) -> None:
         self.rejections = rejections or Rejections("replay_rejected_messages_total")
@@ -112,7 +112,7 @@ class Table:
         self._discount = discount
         self._batch_size = batch_size
         self._insert_window = insert_window
-        self._frames = FramePacker(storage, compression)
+        self._frames = FramePacker(storage, method)
         self._checks = InsertCheck(storage)
         # As much as the replay itself, or as the run's actors may have under way.
         self._waiting = WaitingInserts(max(storage.nbytes, MIN_WAITING_BYTES, windows_bytes))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from common.compression import METHODS
 from common.environments import make_vector
 from common.errors import EnvironmentFault
+from common.packing import compressed
 from deploy import presets
 from tests.benchmarks.report import Figure, report
 from tests.packed_frames import packed_frames
@@ -70,7 +71,7 @@ def _figures(game: str, observations: Array, rounds: int) -> Iterator[Figure]:
     packed = {method: packed_frames(observations, method) for method in METHODS}
     tasks: dict[str, Callable[[], object]] = {"copy": lambda: np.copyto(out, observations)}
     for method, array in packed.items():
-        tasks[f"pack {method}"] = partial(packed_frames, observations, method)
+        tasks[f"pack {method}"] = partial(compressed, observations, method)
         tasks[f"unpack {method}"] = partial(array.copy_to, out)
     count = ENVS * STEPS
     cost_s = {name: s / count for name, s in _median_s(tasks, rounds).items()}

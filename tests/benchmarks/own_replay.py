@@ -18,7 +18,7 @@ import zmq
 from actor.blocks import Blocks
 from actor.replay_client import ReplayClient
 from common import transport
-from common.compression import DELTA, CompressedArray
+from common.compression import CompressedArray
 from common.config import config_from_mapping
 from common.manifest import Manifest
 from common.membership import Membership
@@ -27,6 +27,7 @@ from common.process import machine_id
 from common.rejections import Rejections
 from common.security import SecureContext, open_security
 from common.spec import EnvSpec
+from common.wire_method import wire_method
 from learner.feed import open_feed
 from replay_server.server import build_table, serve
 from tests.benchmarks.served import Progress, ServedReplay, Workload, child
@@ -72,7 +73,6 @@ def manifest_of(workload: Workload, replay_link: str = "auto", **changes: Any) -
 
 def _server(manifest: Manifest, storage: Path | None, pipe: Connection) -> None:
     """The server's process, until the pipe is closed."""
-    table = build_table(manifest, storage, compression=DELTA)
     stop = threading.Event()
 
     def stop_with_parent() -> None:
@@ -82,6 +82,8 @@ def _server(manifest: Manifest, storage: Path | None, pipe: Connection) -> None:
     with SecureContext(open_security(None)) as context:
         socket, endpoint = transport.bind(context, zmq.ROUTER, "tcp://127.0.0.1:0")
         socket.router_mandatory = True
+        method = wire_method(endpoint, manifest.config.compression)
+        table = build_table(manifest, storage, method=method)
         path = "" if storage is None else str(storage)
         pipe.send(Serving(1, endpoint, machine_id(), path))
         threading.Thread(target=stop_with_parent, daemon=True).start()
@@ -122,6 +124,7 @@ def _client(server: Serving, workload: Workload) -> Iterator[ReplayClient]:
             session,
             workload.in_flight,
             Rejections("actor_rejected_messages_total"),
+            manifest_of(workload).config.compression,
         )
         try:
             yield client

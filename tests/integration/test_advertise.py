@@ -60,7 +60,7 @@ def test_batches_are_compressed_for_whoever_reaches_it_from_elsewhere(
     built: list[str] = []
 
     def refuse(*arguments: Any, **keywords: Any) -> None:
-        built.append(keywords["compression"])
+        built.append(keywords["method"])
         raise ConfigError("enough")
 
     monkeypatch.setattr(server, "build_table", refuse)

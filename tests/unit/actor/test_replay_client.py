@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,3 +148,21 @@ def test_to_follow_where_it_is_already_changes_nothing(
     client.follow(servers[0].endpoint)
     client.insert(BLOCKS, 1)
     assert client.window_is_full
+
+
+@pytest.mark.parametrize(
+    ("host", "method"), [("127.0.0.1", "delta"), ("127.1", "delta+lz4"), ("inproc", "none")]
+)
+def test_images_are_packed_for_where_they_go_also_after_a_move(
+    servers: tuple[Server, Server], host: str, method: str
+) -> None:
+    context, rejections = servers[0].socket.context, Rejections("actor_rejected_messages_total")
+    endpoint = f"tcp://{host}:9" if host != "inproc" else servers[0].endpoint
+    blocks = replace(BLOCKS, obs=np.zeros((1, 5, 84, 84), np.uint8))
+    elsewhere = ReplayClient(context, servers[1].endpoint, SESSION, 2, rejections, "lz4")
+    for client in (ReplayClient(context, endpoint, SESSION, 2, rejections, "lz4"), elsewhere):
+        with contextlib.closing(client):
+            client.follow(endpoint)
+            client.insert(blocks, 1)
+            ((sent, _),) = client._link.unacknowledged.values()
+            assert getattr(sent.obs, "method", "none") == method

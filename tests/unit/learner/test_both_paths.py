@@ -31,7 +31,7 @@ def two_tables(
     directory: Path, run: Manifest, history: Sequence[Insert], method: str = "none"
 ) -> tuple[Table, Table, MappedReplay]:
     """Tables with one seed and one history, which draw the same keys; the second one's storage."""
-    tables = [build_table(run, directory / name, compression=method) for name in ("wire", "shared")]
+    tables = [build_table(run, directory / name, method=method) for name in ("wire", "shared")]
     for message in history:
         for table in tables:
             table.handle(b"actor", message, 0.0)

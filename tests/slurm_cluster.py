@@ -77,9 +77,18 @@ class SlurmCluster:
         return shown == ["PD BeginTime"] * 2
 
     def start_now(self, job: str) -> None:
-        """A job that was queued again, without those two minutes."""
+        """A job that was queued again, without those two minutes.
+
+        A node takes no job that began in the second in which it ended the job before.
+        """
+        _patiently(self.idle, "the nodes to be through with the job")
         for part in ("0", "1"):
-            self.run("scontrol", "update", f"JobId={job}+{part}", "StartTime=now")
+            self.run("scontrol", "update", f"JobId={job}+{part}", "StartTime=now+2")
+
+    def idle(self) -> bool:
+        """Whether all nodes are there and have nothing to do."""
+        states = self.run("sinfo", "--noheader", "--Node", "-o", "%T").split()
+        return states == ["idle"] * 3
 
 
 @contextlib.contextmanager
@@ -100,14 +109,12 @@ def slurm_cluster(directory: Path) -> Iterator[SlurmCluster]:
         for words in (["slurmctld", "-D"], *(["slurmd", "-D", "-N", f"n{i}"] for i in (1, 2, 3))):
             stack.enter_context(_daemon(words, environment))
 
-        def idle() -> bool:
+        def up() -> bool:
             with contextlib.suppress(AssertionError):
-                return cluster.run("sinfo", "--noheader", "--Node", "-o", "%T").split() == (
-                    ["idle"] * 3
-                )
+                return cluster.idle()
             return False
 
-        wait_until(idle, "Slurm's nodes are up", limit_s=WAIT_S)
+        wait_until(up, "Slurm's nodes are up", limit_s=WAIT_S)
         try:
             yield cluster
         finally:

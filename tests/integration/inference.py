@@ -70,7 +70,7 @@ def serving(spec: EnvSpec | None = None, **changes: Any) -> Iterator[Served]:
 
 
 def random_weights(s: Stage, seed: int) -> NamedTensors:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(s.manifest.config, s.manifest.spec)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}

@@ -32,6 +32,9 @@ UPDATES = WARM_UP + 5
 CONVOLUTIONS = 5e-3
 """cuDNN's convolutions of float32 are TF32's: products of 11 bits."""
 HALF = 2e-2
+SEED = 2
+"""Of first weights with which no two actions are so nearly worth the same that rounding has double
+Q-learning choose the other: with 0, TF32 and float16 do so for `minatar` under RMSProp."""
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +105,12 @@ def test_an_option_finds_what_eager_float32_on_the_cpu_does(
 ) -> None:
     plain = {k: v for k, v in option.items() if k in ("optimizer", "max_grad_norm")}
     config = config_of(network, **plain, memory_format="contiguous")
-    reference = make_learner(config)
+    reference = make_learner(config, seed=SEED)
     expected = []
     for number in range(UPDATES):
         priority, loss, mean_q = reference.update(make_batch(config, number)).read()
         expected.append(np.append(priority, [loss, mean_q]))
-    learner = make_learner(config_of(network, **option), "cuda")
+    learner = make_learner(config_of(network, **option), "cuda", seed=SEED)
     found = findings_of(learner, range(UPDATES))
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 

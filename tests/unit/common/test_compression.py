@@ -143,7 +143,7 @@ def test_an_array_of_another_shape_than_announced_is_refused(
     "sizes",
     [
         [], [0], [9], [0xFFFFFFFF], [1], [1, 5], [1, 7], [2, 6], [2, 6, 1], [2, 3, 4],
-        [5, 2, 1, 1, 1, 1],  # 8 frames make 4 pieces of 2.
+        [5, *[1] * 5], [5, 2, 1, 1, 1, 1],  # 8 frames make 4 pieces of 2.
     ],
 )  # fmt: skip
 def test_parts_that_are_not_as_announced_are_refused(sizes: list[int]) -> None:

@@ -196,6 +196,8 @@ def test_in_any_interleaving_the_error_stays_in_its_band_and_one_side_can_go_on(
         (100, 175, 5.0),
         (100, 188, -8.0),  # the learner waits
         (100, 171, 9.0),  # actors wait: an insert stepped over the edge
+        (100, 164, 16.0),  # twice the tolerance
+        (100, 196, -16.0),
     ],
 )
 def test_a_resumed_limiter_goes_on_where_it_stood(inserts: int, samples: int, error: float) -> None:
@@ -220,6 +222,8 @@ def test_a_limiter_resumed_before_its_first_sample_goes_on_where_it_stood(insert
     [
         (1_000, 100),  # error +1880: with the ratio it had before, actors were allowed more
         (1_000, 32_000),  # error −30020: the learner was
+        (100, 163),  # error +17, more than twice the tolerance
+        (100, 197),
     ],
 )
 def test_an_error_of_other_settings_is_centred_on_resuming(inserts: int, samples: int) -> None:

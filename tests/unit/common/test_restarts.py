@@ -19,6 +19,9 @@ CODES = {
     "vanishes": 0,  # os._exit(0) in the middle of a step.
     "killed": -signal.SIGKILL,
     "terminated": 128 + signal.SIGTERM,
+    "stopped": -signal.SIGTERM,
+    "interrupted": -signal.SIGINT,
+    "hung-up": -signal.SIGHUP,
     "grew": 9,
     "starved": -signal.SIGKILL,
 }
@@ -95,6 +98,9 @@ def test_a_run_ends_when_a_role_does_nothing_but_die(history: str, restarts: int
         "killed 6 × 360",
         "killed 1.5 × 1000",
         "terminated 6 × 360",
+        "stopped 1 × 360",
+        "interrupted 6 × 360",
+        "hung-up 6 × 360",
         # The kills of a soak hit now one that is ready, now one that is starting.
         "killed, killed, killed 2, killed, killed 0.1, killed 30, killed × 15, killed 4, killed",
         # A leak that has an actor started again every five minutes.

@@ -171,5 +171,11 @@ def test_without_an_exponent_or_a_preference_all_weigh_the_same(
     assert weight.tolist() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("odd", [0.0, -0.25, math.inf, math.nan])
+def test_there_are_no_importance_weights_for_what_is_no_probability(odd: float) -> None:
+    with pytest.raises(ValueError, match="a probability is not positive and finite"):
+        importance_weights(np.array([0.5, odd, 0.25], np.float32), 0.4)
+
+
 def _value_and_gradient(loss: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]

@@ -14,7 +14,7 @@ from common.messages import EVALUATION, EvalResult, NamedTensors
 from common.spec import EnvSpec
 from learner import scores
 from learner.checkpoint import RunState
-from learner.evaluations import FINAL_EVALUATION_S, Evaluations
+from learner.evaluations import Evaluations
 from learner.scores import Scores
 from learner.status import LearnerCounters
 from tests.unit.learner.test_checkpoint import make_learner, train
@@ -23,10 +23,15 @@ EPOCH = 1
 VERSION = 2
 
 
+def result_of(version: int) -> EvalResult:
+    returns, lengths = np.full(2, 5.0, np.float32), np.full(2, 5, np.int32)
+    return EvalResult(1, EPOCH, version, 0.5, returns, lengths)
+
+
 class Playing:
     """Peers of which an evaluator is there as often as it is looked for."""
 
-    def __init__(self, looks: int, answers: bool) -> None:
+    def __init__(self, looks: int, answers: int) -> None:
         self._looks, self._answers = looks, answers
         self.asked: list[tuple[bytes, int, int]] = []
         self.noted: list[dict[str, Any]] = []
@@ -40,10 +45,10 @@ class Playing:
         self.asked.append((topic, epoch, version))
 
     def take_evaluations(self) -> list[EvalResult]:
-        if not (self._answers and self.asked):
+        """Of the version that was asked for, and of those after it."""
+        if not self.asked:
             return []
-        returns, lengths = np.full(2, 5.0, np.float32), np.full(2, 5, np.int32)
-        return [EvalResult(1, EPOCH, VERSION, 0.5, returns, lengths)]
+        return [result_of(VERSION + later) for later in range(self._answers)]
 
     def note_score(self, facts: dict[str, Any]) -> None:
         self.noted.append(facts)
@@ -57,33 +62,35 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 class Ending:
     """A run of two updates whose budget is spent; each look at its clock takes a second."""
 
-    def __init__(self, tmp_path: Path, looks: int, answers: bool = False) -> None:
+    def __init__(self, tmp_path: Path, looks: int, answers: int = 0, **values: Any) -> None:
         self.peers = Playing(looks, answers)
-        self.state = RunState("run", epoch=EPOCH)
-        spec = EnvSpec((4,), "<f4", 3)
-        self.evaluations = Evaluations(Config(), spec, self.state, LearnerCounters(), tmp_path)
+        state, spec = RunState("run", epoch=EPOCH), EnvSpec((4,), "<f4", 3)
+        config = Config(**values)
+        self.evaluations = Evaluations(config, spec, state, LearnerCounters(), tmp_path)
         peers: Any = self.peers
-        self.scores = Scores(peers, self.evaluations, EPOCH, map(float, itertools.count()).__next__)
-        self.stop = threading.Event()
+        self.clock = map(float, itertools.count())
+        self.scores = Scores(peers, self.evaluations, EPOCH, self.clock.__next__)
+        self.stop, self.health = threading.Event(), Health(lambda: 0.0)
         self.learner = make_learner()
         train(self.learner, VERSION)
 
     def wait(self) -> None:
-        self.scores.wait_for_last(self.learner, self.stop, Health())
+        self.scores.wait_for_last(self.learner, self.stop, self.health)
 
 
 def test_the_last_weights_get_their_score(tmp_path: Path) -> None:
-    ending = Ending(tmp_path, looks=10, answers=True)
+    ending = Ending(tmp_path, looks=10, answers=1)
     ending.wait()
     assert ending.peers.asked == [(EVALUATION, EPOCH, VERSION)]
     assert [facts["updates"] for facts in ending.peers.noted] == [VERSION]
+    assert "training 0.0 s ago" in ending.health.answer("/livez")[1]
     # It has one now.
     ending.wait()
     assert ending.peers.asked == [(EVALUATION, EPOCH, VERSION)]
 
 
 def test_one_that_was_asked_for_is_awaited_only(tmp_path: Path) -> None:
-    ending = Ending(tmp_path, looks=10, answers=True)
+    ending = Ending(tmp_path, looks=10, answers=1)
     ending.scores.ask(ending.learner)
     ending.wait()
     assert len(ending.peers.asked) == len(ending.peers.noted) == 1
@@ -95,15 +102,48 @@ def test_without_an_evaluator_nobody_is_asked(tmp_path: Path) -> None:
     assert ending.peers.asked == []
 
 
-@pytest.mark.parametrize("looks", [1, 100_000])
+@pytest.mark.parametrize(("looks", "waited_s"), [(1, 61.0), (100_000, 64.0)])
 def test_an_evaluator_that_went_or_says_nothing_is_given_up(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, looks: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, looks: int, waited_s: float
 ) -> None:
+    """Asked for a second before: 60 s for one that is gone, 60 + 3 · 1 for one that is there."""
     ending = Ending(tmp_path, looks)
     ending.wait()
-    (line,) = caplog.messages
-    assert line.startswith("no score of the last weights within ")
-    assert float(line.split()[-2]) > FINAL_EVALUATION_S
+    assert caplog.messages == [f"no score of the last weights within {waited_s:.0f} s"]
+
+
+@pytest.mark.parametrize(("looks", "waited_s"), [(1, 61.0), (11, 66.0), (100_000, 361.0)])
+def test_one_that_is_still_playing_is_awaited_longer_than_one_that_went(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, looks: int, waited_s: float
+) -> None:
+    """The oldest score that is missing was asked for 100 s before: 60 + 3 · 100 s for the last."""
+    ending = Ending(tmp_path, looks)
+    ending.evaluations.expect(1, {}, -97.0)
+    ending.scores.ask(ending.learner)
+    assert [next(ending.clock) for _ in range(2)] == [1.0, 2.0]
+    ending.wait()
+    assert caplog.messages == [f"no score of the last weights within {waited_s:.0f} s"]
+
+
+def test_nothing_is_taken_behind_the_score_that_solves_the_task(tmp_path: Path) -> None:
+    ending = Ending(tmp_path, looks=10, answers=2, target_return=5.0, confirm_episodes=2)
+    ending.scores.ask(ending.learner)
+    ending.evaluations.expect(VERSION + 1, {}, 0.0)
+    ending.scores.take()
+    assert [facts["updates"] for facts in ending.peers.noted] == [VERSION]
+
+
+@pytest.mark.parametrize(("looks", "lost"), [(1, True), (0, False)])
+def test_whoever_comes_to_evaluate_begins_with_the_newest(
+    tmp_path: Path, looks: int, lost: bool
+) -> None:
+    ending = Ending(tmp_path, looks)
+    for version in range(1, 6):
+        ending.evaluations.expect(version, {}, 0.0)
+    ending.scores.take()
+    facts = ending.evaluations.take(result_of(1), 0.0)
+    assert facts is not None
+    assert facts.get("weights_lost", False) is lost
 
 
 def test_a_stop_ends_the_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,6 +45,14 @@ def test_processes_that_can_be_scraped_are_named_as_they_come_and_go(run_dir: Pa
     assert found(run_dir.parent) == [learner]
 
 
+def test_what_has_not_changed_is_not_written_again(run_dir: Path) -> None:
+    targets, actor = Targets(run_dir, "r1", ""), member("actor", 3, "127.0.0.1:9103")
+    targets.tell([actor])
+    (run_dir / TARGETS_FILE).unlink()
+    targets.tell([actor])
+    assert not (run_dir / TARGETS_FILE).exists()
+
+
 def test_several_runs_lie_beside_each_other_and_move_together(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("a", "b"):

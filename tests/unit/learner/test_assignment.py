@@ -23,6 +23,9 @@ from learner.assignment import assign
         pytest.param(
             {1: 8, 2: 8, 3: 8}, {1: 0, 2: 0, 3: 1}, [0, 1], {1: 0, 2: 0, 3: 1}, id="two and one"
         ),
+        pytest.param(
+            {1: 1, 2: 5, 3: 4}, {1: 0, 2: 0, 3: 0}, [0, 1], {1: 0, 2: 1, 3: 0}, id="one, not two"
+        ),
         pytest.param({1: 8, 2: 8}, {1: 3}, [], {1: 3}, id="no server at all: nobody moves"),
         pytest.param({1: 8}, {1: 0, 9: 1}, [0, 1], {1: 0}, id="an actor that is gone is forgotten"),
     ],

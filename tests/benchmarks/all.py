@@ -104,7 +104,7 @@ BENCHMARKS: dict[str, Callable[[bool, Peers], list[Figure]]] = {
     ),
     "scale": _scale,
     "sinks": lambda quick, peers: sinks.figures(
-        "cartpole", *((3.0, 2, 5.0) if quick else (5.0, 8, 20.0))
+        "cartpole", *((3.0, 2, 5.0) if quick else (5.0, 16, 20.0))
     ),
 }
 """By module, in the order of the page; called with whether it is to be quick."""

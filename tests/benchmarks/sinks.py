@@ -53,7 +53,7 @@ ORDER = (True, False, False, True)
 def run(
     preset: str = "cartpole",
     window_s: float = 5.0,
-    rounds: int = 8,
+    rounds: int = 16,
     warm_up_s: float = 20.0,
     json: bool = False,
 ) -> None:
